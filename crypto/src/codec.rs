@@ -72,8 +72,7 @@ impl<'a> Reader<'a> {
 
     /// The next `len` bytes.
     pub fn take(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
-        let (head, rest) =
-            self.rest.split_at_checked(len).ok_or(DecodeError::Truncated { at: self.at })?;
+        let (head, rest) = self.rest.split_at_checked(len).ok_or(DecodeError::Truncated { at: self.at })?;
         self.rest = rest;
         self.at += len;
         Ok(head)

@@ -45,7 +45,12 @@ impl Builder {
         Some(Self::finish_block(&self.keys, Position::Data(index), block, &mut self.leaves))
     }
 
-    fn finish_block(keys: &ReadKeys, position: Position, mut block: Vec<u8>, ids: &mut Vec<BlockId>) -> Sealed {
+    fn finish_block(
+        keys: &ReadKeys,
+        position: Position,
+        mut block: Vec<u8>,
+        ids: &mut Vec<BlockId>,
+    ) -> Sealed {
         keys.seal(position, &mut block);
         ids.push(BlockId::of(&block));
         Sealed { position, bytes: block }

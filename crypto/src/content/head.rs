@@ -70,9 +70,8 @@ impl Head {
         if count > MAX_TAGS {
             return Err(r.invalid("tag count"));
         }
-        let tags = (0..count)
-            .map(|_| r.text8(MAX_TAG_LEN, "tag").map(str::to_owned))
-            .collect::<Result<_, _>>()?;
+        let tags =
+            (0..count).map(|_| r.text8(MAX_TAG_LEN, "tag").map(str::to_owned)).collect::<Result<_, _>>()?;
         let mime = r.text8(64, "media type")?.to_owned();
         let lang = r.text8(64, "language")?.to_owned();
         let licence = r.text8(64, "licence")?.to_owned();

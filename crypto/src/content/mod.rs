@@ -13,7 +13,7 @@ mod tree;
 
 pub use build::{Builder, Sealed};
 pub use caps::{CapError, Locator, ReadCap, VerifyCap};
-pub use head::{Head, HeadError, MAX_TAGS, MAX_TAG_LEN, MAX_TEXT_LEN, MAX_TITLE_LEN};
+pub use head::{Head, HeadError, MAX_TAG_LEN, MAX_TAGS, MAX_TEXT_LEN, MAX_TITLE_LEN};
 pub use tree::{Geometry, MAX_BLOCKS, Tree, TreeError, VerifiedBlock};
 
 use crate::aead::{BulkKey, TAG_LEN, Unauthentic};

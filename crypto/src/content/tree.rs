@@ -269,7 +269,8 @@ mod tests {
         let mut builder = Builder::new(Key::new([key; 32]));
         let mut all: Vec<Sealed> =
             (0..blocks).map(|i| builder.push(i.to_le_bytes().to_vec()).unwrap()).collect();
-        let (cap, geometry) = builder.finish(&Head { len: blocks * 65_536, ..Head::default() }, |s| all.push(s));
+        let (cap, geometry) =
+            builder.finish(&Head { len: blocks * 65_536, ..Head::default() }, |s| all.push(s));
         (cap, geometry, all)
     }
 
@@ -301,10 +302,7 @@ mod tests {
         assert_eq!(geometry.node_count(), 2);
         let (mut tree, _) = Tree::open(&cap.verify_cap(), find(&all, Position::Root)).unwrap();
         let last = find(&all, Position::Data(2046));
-        assert_eq!(
-            tree.verify(Position::Data(2046), last.clone()).unwrap_err(),
-            TreeError::NodeMissing(1)
-        );
+        assert_eq!(tree.verify(Position::Data(2046), last.clone()).unwrap_err(), TreeError::NodeMissing(1));
         tree.verify(Position::Node(1), find(&all, Position::Node(1))).unwrap();
         tree.verify(Position::Data(2046), last).unwrap();
         let wrong_place = find(&all, Position::Node(0));
