@@ -1,1 +1,22 @@
-//! stub
+//! The protocol of kith as state machines without I/O: links between friends, the catalogue they
+//! exchange, tunnels through common friends and the decisions of a fetch.
+//!
+//! Nothing here opens a socket, reads a clock or draws randomness of its own: bytes, time
+//! ([`Now`]) and a seed come in, bytes and [`Output`]s come out. The node's driver and the
+//! simulator drive the very same [`Core`].
+#![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::panic, clippy::expect_used)]
+
+pub mod catalogue;
+pub mod cell;
+pub mod control;
+mod core;
+pub mod entry;
+pub mod fetch;
+pub mod handshake;
+pub mod link;
+pub mod session;
+mod time;
+mod tunnel;
+
+pub use crate::core::*;
+pub use time::Now;

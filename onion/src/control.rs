@@ -1,0 +1,307 @@
+//! Messages of a link's control stream: `type 1 | len 4 | body`. Format: `docs/protocol/link.md`.
+
+use crate::entry::{Eid, Entry};
+use kith_crypto::cert::{Address, MAX_CERT_LEN};
+use kith_crypto::codec::{DecodeError, Reader, Writer};
+
+/// Bytes before a message's body.
+pub const MESSAGE_HEAD: usize = 5;
+/// Replies of the catalogue are padded to multiples of this.
+pub const DELTA_UNIT: usize = 16 * 1024;
+/// Largest catalogue reply; more follows on the next pull.
+pub const MAX_DELTA: usize = 16 * DELTA_UNIT;
+const ADDRS_CONTEXT: &[u8] = b"kith addresses v1";
+
+/// Which half of a friend's view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Part {
+    /// What the friend itself published.
+    Own,
+    /// What the friend's friends published for friends of friends.
+    Relayed,
+}
+
+impl Part {
+    /// Both parts.
+    pub const BOTH: [Part; 2] = [Part::Own, Part::Relayed];
+
+    /// Number on the wire.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Own => 0,
+            Self::Relayed => 1,
+        }
+    }
+
+    /// The part with this number.
+    pub const fn from_number(n: u8) -> Option<Self> {
+        match n {
+            0 => Some(Self::Own),
+            1 => Some(Self::Relayed),
+            _ => None,
+        }
+    }
+}
+
+/// One change of a view.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ViewOp {
+    /// An entry is there, or has this new form.
+    Add(Eid, Entry),
+    /// The entry is gone.
+    Del(Eid),
+}
+
+/// A page of changes of one part of a view.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delta {
+    /// Which part.
+    pub part: Part,
+    /// Names the log that `upto` counts in.
+    pub log: u64,
+    /// Position after this page.
+    pub upto: u64,
+    /// The page starts a whole new view: what is not in it (and the pages after) is gone.
+    pub restart: bool,
+    /// More pages follow at once.
+    pub more: bool,
+    /// Milliseconds until the sender's next batch of relayed entries.
+    pub next_batch_ms: u32,
+    /// Length of the sender's batches in milliseconds.
+    pub batch_ms: u32,
+    /// The changes, in order.
+    pub ops: Vec<ViewOp>,
+}
+
+/// A control message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// First message of each side on each link; nothing else is acted on before it.
+    Hello {
+        /// Feature bits of later releases; unknown ones are ignored.
+        features: u64,
+        /// The sender's wall clock.
+        unix_ms: u64,
+    },
+    /// The sender's current addresses, signed; the highest `seq` counts.
+    Addresses {
+        /// Increases with each announcement.
+        seq: u64,
+        /// Where the sender can be reached now.
+        addrs: Vec<Address>,
+        /// Ed25519 over context, seq and addresses.
+        signature: [u8; 64],
+    },
+    /// Own certificate, on the first session only.
+    Certificate(Vec<u8>),
+    /// The certificate was stored: the friendship exists on this side.
+    Welcome,
+    /// The part of the sender's view has changed.
+    Hint,
+    /// Asks for changes since a position.
+    Pull {
+        /// Which part.
+        part: Part,
+        /// The log that `since` counts in, 0 for none.
+        log: u64,
+        /// Position up to which the caller knows the log.
+        since: u64,
+    },
+    /// Answer to a pull.
+    Delta(Delta),
+    /// The sender is going away on purpose; no need to redial at once.
+    Goodbye,
+}
+
+/// What addresses are signed as.
+pub fn addresses_to_sign(seq: u64, addrs: &[Address]) -> Vec<u8> {
+    let mut w = Writer::new();
+    w.raw(ADDRS_CONTEXT).u64(seq);
+    Address::encode_list(addrs, &mut w);
+    w.into_bytes()
+}
+
+impl Control {
+    // Registry of types: 1 hello, 2 addresses, 3 certificate, 4 welcome, 5 hint, 6 pull, 7 delta,
+    // 8 goodbye; 9 and 10 are reserved for the post-quantum exchange and the recovery.
+    const fn number(&self) -> u8 {
+        match self {
+            Self::Hello { .. } => 1,
+            Self::Addresses { .. } => 2,
+            Self::Certificate(_) => 3,
+            Self::Welcome => 4,
+            Self::Hint => 5,
+            Self::Pull { .. } => 6,
+            Self::Delta(_) => 7,
+            Self::Goodbye => 8,
+        }
+    }
+
+    /// Largest body of a message type; `None` for unknown types, which close the link.
+    pub const fn max_len(number: u8) -> Option<usize> {
+        Some(match number {
+            1 => 16,
+            2 => 2048,
+            3 => MAX_CERT_LEN + 2,
+            4 | 5 | 8 => 0,
+            6 => 17,
+            7 => MAX_DELTA,
+            _ => return None,
+        })
+    }
+
+    /// The whole message with its head.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::new();
+        match self {
+            Self::Hello { features, unix_ms } => {
+                w.u64(*features).u64(*unix_ms);
+            }
+            Self::Addresses { seq, addrs, signature } => {
+                w.u64(*seq);
+                Address::encode_list(addrs, &mut w);
+                w.raw(signature);
+            }
+            Self::Certificate(cert) => {
+                w.bytes16(cert);
+            }
+            Self::Welcome | Self::Hint | Self::Goodbye => {}
+            Self::Pull { part, log, since } => {
+                w.u8(part.number()).u64(*log).u64(*since);
+            }
+            Self::Delta(delta) => delta.encode(&mut w),
+        }
+        let mut message = Writer::new();
+        message.u8(self.number()).u32(w.len() as u32).raw(w.as_bytes());
+        message.into_bytes()
+    }
+
+    /// Reads the body of a message of type `number`.
+    pub fn decode(number: u8, body: &[u8]) -> Result<Self, DecodeError> {
+        let mut r = Reader::new(body);
+        let message = match number {
+            1 => Self::Hello { features: r.u64()?, unix_ms: r.u64()? },
+            2 => {
+                Self::Addresses { seq: r.u64()?, addrs: Address::decode_list(&mut r)?, signature: r.array()? }
+            }
+            3 => Self::Certificate(r.bytes16(MAX_CERT_LEN, "certificate")?.to_vec()),
+            4 => Self::Welcome,
+            5 => Self::Hint,
+            6 => Self::Pull { part: read_part(&mut r)?, log: r.u64()?, since: r.u64()? },
+            7 => Self::Delta(Delta::decode(&mut r)?),
+            8 => Self::Goodbye,
+            _ => return Err(r.invalid("message type")),
+        };
+        r.finish()?;
+        Ok(message)
+    }
+}
+
+fn read_part(r: &mut Reader<'_>) -> Result<Part, DecodeError> {
+    let bad = r.invalid("part");
+    Part::from_number(r.u8()?).ok_or(bad)
+}
+
+impl Delta {
+    fn encode(&self, w: &mut Writer) {
+        w.u8(self.part.number()).u64(self.log).u64(self.upto);
+        w.u8(u8::from(self.restart)).u8(u8::from(self.more)).u32(self.next_batch_ms).u32(self.batch_ms);
+        w.u16(self.ops.len() as u16);
+        for op in &self.ops {
+            match op {
+                ViewOp::Add(eid, entry) => w.u8(1).raw(&eid.0).bytes16(&entry.encode()),
+                ViewOp::Del(eid) => w.u8(2).raw(&eid.0),
+            };
+        }
+        let padded = w.len().div_ceil(DELTA_UNIT) * DELTA_UNIT;
+        w.pad_to(padded);
+    }
+
+    /// Bytes that a page's fixed part takes.
+    pub const FIXED_LEN: usize = 29;
+    /// Bytes that one change takes at most.
+    pub const MAX_OP_LEN: usize = 11 + crate::entry::MAX_ENTRY_LEN;
+
+    fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let part = read_part(r)?;
+        let (log, upto) = (r.u64()?, r.u64()?);
+        let (restart, more) = (r.flag("restart")?, r.flag("more")?);
+        let (next_batch_ms, batch_ms) = (r.u32()?, r.u32()?);
+        let count = usize::from(r.u16()?);
+        // Every change takes at least 9 bytes, so the page itself bounds what is reserved.
+        let mut ops = Vec::with_capacity(count.min(r.remaining().len() / 9));
+        for _ in 0..count {
+            let bad = r.invalid("change");
+            ops.push(match r.u8()? {
+                1 => {
+                    let eid = Eid(r.array()?);
+                    let at = r.at();
+                    let bytes = r.bytes16(crate::entry::MAX_ENTRY_LEN, "entry")?;
+                    let entry =
+                        Entry::decode(bytes).map_err(|_| DecodeError::Invalid { at, what: "entry" })?;
+                    ViewOp::Add(eid, entry)
+                }
+                2 => ViewOp::Del(Eid(r.array()?)),
+                _ => return Err(bad),
+            });
+        }
+        let used = r.at();
+        r.zeros()?;
+        let padding = r.remaining().len();
+        if (used + padding) % DELTA_UNIT != 0 || padding >= DELTA_UNIT {
+            return Err(DecodeError::Invalid { at: used, what: "padding" });
+        }
+        r.take(padding)?;
+        Ok(Self { part, log, upto, restart, more, next_batch_ms, batch_ms, ops })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn round_trip(message: &Control) {
+        let bytes = message.encode();
+        let len = u32::from_le_bytes(bytes[1..5].try_into().unwrap()) as usize;
+        assert_eq!(len, bytes.len() - MESSAGE_HEAD);
+        assert!(len <= Control::max_len(bytes[0]).unwrap());
+        assert_eq!(Control::decode(bytes[0], &bytes[5..]).as_ref(), Ok(message));
+    }
+
+    #[test]
+    fn every_message_round_trips() {
+        round_trip(&Control::Hello { features: 3, unix_ms: 9 });
+        let addrs = vec![Address::Ip("127.0.0.1:9".parse().unwrap())];
+        round_trip(&Control::Addresses { seq: 1, addrs, signature: [7; 64] });
+        round_trip(&Control::Certificate(vec![1, 2, 3]));
+        round_trip(&Control::Welcome);
+        round_trip(&Control::Hint);
+        round_trip(&Control::Goodbye);
+        round_trip(&Control::Pull { part: Part::Relayed, log: 5, since: 6 });
+        let ops = vec![ViewOp::Del(Eid([1; 8])), ViewOp::Add(Eid([2; 8]), Entry::sample())];
+        let delta = Delta {
+            part: Part::Own,
+            log: 1,
+            upto: 2,
+            restart: true,
+            more: false,
+            next_batch_ms: 3,
+            batch_ms: 4,
+            ops,
+        };
+        let message = Control::Delta(delta);
+        assert_eq!((message.encode().len() - MESSAGE_HEAD) % DELTA_UNIT, 0);
+        round_trip(&message);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bodies_never_panic(number: u8, body in proptest::collection::vec(any::<u8>(), 0..400)) {
+            if let Ok(message) = Control::decode(number, &body) {
+                // One value has one encoding.
+                prop_assert_eq!(&message.encode()[5..], &body[..]);
+            }
+        }
+    }
+}

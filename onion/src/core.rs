@@ -1,0 +1,539 @@
+//! The composed protocol of one node: connections, links, catalogue, tunnels and fetches behind the
+//! five verbs that a driver needs.
+//!
+//! The driver hands in bytes ([`Core::input`]), time ([`Core::timeout`]) and the results of what it
+//! was asked to do; it takes bytes ([`Core::transmit`]), the next time ([`Core::poll_timeout`]) and
+//! [`Output`]s ([`Core::poll_output`]) in order. Invariant: nothing that must survive a crash before
+//! a peer may see its effect is sent before the driver has said that it is stored.
+
+mod connections;
+mod fetching;
+mod tunnels;
+
+pub use fetching::{Route, Stored};
+
+use crate::catalogue::{Act, Audience, Catalogue, Listing, Pace};
+use crate::control::Control;
+use crate::entry::Entry;
+use crate::fetch::Fetch;
+use crate::handshake::{Peer, Who};
+use crate::time::{Now, earliest};
+use crate::tunnel::Source;
+use connections::{Connection, Dialling};
+use kith_crypto::cert::{Address, Certificate};
+use kith_crypto::content::{Geometry, Position, Root, VerifiedBlock, VerifyCap};
+use kith_crypto::identity::{Identity, PublicKeys};
+use kith_crypto::invite::Invite;
+use kith_crypto::pair::PairRoot;
+use kith_crypto::rng::Rng;
+use kith_crypto::secret::Key;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
+
+/// Names a friend: its Ed25519 key.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FriendKey(pub [u8; 32]);
+
+impl std::fmt::Debug for FriendKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FriendKey(..)")
+    }
+}
+
+/// Names an invite, given or taken, on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InviteId(pub u64);
+
+/// A connection of the driver.
+pub type ConnId = u32;
+/// A fetch.
+pub type FetchId = u64;
+
+/// A friendship as the journal keeps it.
+#[derive(Clone, Debug)]
+pub struct FriendRecord {
+    /// Public keys.
+    pub keys: PublicKeys,
+    /// Pair secret.
+    pub root: PairRoot,
+    /// Newest known addresses.
+    pub addrs: Vec<Address>,
+    /// Sequence number of those addresses.
+    pub addrs_seq: u64,
+    /// Highest counter accepted from the friend.
+    pub counter_in: u64,
+    /// Highest counter sent to the friend.
+    pub counter_out: u64,
+}
+
+/// A given invite that nobody has used up.
+#[derive(Clone, Debug)]
+pub struct GivenInvite {
+    /// Its name here.
+    pub id: InviteId,
+    /// Its secret.
+    pub secret: Key,
+    /// Unix seconds.
+    pub expires: u32,
+    /// Nonces of first flights that were answered.
+    pub tries: Vec<[u8; 24]>,
+    /// The friend that completed it; stays usable for that one until its first own link.
+    pub bound: Option<[u8; 32]>,
+}
+
+/// What must be kept. The journal's records are made of these.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Highest counter sent to a friend.
+    CounterOut(FriendKey, u64),
+    /// Highest counter accepted from a friend.
+    CounterIn(FriendKey, u64),
+    /// A first flight with this nonce is about to be answered.
+    InviteTry(InviteId, [u8; 24]),
+    /// The invite belongs to this Noise key from now on.
+    InviteBound(InviteId, [u8; 32]),
+    /// The invite is over.
+    InviteDone(InviteId),
+    /// A friendship began: certificate and record.
+    FriendAdded(Box<Certificate>, Box<FriendRecord>),
+    /// A friend announced new addresses.
+    Addresses(FriendKey, u64, Vec<Address>),
+}
+
+/// How taking an invite went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InviteOutcome {
+    /// The inviter could not be reached; it is tried again.
+    Unreachable,
+    /// The inviter was reached and does not accept the invite.
+    Refused,
+    /// Both sides are friends now.
+    Friends(FriendKey),
+}
+
+/// What happens to a fetch.
+#[derive(Debug)]
+pub enum FetchEvent {
+    /// The object's root is verified: make storage for it, then say [`Core::fetch_stored`] for it.
+    Root(VerifiedBlock, Geometry),
+    /// Write this block, then say [`Core::fetch_stored`].
+    Block(VerifiedBlock),
+    /// A session to a holder stands, over so many friend links.
+    Session(u8),
+    /// Everything is here and stored.
+    Complete,
+    /// Nobody who could be reached gives it.
+    Unreachable,
+}
+
+/// Something for the owner to know.
+#[derive(Debug)]
+pub enum Event {
+    /// A link to a friend stands.
+    Up(FriendKey),
+    /// The friend's last link is gone.
+    Down(FriendKey),
+    /// Search shows this object, or its entry changed.
+    Listed(Root),
+    /// Search no longer shows this object.
+    Unlisted(Root),
+    /// News of a taken invite.
+    Invite(InviteId, InviteOutcome),
+    /// A given invite made a friend.
+    Befriended(FriendKey),
+    /// News of a fetch.
+    Fetch(FetchId, FetchEvent),
+    /// The friend's clock differs by so many milliseconds (only told above ten minutes).
+    ClockSkew(FriendKey, i64),
+}
+
+/// Something for the driver to do, in order.
+#[derive(Debug)]
+pub enum Output {
+    /// Dial these addresses in turn; answer with [`Core::dialled`] or [`Core::dial_failed`].
+    Dial(Who, Vec<Address>),
+    /// Close this connection.
+    Close(ConnId),
+    /// Store durably, then call [`Core::persisted`] with the ticket.
+    Persist(u64, Vec<Change>),
+    /// Store when convenient.
+    Keep(Change),
+    /// Append records to a friend's view log.
+    ViewRecords(FriendKey, Vec<Vec<u8>>),
+    /// Remove a lost friend's view log.
+    DropView(FriendKey),
+    /// Read a block and hand it to [`Core::block_read`].
+    Read(ConnId, u32, Root, Position),
+    /// For the owner.
+    Event(Event),
+}
+
+/// Counters of one friend since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes of tunnels that ended here, sent.
+    pub sent: u64,
+    /// Bytes of tunnels that ended here, received.
+    pub received: u64,
+    /// Bytes forwarded for others, counted at the friend they came from.
+    pub relayed: u64,
+}
+
+pub(crate) struct Friend {
+    record: FriendRecord,
+    peer: Peer,
+    dialling: Dialling,
+    link: Option<ConnId>,
+    traffic: Traffic,
+    /// The friend's clock minus ours.
+    clock_offset_ms: i64,
+}
+
+pub(crate) struct Given {
+    invite: GivenInvite,
+    peer: Peer,
+}
+
+pub(crate) struct Taken {
+    invite: Invite,
+    peer: Peer,
+    dialling: Dialling,
+}
+
+pub(crate) struct Held {
+    cap: VerifyCap,
+    geometry: Geometry,
+}
+
+pub(crate) struct FetchState {
+    fetch: Fetch,
+    sources: Vec<Source>,
+    next_attempt: Duration,
+    /// Last time that a block came or a session stood.
+    alive_at: Duration,
+    progressed: bool,
+    sessions_used: BTreeSet<(FriendKey, u8)>,
+}
+
+/// Limits on what strangers can occupy.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Inbound connections that have not proved to be a friend.
+    pub half_open: usize,
+    /// The same, from one source address.
+    pub half_open_per_source: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { half_open: 64, half_open_per_source: 16 }
+    }
+}
+
+/// What a core is made of.
+#[derive(Debug)]
+pub struct Setup {
+    /// Who this node is.
+    pub identity: Identity,
+    /// Deliberate delays.
+    pub pace: Pace,
+    /// Limits on strangers.
+    pub limits: Limits,
+    /// Secret of this node alone, for entry ids and delays.
+    pub secret: Key,
+    /// Seed of all random choices.
+    pub seed: [u8; 32],
+}
+
+/// The protocol of one node.
+pub struct Core {
+    identity: Identity,
+    limits: Limits,
+    secret: Key,
+    rng: Rng,
+    own_cert: Option<Certificate>,
+    addrs: Vec<Address>,
+    addrs_seq: u64,
+    friends: BTreeMap<FriendKey, Friend>,
+    given: BTreeMap<InviteId, Given>,
+    taken: BTreeMap<InviteId, Taken>,
+    connections: BTreeMap<ConnId, Connection>,
+    next_conn: ConnId,
+    next_ticket: u64,
+    /// What waits for storage: connection by ticket.
+    tickets: BTreeMap<u64, connections::AfterStore>,
+    catalogue: Catalogue,
+    held: HashMap<Root, Held>,
+    /// Hourly locators of what can be answered or passed on.
+    locators: HashMap<[u8; 16], Root>,
+    locator_hour: u64,
+    timers: BTreeMap<(Duration, u64), tunnels::Timer>,
+    next_timer: u64,
+    fetches: BTreeMap<FetchId, FetchState>,
+    next_fetch: FetchId,
+    outputs: VecDeque<Output>,
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Core(..)")
+    }
+}
+
+impl Core {
+    /// A node that knows nobody yet.
+    pub fn new(setup: Setup) -> Self {
+        let mut rng = Rng::from_seed(setup.seed);
+        let secret = setup.secret;
+        Self {
+            catalogue: Catalogue::new(setup.pace, secret.clone(), rng.fork()),
+            identity: setup.identity,
+            limits: setup.limits,
+            secret,
+            rng,
+            own_cert: None,
+            addrs: Vec::new(),
+            addrs_seq: 0,
+            friends: BTreeMap::new(),
+            given: BTreeMap::new(),
+            taken: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            next_conn: 1,
+            next_ticket: 1,
+            tickets: BTreeMap::new(),
+            held: HashMap::new(),
+            locators: HashMap::new(),
+            locator_hour: 0,
+            timers: BTreeMap::new(),
+            next_timer: 0,
+            fetches: BTreeMap::new(),
+            next_fetch: 1,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Own public keys.
+    pub const fn me(&self) -> &PublicKeys {
+        self.identity.public()
+    }
+
+    /// The certificate that new friends get, and the addresses that all friends get.
+    pub fn set_certificate(&mut self, now: Now, cert: Certificate) {
+        let changed = self.addrs != cert.addrs;
+        self.addrs = cert.addrs.clone();
+        self.own_cert = Some(cert);
+        if changed {
+            self.addrs_seq = now.unix_ms.max(self.addrs_seq + 1);
+            let message = self.addresses_message();
+            self.broadcast(&message);
+        }
+    }
+
+    pub(crate) fn addresses_message(&self) -> Control {
+        let signature = self.identity.sign(&crate::control::addresses_to_sign(self.addrs_seq, &self.addrs));
+        Control::Addresses { seq: self.addrs_seq, addrs: self.addrs.clone(), signature }
+    }
+
+    fn broadcast(&mut self, message: &Control) {
+        let links: Vec<ConnId> = self.friends.values().filter_map(|f| f.link).collect();
+        links.into_iter().for_each(|conn| self.send_control(conn, message));
+    }
+
+    // Friends and invites.
+
+    /// A friend from the journal, or a new one.
+    pub fn add_friend(&mut self, now: Now, record: FriendRecord) {
+        let key = FriendKey(record.keys.sign);
+        let peer = Peer::friend(self.identity.public(), &record.keys, &record.root);
+        let wait = Duration::from_millis(self.rng.range(0, 300));
+        self.catalogue.add_friend(key);
+        self.friends.entry(key).or_insert(Friend {
+            record,
+            peer,
+            dialling: Dialling::new(now.at + wait),
+            link: None,
+            traffic: Traffic::default(),
+            clock_offset_ms: 0,
+        });
+    }
+
+    /// Ends a friendship on this side. The caller erases the secrets it stored.
+    pub fn remove_friend(&mut self, now: Now, key: FriendKey) {
+        let Some(friend) = self.friends.remove(&key) else { return };
+        if let Some(conn) = friend.link {
+            self.close(now, conn);
+        }
+        let rest: Vec<ConnId> = self.connections_of(Who::Friend(key));
+        rest.into_iter().for_each(|conn| self.close(now, conn));
+        self.catalogue.remove_friend(now, key);
+        for state in self.fetches.values_mut() {
+            state.sources.retain(|s| s.friend != key);
+        }
+    }
+
+    /// Whether this is a friend.
+    pub fn is_friend(&self, key: FriendKey) -> bool {
+        self.friends.contains_key(&key)
+    }
+
+    /// Whether a link to the friend stands.
+    pub fn is_online(&self, key: FriendKey) -> bool {
+        self.friends.get(&key).is_some_and(|f| f.link.is_some())
+    }
+
+    /// Traffic with a friend since the start.
+    pub fn traffic(&self, key: FriendKey) -> Traffic {
+        self.friends.get(&key).map_or_else(Traffic::default, |f| f.traffic)
+    }
+
+    /// Newest known addresses of a friend.
+    pub fn addresses(&self, key: FriendKey) -> &[Address] {
+        self.friends.get(&key).map_or(&[], |f| &f.record.addrs)
+    }
+
+    /// An invite that somebody may use; stored before this call.
+    pub fn give_invite(&mut self, invite: GivenInvite) {
+        let peer = Peer::invite(invite.id, self.identity.public(), &invite.secret, None);
+        self.given.insert(invite.id, Given { invite, peer });
+    }
+
+    /// Takes a given invite back.
+    pub fn withdraw_invite(&mut self, id: InviteId) {
+        self.given.remove(&id);
+    }
+
+    /// Uses somebody's invite; stored before this call. Tried until it works or is cancelled.
+    pub fn take_invite(&mut self, now: Now, id: InviteId, invite: Invite) {
+        let inviter = &invite.inviter.keys;
+        let peer = Peer::invite(id, inviter, &invite.secret, Some(inviter.noise));
+        self.taken.insert(id, Taken { invite, peer, dialling: Dialling::new(now.at) });
+    }
+
+    /// Stops using an invite.
+    pub fn cancel_invite(&mut self, now: Now, id: InviteId) {
+        self.taken.remove(&id);
+        let conns = self.connections_of(Who::Invite(id));
+        conns.into_iter().for_each(|conn| self.close(now, conn));
+    }
+
+    // Catalogue.
+
+    /// Publishes an object that is stored, or shows it again after a restart.
+    pub fn publish(&mut self, now: Now, entry: Entry, audience: Audience, fresh: bool) {
+        self.catalogue.publish(now, entry, audience, fresh);
+        self.run_catalogue(now);
+    }
+
+    /// Withdraws an own publication.
+    pub fn withdraw(&mut self, now: Now, root: Root) -> bool {
+        let was = self.catalogue.withdraw(root);
+        self.run_catalogue(now);
+        was
+    }
+
+    /// Replays one record of a friend's view log.
+    pub fn restore_view(&mut self, now: Now, friend: FriendKey, record: &[u8]) -> bool {
+        if !self.friends.contains_key(&friend) {
+            self.catalogue.restore_gone(friend);
+        }
+        let good = self.catalogue.restore(now, friend, record).is_ok();
+        self.run_catalogue(now);
+        good
+    }
+
+    /// Live records of a friend's view, to rewrite its log with.
+    pub fn view_snapshot(&self, friend: FriendKey) -> Vec<Vec<u8>> {
+        self.catalogue.snapshot(friend)
+    }
+
+    /// What is known of an object.
+    pub fn listing(&self, root: &Root) -> Option<Listing> {
+        self.catalogue.listing(root)
+    }
+
+    /// Objects that search can show.
+    pub fn listed(&self) -> impl Iterator<Item = &Root> {
+        self.catalogue.roots()
+    }
+
+    /// Time until friends' friends' entries are asked for next.
+    pub fn next_relayed_pull(&self, now: Now) -> Option<Duration> {
+        self.catalogue.next_relayed_pull(now)
+    }
+
+    /// Entries known.
+    pub fn entry_count(&self) -> usize {
+        self.catalogue.len()
+    }
+
+    pub(crate) fn run_catalogue(&mut self, now: Now) {
+        while let Some(act) = self.catalogue.poll() {
+            match act {
+                Act::Hint(friend) => self.send_to_friend(friend, &Control::Hint),
+                Act::Pull(friend, part, log, since) => {
+                    self.send_to_friend(friend, &Control::Pull { part, log, since });
+                }
+                Act::Record(friend, records) => self.outputs.push_back(Output::ViewRecords(friend, records)),
+                Act::DropView(friend) => self.outputs.push_back(Output::DropView(friend)),
+                Act::Listed(root) => {
+                    self.add_locators(now, root);
+                    self.event(Event::Listed(root));
+                }
+                Act::Unlisted(root) => self.event(Event::Unlisted(root)),
+            }
+        }
+    }
+
+    fn send_to_friend(&mut self, friend: FriendKey, message: &Control) {
+        if let Some(conn) = self.friends.get(&friend).and_then(|f| f.link) {
+            self.send_control(conn, message);
+        }
+    }
+
+    // Holdings.
+
+    /// A complete object is stored here and may be served to its audience.
+    pub fn hold(&mut self, now: Now, cap: VerifyCap, geometry: Geometry) {
+        let root = cap.root;
+        self.held.insert(root, Held { cap, geometry });
+        self.add_locators(now, root);
+    }
+
+    /// An object is no longer stored here.
+    pub fn release(&mut self, root: &Root) {
+        self.held.remove(root);
+    }
+
+    // Plumbing.
+
+    pub(crate) fn event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Does what is due.
+    pub fn timeout(&mut self, now: Now) {
+        self.catalogue.timeout(now);
+        self.run_catalogue(now);
+        self.refresh_locators(now);
+        self.run_timers(now);
+        self.connection_timeouts(now);
+        self.dial_due(now);
+        self.drive_fetches(now);
+    }
+
+    /// When [`Core::timeout`] has something to do next.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        let timers = self.timers.keys().next().map(|(at, _)| *at);
+        let mut next = earliest(self.catalogue.poll_timeout(), timers);
+        for connection in self.connections.values() {
+            next = earliest(next, connection.poll_timeout());
+        }
+        next = earliest(next, self.next_dial());
+        earliest(next, self.next_fetch_step())
+    }
+}

@@ -1,0 +1,556 @@
+//! Tunnels: answering requests, passing them on to the friend who published, and moving bytes.
+//!
+//! Absent, refused and off line look alike: nothing, until `TUN_NO` leaves exactly three seconds
+//! after the request came (decision 19). Deliberate delays apply to tunnels, not to direct sessions.
+
+use super::connections::Connection;
+use super::*;
+use crate::cell::{self, Body, CellRef, CircId, Command, SmallCell, TunOpen};
+use crate::fetch;
+use crate::link::{Broken, MAX_CIRCUITS, Outgoing};
+use crate::session::{Assembler, ByteQueue, Have, Message};
+use crate::tunnel::{MAX_WANTED, Role, SERVE_AHEAD, Serving, Tunnel};
+use kith_crypto::kdf::{self, Label};
+use kith_crypto::noise::{Handshake, Pattern, Session};
+
+const REFUSE_AFTER: Duration = Duration::from_secs(3);
+const TUNNEL_PROLOGUE: &[u8] = b"kith tunnel v1";
+
+/// Something that happens to a tunnel at a set time.
+#[derive(Debug)]
+pub(crate) enum Timer {
+    Refuse(ConnId, CircId),
+    Answer(ConnId, CircId, Vec<u8>, Outgoing, Root),
+    PassAnswer(ConnId, CircId, (ConnId, CircId), Vec<u8>),
+}
+
+impl Core {
+    fn at(&mut self, time: Duration, timer: Timer) {
+        self.next_timer += 1;
+        self.timers.insert((time, self.next_timer), timer);
+    }
+
+    pub(super) fn run_timers(&mut self, now: Now) {
+        while let Some(entry) = self.timers.first_entry() {
+            if entry.key().0 > now.at {
+                break;
+            }
+            match entry.remove() {
+                Timer::Refuse(conn, circ) => self.refuse_now(conn, circ),
+                Timer::Answer(conn, circ, front, outgoing, root) => {
+                    self.answer_now(conn, circ, front, outgoing, root);
+                }
+                Timer::PassAnswer(conn, circ, other, front) => self.pass_answer(conn, circ, other, front),
+            }
+        }
+    }
+
+    // Locators.
+
+    pub(super) fn add_locators(&mut self, now: Now, root: Root) {
+        let hour = self.common_time(now).hour();
+        let locator = kith_crypto::content::ReadCap { root, key: Key::new([0; 32]) }.locator();
+        for hour in [hour.saturating_sub(1), hour, hour + 1] {
+            self.locators.insert(locator.at_hour(hour), root);
+        }
+    }
+
+    pub(super) fn refresh_locators(&mut self, now: Now) {
+        let hour = self.common_time(now).hour();
+        if hour != self.locator_hour {
+            self.locator_hour = hour;
+            self.locators.clear();
+            let roots: Vec<Root> = self.held.keys().chain(self.catalogue.roots()).copied().collect();
+            roots.into_iter().for_each(|root| self.add_locators(now, root));
+        }
+    }
+
+    // Cells of tunnels.
+
+    fn open_link(&mut self, conn: ConnId) -> Option<&mut super::connections::OpenLink> {
+        self.connections.get_mut(&conn).and_then(Connection::open)
+    }
+
+    fn tunnel(&mut self, conn: ConnId, circ: CircId) -> Option<&mut Tunnel> {
+        self.open_link(conn)?.tunnels.get_mut(&circ)
+    }
+
+    fn urgent(&mut self, conn: ConnId, circ: CircId, command: Command, front: Vec<u8>) {
+        if let Some(open) = self.open_link(conn)
+            && open.link.send_urgent(SmallCell { circ, command, front }).is_err()
+        {
+            self.outputs.push_back(Output::Close(conn));
+        }
+    }
+
+    pub(super) fn tunnel_cell(&mut self, now: Now, conn: ConnId, cell: CellRef<'_>) -> Result<(), Broken> {
+        match cell.command {
+            Command::TunOpen => self.opened(now, conn, cell.circ, TunOpen::decode(cell.body)?),
+            Command::TunOk => self.accepted_by_holder(now, conn, cell.circ, cell::decode_tun_ok(cell.body)?),
+            Command::TunNo => self.refused_by_peer(now, conn, cell.circ),
+            Command::Destroy => {
+                self.end_tunnel(now, conn, cell.circ, false);
+                Ok(())
+            }
+            Command::Data => self.data(now, conn, cell.circ, cell.body),
+            Command::Pad | Command::Credit | Command::Control => Err(Broken),
+        }
+    }
+
+    /// A friend asks for a tunnel.
+    fn opened(&mut self, now: Now, conn: ConnId, circ: CircId, request: TunOpen) -> Result<(), Broken> {
+        let in_budget = {
+            let open = self.open_link(conn).ok_or(Broken)?;
+            let ours_are_even = open.next_circ % 2 == 0;
+            // The peer draws from its own half of the ids, never one in use.
+            if (circ % 2 == 0) == ours_are_even || open.tunnels.contains_key(&circ) {
+                return Err(Broken);
+            }
+            if open.tunnels.len() >= MAX_CIRCUITS {
+                return Err(Broken);
+            }
+            open.opens.take(now.at)
+        };
+        self.at(now.at + REFUSE_AFTER, Timer::Refuse(conn, circ));
+        let role = self.role_for(now, conn, circ, request, in_budget);
+        if let Some(open) = self.open_link(conn) {
+            open.tunnels.insert(circ, Tunnel::new(role));
+        }
+        Ok(())
+    }
+
+    fn role_for(&mut self, now: Now, conn: ConnId, circ: CircId, request: TunOpen, in_budget: bool) -> Role {
+        let asker = match self.open_link(conn).map(|o| o.who) {
+            Some(Who::Friend(key)) if in_budget => key,
+            _ => return Role::Refusing,
+        };
+        let Some(root) = self.locators.get(&request.locator).copied() else { return Role::Refusing };
+        if self.held.contains_key(&root) && self.catalogue.may_serve(asker, &root) {
+            return self.hold_out(now, conn, circ, asker, root, &request).unwrap_or(Role::Refusing);
+        }
+        if request.hops_left == 0 || !request.sealed {
+            return Role::Refusing;
+        }
+        let others = self.pass_on(asker, root, &request);
+        if others.is_empty() { Role::Refusing } else { Role::Passing { others } }
+    }
+
+    /// This node holds the object: the handshake's answer leaves at once on a direct session, after
+    /// a delay fixed per (locator, link) in a tunnel.
+    fn hold_out(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        circ: CircId,
+        asker: FriendKey,
+        root: Root,
+        request: &TunOpen,
+    ) -> Option<Role> {
+        let psk = self.held.get(&root)?.cap.tunnel_psk();
+        let mut noise = Handshake::respond(Pattern::Tunnel, &psk, TUNNEL_PROLOGUE, &mut self.rng).ok()?;
+        noise.read(&request.message).ok()?;
+        let answer = noise.write(&[]).ok()?;
+        let session = noise.into_session().ok()?;
+        let seal = request.sealed.then_some(session);
+        let outgoing = Outgoing::Session { queue: ByteQueue::default(), seal };
+        let front = cell::encode_tun_ok(&answer);
+        let wait = if request.sealed { self.fixed_delay(&request.locator, asker) } else { Duration::ZERO };
+        self.at(now.at + wait, Timer::Answer(conn, circ, front, outgoing, root));
+        Some(Role::Answering)
+    }
+
+    /// 50 to 150 ms, the same whenever the same friend asks for the same thing in the same hour.
+    fn fixed_delay(&self, locator: &[u8; 16], friend: FriendKey) -> Duration {
+        let full = kdf::derive(Label::TUNNEL_DELAY, &[self.secret.expose(), locator, &friend.0]);
+        let draw = full.expose().first_chunk::<4>().map_or(0, |b| u32::from_le_bytes(*b));
+        Duration::from_micros(50_000 + u64::from(draw % 100_000))
+    }
+
+    fn answer_now(&mut self, conn: ConnId, circ: CircId, front: Vec<u8>, outgoing: Outgoing, root: Root) {
+        let Some(open) = self.open_link(conn) else { return };
+        let Some(tunnel) = open.tunnels.get_mut(&circ) else { return };
+        if !matches!(tunnel.role, Role::Answering) {
+            return;
+        }
+        let serving = Serving { root, wanted: VecDeque::new(), reading: 0 };
+        tunnel.role = Role::Serving { serving, assembler: Assembler::default() };
+        open.link.open_tunnel(circ, outgoing);
+        self.urgent(conn, circ, Command::TunOk, front);
+    }
+
+    /// Passes a request on to the friends who published the object for friends of friends.
+    fn pass_on(&mut self, asker: FriendKey, root: Root, request: &TunOpen) -> Vec<(ConnId, CircId)> {
+        let pointers = self.catalogue.pointers(asker, &root);
+        let mut others = Vec::new();
+        for friend in pointers.into_iter().take(4) {
+            let Some(next) = self.friends.get(&friend).and_then(|f| f.link) else { continue };
+            let forward = TunOpen { hops_left: request.hops_left.saturating_sub(1), ..request.clone() };
+            if let Some(circ) = self.begin_tunnel(next, Role::Passed, &forward) {
+                others.push((next, circ));
+            }
+        }
+        others
+    }
+
+    /// Opens a tunnel on a link and sends the request. `None` when the link has too many.
+    pub(super) fn begin_tunnel(&mut self, conn: ConnId, role: Role, request: &TunOpen) -> Option<CircId> {
+        let open = self.open_link(conn)?;
+        if open.tunnels.len() >= MAX_CIRCUITS - 8 {
+            return None; // some room stays for what the peer opens
+        }
+        let circ = open.next_circ;
+        open.next_circ = open.next_circ.checked_add(2)?;
+        open.tunnels.insert(circ, Tunnel::new(role));
+        self.urgent(conn, circ, Command::TunOpen, request.encode());
+        Some(circ)
+    }
+
+    /// The asker's tunnel that waits for this one.
+    fn waiting_for(&self, conn: ConnId, circ: CircId) -> Option<(ConnId, CircId)> {
+        self.connections.iter().find_map(|(id, c)| {
+            let open = c.peek()?;
+            let mut waiting = open.tunnels.iter();
+            waiting
+                .find(|(_, t)| matches!(&t.role, Role::Passing { others } if others.contains(&(conn, circ))))
+                .map(|(circ, _)| (*id, *circ))
+        })
+    }
+
+    /// `TUN_OK` came: for a fetch of this node, or to be passed back.
+    fn accepted_by_holder(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        circ: CircId,
+        message: Vec<u8>,
+    ) -> Result<(), Broken> {
+        let Some(tunnel) = self.tunnel(conn, circ) else { return Ok(()) };
+        match std::mem::replace(&mut tunnel.role, Role::Answering) {
+            Role::Asking { fetch, mut noise, sealed } => {
+                let session = noise
+                    .read(&message)
+                    .ok()
+                    .filter(|payload| payload.is_empty())
+                    .and_then(|_| noise.into_session().ok());
+                match session {
+                    // Who cannot prove the capability does not hold the object: try elsewhere.
+                    None => self.end_tunnel_as(now, conn, circ, true, Some(fetch)),
+                    Some(session) => {
+                        tunnel_ready(self, conn, circ, fetch, sealed.then_some(session));
+                        self.session_ready(now, conn, circ, fetch);
+                    }
+                }
+                Ok(())
+            }
+            Role::Passed => {
+                if let Some(tunnel) = self.tunnel(conn, circ) {
+                    tunnel.role = Role::Passed;
+                }
+                let Some((back, back_circ)) = self.waiting_for(conn, circ) else {
+                    // Too late, or somebody else answered first.
+                    self.end_tunnel(now, conn, circ, true);
+                    return Ok(());
+                };
+                let front = cell::encode_tun_ok(&message);
+                let friend = self.friend_of(back);
+                let wait = friend.map_or(Duration::ZERO, |f| self.fixed_delay(&[0; 16], f));
+                self.at(now.at + wait, Timer::PassAnswer(back, back_circ, (conn, circ), front));
+                Ok(())
+            }
+            _ => Err(Broken),
+        }
+    }
+
+    fn friend_of(&self, conn: ConnId) -> Option<FriendKey> {
+        match self.connections.get(&conn)?.peek()?.who {
+            Who::Friend(key) => Some(key),
+            Who::Invite(_) => None,
+        }
+    }
+
+    /// The first answer wins; the asker's other requests end.
+    fn pass_answer(&mut self, conn: ConnId, circ: CircId, other: (ConnId, CircId), front: Vec<u8>) {
+        let now = Now { at: Duration::ZERO, unix_ms: 0 };
+        let Some(tunnel) = self.tunnel(conn, circ) else { return };
+        let Role::Passing { others } = &tunnel.role else { return };
+        let rest: Vec<(ConnId, CircId)> = others.iter().filter(|o| **o != other).copied().collect();
+        tunnel.role = Role::Relaying { other };
+        for (c, k) in rest {
+            self.end_tunnel(now, c, k, true);
+        }
+        for (c, k, peer) in [(conn, circ, other), (other.0, other.1, (conn, circ))] {
+            if let Some(open) = self.open_link(c) {
+                open.link.open_tunnel(k, Outgoing::Relayed(VecDeque::new()));
+                if let Some(tunnel) = open.tunnels.get_mut(&k) {
+                    tunnel.role = Role::Relaying { other: peer };
+                }
+            }
+        }
+        self.urgent(conn, circ, Command::TunOk, front);
+    }
+
+    fn refused_by_peer(&mut self, now: Now, conn: ConnId, circ: CircId) -> Result<(), Broken> {
+        // A relay swallows it: its own refusal leaves at its own time.
+        let fetch = match self.tunnel(conn, circ).map(|t| &t.role) {
+            Some(Role::Asking { fetch, .. }) => Some(*fetch),
+            Some(Role::Passed) => None,
+            Some(_) => return Err(Broken),
+            None => return Ok(()),
+        };
+        self.end_tunnel_as(now, conn, circ, false, fetch);
+        Ok(())
+    }
+
+    fn refuse_now(&mut self, conn: ConnId, circ: CircId) {
+        let now = Now { at: Duration::ZERO, unix_ms: 0 };
+        let others = match self.tunnel(conn, circ).map(|t| &t.role) {
+            Some(Role::Refusing | Role::Answering) => Vec::new(),
+            Some(Role::Passing { others }) => others.clone(),
+            _ => return,
+        };
+        if let Some(open) = self.open_link(conn) {
+            open.tunnels.remove(&circ);
+        }
+        for (c, k) in others {
+            self.end_tunnel(now, c, k, true);
+        }
+        self.urgent(conn, circ, Command::TunNo, Vec::new());
+    }
+
+    // Bytes.
+
+    fn data(&mut self, now: Now, conn: ConnId, circ: CircId, body: &Body) -> Result<(), Broken> {
+        let Some(open) = self.open_link(conn) else { return Ok(()) };
+        let who = open.who;
+        // A tunnel that was just closed from this side may still bring cells.
+        let Some(tunnel) = open.tunnels.get_mut(&circ) else { return Ok(()) };
+        tunnel.window.arrived()?;
+        if let Role::Relaying { other } = tunnel.role {
+            if let Some(next) = self.open_link(other.0) {
+                next.link.with_outgoing(other.1, |outgoing| {
+                    if let Outgoing::Relayed(cells) = outgoing {
+                        cells.push_back(Box::new(*body));
+                    }
+                });
+            }
+            if let Who::Friend(key) = who
+                && let Some(friend) = self.friends.get_mut(&key)
+            {
+                friend.traffic.relayed += cell::CELL_LEN as u64;
+            }
+            return Ok(());
+        }
+        let mut messages = Vec::new();
+        let mut plain = [0; crate::link::TUNNEL_RECORD_LEN];
+        let bytes = open.link.open_body(circ, body, &mut plain)?;
+        match &mut tunnel.role {
+            Role::Fetching { assembler, .. } | Role::Serving { assembler, .. } => {
+                assembler.feed(bytes, &mut messages)?;
+            }
+            _ => return Err(Broken),
+        }
+        tunnel.window.consumed(1);
+        if let Who::Friend(key) = who
+            && let Some(friend) = self.friends.get_mut(&key)
+        {
+            friend.traffic.received += cell::CELL_LEN as u64;
+        }
+        for message in messages {
+            self.session_message(now, conn, circ, message)?;
+        }
+        Ok(())
+    }
+
+    fn session_message(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        circ: CircId,
+        message: Message,
+    ) -> Result<(), Broken> {
+        match self.tunnel(conn, circ).map(|t| &mut t.role) {
+            Some(Role::Fetching { fetch, .. }) => {
+                let fetch = *fetch;
+                self.fetch_message(now, conn, circ, fetch, message);
+                Ok(())
+            }
+            Some(Role::Serving { .. }) => self.serve(now, conn, circ, message),
+            _ => Ok(()),
+        }
+    }
+
+    // Serving.
+
+    fn serve(&mut self, now: Now, conn: ConnId, circ: CircId, message: Message) -> Result<(), Broken> {
+        let Some(Tunnel { role: Role::Serving { serving, .. }, .. }) = self.tunnel(conn, circ) else {
+            return Ok(());
+        };
+        match message {
+            Message::Start { resume, first, count } => {
+                if count > 64 {
+                    return Err(Broken);
+                }
+                if !resume {
+                    serving.wanted.extend(fetch::burst(u64::from(first), count));
+                }
+                self.say(conn, circ, Message::Have(Have::All));
+            }
+            Message::Want(wants) => {
+                serving.wanted.extend(wants.iter().map(|w| w.position));
+                if serving.wanted.len() > MAX_WANTED {
+                    return Err(Broken);
+                }
+            }
+            Message::Cancel(positions) => serving.wanted.retain(|p| !positions.contains(p)),
+            Message::Bye => {
+                self.end_tunnel(now, conn, circ, true);
+                return Ok(());
+            }
+            Message::Have(_) | Message::Block(..) | Message::Lack(_) | Message::Busy(_) => {
+                return Err(Broken);
+            }
+        }
+        self.serve_more(conn, circ);
+        Ok(())
+    }
+
+    pub(super) fn say(&mut self, conn: ConnId, circ: CircId, message: Message) {
+        if let Some(open) = self.open_link(conn) {
+            open.link.with_outgoing(circ, |outgoing| {
+                if let Outgoing::Session { queue, .. } = outgoing {
+                    message.push_to(queue);
+                }
+            });
+        }
+    }
+
+    /// Reads ahead while little waits on the tunnel, so that memory stays bounded whatever is asked.
+    fn serve_more(&mut self, conn: ConnId, circ: CircId) {
+        loop {
+            let Some(open) = self.open_link(conn) else { return };
+            let waiting = open.link.waiting(circ);
+            let Some(Tunnel { role: Role::Serving { serving, .. }, .. }) = open.tunnels.get_mut(&circ) else {
+                return;
+            };
+            if waiting + serving.reading * kith_crypto::content::SEALED_LEN >= SERVE_AHEAD {
+                return;
+            }
+            let Some(position) = serving.wanted.pop_front() else { return };
+            let root = serving.root;
+            serving.reading += 1;
+            let exists = self.held.get(&root).is_some_and(|h| h.geometry.slot(position).is_some());
+            if exists {
+                self.outputs.push_back(Output::Read(conn, circ, root, position));
+            } else {
+                self.block_read(conn, circ, position, None);
+            }
+        }
+    }
+
+    /// Storage answered [`Output::Read`]; `None` when the block cannot be read.
+    pub fn block_read(&mut self, conn: ConnId, circ: CircId, position: Position, block: Option<Vec<u8>>) {
+        let Some(Tunnel { role: Role::Serving { serving, .. }, .. }) = self.tunnel(conn, circ) else {
+            return;
+        };
+        serving.reading = serving.reading.saturating_sub(1);
+        let message = match block {
+            Some(bytes) => Message::Block(position, bytes),
+            None => Message::Lack(position),
+        };
+        self.say(conn, circ, message);
+        self.serve_more(conn, circ);
+    }
+
+    /// Cells of a tunnel left on a link: whoever filled it can go on.
+    pub(super) fn cells_left(&mut self, conn: ConnId, circ: CircId, cells: u32) {
+        let Some(open) = self.open_link(conn) else { return };
+        let who = open.who;
+        match open.tunnels.get(&circ).map(|t| &t.role) {
+            Some(Role::Relaying { other }) => {
+                let other = *other;
+                if let Some(tunnel) = self.tunnel(other.0, other.1) {
+                    tunnel.window.consumed(cells);
+                }
+            }
+            Some(role) => {
+                let serving = matches!(role, Role::Serving { .. });
+                if let Who::Friend(key) = who
+                    && let Some(friend) = self.friends.get_mut(&key)
+                {
+                    friend.traffic.sent += u64::from(cells) * cell::CELL_LEN as u64;
+                }
+                if serving {
+                    self.serve_more(conn, circ);
+                }
+            }
+            None => {}
+        }
+    }
+
+    // Ends.
+
+    /// Ends a tunnel; the other side of a relay ends with it. `tell`: the peer does not know yet.
+    pub(super) fn end_tunnel(&mut self, now: Now, conn: ConnId, circ: CircId, tell: bool) {
+        self.end_tunnel_as(now, conn, circ, tell, None);
+    }
+
+    fn end_tunnel_as(&mut self, now: Now, conn: ConnId, circ: CircId, tell: bool, asked_by: Option<FetchId>) {
+        let Some(open) = self.open_link(conn) else { return };
+        let Some(tunnel) = open.tunnels.remove(&circ) else { return };
+        open.link.close_tunnel(circ);
+        if tell {
+            self.urgent(conn, circ, Command::Destroy, Vec::new());
+        }
+        self.tunnel_ended(now, conn, circ, tunnel.role, asked_by);
+    }
+
+    fn tunnel_ended(&mut self, now: Now, conn: ConnId, circ: CircId, role: Role, asked_by: Option<FetchId>) {
+        match role {
+            Role::Relaying { other } => self.end_tunnel(now, other.0, other.1, true),
+            Role::Passing { others } => {
+                for (c, k) in others {
+                    self.end_tunnel(now, c, k, true);
+                }
+            }
+            Role::Asking { fetch, .. } | Role::Fetching { fetch, .. } => {
+                self.session_gone(now, conn, circ, fetch, false);
+            }
+            Role::Answering => {
+                if let Some(fetch) = asked_by {
+                    self.session_gone(now, conn, circ, fetch, true);
+                }
+            }
+            Role::Serving { .. } | Role::Refusing | Role::Passed => {}
+        }
+    }
+
+    pub(super) fn tunnels_lost(&mut self, now: Now, conn: ConnId, tunnels: BTreeMap<CircId, Tunnel>) {
+        for (circ, tunnel) in tunnels {
+            self.tunnel_ended(now, conn, circ, tunnel.role, None);
+        }
+    }
+
+    /// First message and request of a tunnel to an object.
+    pub(super) fn request(&mut self, now: Now, cap: &VerifyCap, links: u8) -> Option<(TunOpen, Handshake)> {
+        let psk = cap.tunnel_psk();
+        let mut noise = Handshake::initiate(Pattern::Tunnel, &psk, TUNNEL_PROLOGUE, &mut self.rng).ok()?;
+        let message = noise.write(&[]).ok()?;
+        let request = TunOpen {
+            locator: cap.locator().at_hour(self.common_time(now).hour()),
+            hops_left: links.saturating_sub(1),
+            sealed: links > 1,
+            nonce: self.rng.bytes(),
+            message,
+        };
+        Some((request, noise))
+    }
+}
+
+fn tunnel_ready(core: &mut Core, conn: ConnId, circ: CircId, fetch: FetchId, seal: Option<Session>) {
+    if let Some(open) = core.open_link(conn) {
+        if let Some(tunnel) = open.tunnels.get_mut(&circ) {
+            tunnel.role = Role::Fetching { fetch, assembler: Assembler::default() };
+        }
+        open.link.open_tunnel(circ, Outgoing::Session { queue: ByteQueue::default(), seal });
+    }
+}

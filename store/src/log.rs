@@ -1,0 +1,433 @@
+//! Append-only files of sealed records: the form that the journal and the view logs share.
+//!
+//! Format: `docs/protocol/store.md`, "Log". Invariant: what [`Log::append`] returned for is on disk
+//! and is replayed for ever; nothing valid is ever cut off. Each record authenticates the hash of
+//! the one before it, so a record that was taken out, moved or brought from another file shows.
+//! Which file, which header and which key belong together is the callers' matter.
+
+use crate::StoreError;
+use crate::disk::{self, At, Health};
+use kith_crypto::aead::{RECORD_NONCE_LEN, TAG_LEN, open_record, seal_record};
+use kith_crypto::codec::{Reader, Writer};
+use kith_crypto::kdf;
+use kith_crypto::secret::Key;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Largest payload of one record.
+pub(crate) const MAX_PAYLOAD_LEN: usize = 1 << 20;
+/// Bytes of a record before its box: length, hash of the record before, nonce.
+const PREFIX_LEN: usize = 4 + 16 + RECORD_NONCE_LEN;
+/// Bytes of boxes that are tried in search of a record behind a damaged one. Random bytes look like
+/// a record at one offset of 4096, so this covers any real journal; it bounds what a made-up file costs.
+const SEARCH_BUDGET: usize = 64 << 20;
+
+/// First 16 bytes of BLAKE3 of a record (or of the file's header): the link of the chain.
+pub(crate) type Hash16 = [u8; 16];
+
+/// Links to a record, or to the header of a file.
+pub(crate) fn link(bytes: &[u8]) -> Hash16 {
+    disk::first16(&kdf::hash(bytes))
+}
+
+/// The key of one file and what its records authenticate beside their predecessor.
+#[derive(Debug)]
+pub(crate) struct Seal {
+    key: Key,
+    /// Magic and identity of the file (segment number or salt).
+    scope: Vec<u8>,
+}
+
+impl Seal {
+    pub(crate) fn new(key: Key, magic: &[u8; 8], identity: &[u8]) -> Self {
+        let mut scope = magic.to_vec();
+        scope.extend_from_slice(identity);
+        Self { key, scope }
+    }
+
+    fn aad(&self, prev: &Hash16) -> Vec<u8> {
+        let mut aad = self.scope.clone();
+        aad.extend_from_slice(prev);
+        aad
+    }
+
+    /// Appends one record to `out` and returns its link.
+    fn encode(
+        &self,
+        prev: &Hash16,
+        nonce: &[u8; RECORD_NONCE_LEN],
+        payload: &[u8],
+        out: &mut Writer,
+    ) -> Hash16 {
+        let sealed = seal_record(&self.key, nonce, &self.aad(prev), payload);
+        let mut record = Writer::new();
+        record.u32(sealed.len() as u32).raw(prev).raw(nonce).raw(&sealed); // the caller keeps the cap
+        out.raw(record.as_bytes());
+        link(record.as_bytes())
+    }
+
+    fn open(&self, frame: &Frame<'_>) -> Option<Vec<u8>> {
+        open_record(&self.key, &frame.nonce, &self.aad(&frame.prev), frame.sealed).ok()
+    }
+}
+
+/// A stretch of bytes that has the form of a record.
+struct Frame<'a> {
+    prev: Hash16,
+    nonce: [u8; RECORD_NONCE_LEN],
+    sealed: &'a [u8],
+    whole: &'a [u8],
+}
+
+impl<'a> Frame<'a> {
+    fn at_start(bytes: &'a [u8]) -> Option<Self> {
+        let mut r = Reader::new(bytes);
+        let len = r.u32().ok()? as usize;
+        if !(TAG_LEN..=MAX_PAYLOAD_LEN + TAG_LEN).contains(&len) {
+            return None;
+        }
+        let (prev, nonce) = (r.array().ok()?, r.array().ok()?);
+        let sealed = r.take(len).ok()?;
+        Some(Self { prev, nonce, sealed, whole: bytes.get(..PREFIX_LEN + len)? })
+    }
+}
+
+/// One record that was read back.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) payload: Vec<u8>,
+    pub(crate) link: Hash16,
+}
+
+/// What a file held.
+#[derive(Debug, Default)]
+pub(crate) struct Replay {
+    pub(crate) records: Vec<Record>,
+    /// Damaged stretches and breaks of the chain, each counted once.
+    pub(crate) damaged: u64,
+    /// Offset behind the last valid record; what follows is a torn tail.
+    end: usize,
+    /// Link of the last valid record.
+    last: Hash16,
+}
+
+/// Reads all records of a file whose header takes `header_len` bytes.
+fn replay(seal: &Seal, bytes: &[u8], header_len: usize) -> Replay {
+    let header = bytes.get(..header_len).unwrap_or(bytes);
+    let mut out = Replay { end: header.len(), last: link(header), ..Replay::default() };
+    let mut budget = SEARCH_BUDGET;
+    let mut gave_up = false;
+    while let Some(rest) = bytes.get(out.end..).filter(|rest| !rest.is_empty()) {
+        let (skipped, frame, payload) = match next(seal, rest, &mut budget) {
+            Found::Record(skipped, frame, payload) => (skipped, frame, payload),
+            Found::Nothing => break,
+            Found::GaveUp => {
+                gave_up = true;
+                break;
+            }
+        };
+        // Behind damage the predecessor is unknown. A wrong link without damage means that a whole
+        // record was taken out; the rest is still what this node wrote, so it is kept.
+        if skipped > 0 || frame.prev != out.last {
+            out.damaged += 1;
+        }
+        out.last = link(frame.whole);
+        out.end += skipped + frame.whole.len();
+        out.records.push(Record { payload, link: out.last });
+    }
+    out.damaged += u64::from(gave_up);
+    out
+}
+
+enum Found<'a> {
+    /// Bytes skipped, the record and what it holds.
+    Record(usize, Frame<'a>, Vec<u8>),
+    Nothing,
+    GaveUp,
+}
+
+/// The next record that opens: at the start, else where the bad record's own length points to,
+/// else at the first offset behind.
+fn next<'a>(seal: &Seal, bytes: &'a [u8], budget: &mut usize) -> Found<'a> {
+    let first = Frame::at_start(bytes);
+    if let Some(frame) = first {
+        if let Some(payload) = seal.open(&frame) {
+            return Found::Record(0, frame, payload);
+        }
+        let skipped = frame.whole.len();
+        if let Some(frame) = bytes.get(skipped..).and_then(Frame::at_start)
+            && let Some(payload) = seal.open(&frame)
+        {
+            return Found::Record(skipped, frame, payload);
+        }
+    }
+    for skipped in 1..bytes.len() {
+        let Some(frame) = bytes.get(skipped..).and_then(Frame::at_start) else { continue };
+        let Some(left) = budget.checked_sub(frame.sealed.len()) else { return Found::GaveUp };
+        *budget = left;
+        if let Some(payload) = seal.open(&frame) {
+            return Found::Record(skipped, frame, payload);
+        }
+    }
+    Found::Nothing
+}
+
+/// An open log, ready to append.
+#[derive(Debug)]
+pub(crate) struct Log {
+    path: PathBuf,
+    file: File,
+    seal: Seal,
+    last: Hash16,
+    end: u64,
+    health: Arc<Health>,
+}
+
+impl Log {
+    /// Writes a new file with `payloads` and syncs it. The caller makes the name durable.
+    pub(crate) fn create(
+        path: &Path,
+        header: &[u8],
+        seal: Seal,
+        payloads: &[Vec<u8>],
+        health: &Arc<Health>,
+    ) -> Result<(Self, Vec<Hash16>), StoreError> {
+        let file = disk::create_new(path)?;
+        let (bytes, links) = encode_all(&seal, link(header), payloads, header.to_vec())?;
+        file.write_all_at(&bytes, 0).and_then(|()| file.sync_all()).at(path)?;
+        let last = links.last().copied().unwrap_or_else(|| link(header));
+        let (path, health) = (path.to_owned(), Arc::clone(health));
+        Ok((Self { path, file, seal, last, end: bytes.len() as u64, health }, links))
+    }
+
+    /// Reads a whole file; `seal` makes the key from the header.
+    pub(crate) fn read(
+        path: &Path,
+        header_len: usize,
+        seal: impl FnOnce(&[u8]) -> Result<Seal, StoreError>,
+    ) -> Result<(Replay, Seal, Vec<u8>), StoreError> {
+        let bytes = std::fs::read(path).at(path)?;
+        let header = bytes.get(..header_len);
+        let seal = seal(header.ok_or_else(|| StoreError::damaged(path, "its header is cut off"))?)?;
+        let replay = replay(&seal, &bytes, header_len);
+        Ok((replay, seal, bytes))
+    }
+
+    /// Opens a file for appending, behind its last valid record. A torn tail is moved to the file
+    /// `.torn` beside it, for whoever wants to look; returns how many bytes that were.
+    pub(crate) fn open(
+        path: &Path,
+        header_len: usize,
+        seal: impl FnOnce(&[u8]) -> Result<Seal, StoreError>,
+        health: &Arc<Health>,
+    ) -> Result<(Self, Replay, u64), StoreError> {
+        let (replay, seal, bytes) = Self::read(path, header_len, seal)?;
+        let file = disk::open(path)?;
+        let torn = bytes.get(replay.end..).unwrap_or_default();
+        if !torn.is_empty() {
+            set_aside(path, torn)?;
+            file.set_len(replay.end as u64).and_then(|()| file.sync_all()).at(path)?;
+        }
+        let (path, health) = (path.to_owned(), Arc::clone(health));
+        let log = Self { path, file, seal, last: replay.last, end: replay.end as u64, health };
+        Ok((log, replay, torn.len() as u64))
+    }
+
+    /// Appends records with one write and one sync; on return they are durable. Returns their links.
+    pub(crate) fn append(&mut self, payloads: &[Vec<u8>]) -> Result<Vec<Hash16>, StoreError> {
+        self.health.check()?;
+        let (bytes, links) = encode_all(&self.seal, self.last, payloads, Vec::new())?;
+        let Some(last) = links.last() else { return Ok(links) };
+        let written = self.file.write_all_at(&bytes, self.end).and_then(|()| self.file.sync_data());
+        self.health.guard(written.at(&self.path))?;
+        self.last = *last;
+        self.end += bytes.len() as u64;
+        Ok(links)
+    }
+
+    /// Bytes of the file.
+    pub(crate) const fn len_bytes(&self) -> u64 {
+        self.end
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        disk::settle(&self.file);
+    }
+}
+
+/// The records of `payloads` behind `out`, chained from `last`.
+fn encode_all(
+    seal: &Seal,
+    mut last: Hash16,
+    payloads: &[Vec<u8>],
+    out: Vec<u8>,
+) -> Result<(Vec<u8>, Vec<Hash16>), StoreError> {
+    if payloads.iter().any(|p| p.len() > MAX_PAYLOAD_LEN) {
+        return Err(StoreError::Misuse("a record is larger than 1 MiB"));
+    }
+    let mut w = Writer::new();
+    w.raw(&out);
+    let links = payloads
+        .iter()
+        .map(|payload| {
+            last = seal.encode(&last, &disk::random()?, payload, &mut w);
+            Ok(last)
+        })
+        .collect::<Result<_, StoreError>>()?;
+    Ok((w.into_bytes(), links))
+}
+
+fn set_aside(path: &Path, torn: &[u8]) -> Result<(), StoreError> {
+    let aside = path.with_extension("torn");
+    let file = disk::open_or_create(&aside)?;
+    let end = file.metadata().at(&aside)?.len();
+    file.write_all_at(torn, end).and_then(|()| file.sync_all()).at(&aside)?;
+    disk::settle(&file);
+    disk::sync_parent(&aside)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const HEADER: &[u8; 17] = b"KITHJRNL\x01\x07\0\0\0\0\0\0\0";
+
+    fn seal() -> Seal {
+        Seal::new(Key::new([0x44; 32]), b"KITHJRNL", &7_u64.to_le_bytes())
+    }
+
+    fn file(payloads: &[&[u8]]) -> (Vec<u8>, Vec<usize>) {
+        let (mut w, mut last, mut starts) = (Writer::new(), link(HEADER), vec![]);
+        w.raw(HEADER);
+        for (i, payload) in payloads.iter().enumerate() {
+            starts.push(w.len());
+            last = seal().encode(&last, &[i as u8; 24], payload, &mut w);
+        }
+        (w.into_bytes(), starts)
+    }
+
+    fn payloads(replay: &Replay) -> Vec<&[u8]> {
+        replay.records.iter().map(|r| r.payload.as_slice()).collect()
+    }
+
+    #[test]
+    fn vector_journal_record() {
+        let (bytes, _) = file(&[b"\x01first", b"\x01second"]);
+        crate::vectors::check(
+            "journal_record",
+            &bytes,
+            &[
+                (8, "segment header: magic KITHJRNL"),
+                (1, "version 1"),
+                (8, "segment number 7"),
+                (4, "record 1: length of the box, 6 + 16"),
+                (16, "prev: BLAKE3 of the segment header, first 16 bytes"),
+                (24, "nonce"),
+                (22, "box of 01 'first' under key 44..44, AAD = magic, segment number, prev"),
+                (4, "record 2: length of the box, 7 + 16"),
+                (16, "prev: BLAKE3 of record 1, first 16 bytes"),
+                (24, "nonce"),
+                (23, "box of 01 'second'"),
+            ],
+        );
+        let back = replay(&seal(), &bytes, HEADER.len());
+        assert_eq!(payloads(&back), [b"\x01first".as_slice(), b"\x01second"]);
+    }
+
+    #[test]
+    fn a_bad_record_in_the_middle_costs_only_itself() {
+        let (good, starts) = file(&[b"one", b"two", b"three"]);
+        for at in starts[1]..starts[2] {
+            let mut bad = good.clone();
+            bad[at] ^= 0x80;
+            let back = replay(&seal(), &bad, HEADER.len());
+            assert_eq!(payloads(&back), [b"one".as_slice(), b"three"], "byte {at}");
+            assert_eq!((back.damaged, back.end), (1, good.len()), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_record_taken_out_is_counted() {
+        let (mut bytes, starts) = file(&[b"one", b"two", b"three"]);
+        bytes.drain(starts[1]..starts[2]);
+        let back = replay(&seal(), &bytes, HEADER.len());
+        assert_eq!((payloads(&back), back.damaged), (vec![b"one".as_slice(), b"three"], 1));
+    }
+
+    #[test]
+    fn every_torn_tail_is_found() {
+        let (good, starts) = file(&[b"one", b"two"]);
+        for cut in starts[1]..good.len() {
+            let back = replay(&seal(), &good[..cut], HEADER.len());
+            assert_eq!((payloads(&back), back.damaged), (vec![b"one".as_slice()], 0));
+            assert_eq!(back.end, starts[1]);
+            // A file system may have made the file longer without writing the data.
+            let mut zeros = good[..cut].to_vec();
+            zeros.resize(good.len() + 100, 0);
+            let back = replay(&seal(), &zeros, HEADER.len());
+            assert_eq!((back.records.len(), back.damaged), (1, 0));
+        }
+    }
+
+    #[test]
+    fn a_failed_write_is_the_last_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, health) = (dir.path().join("log"), Arc::default());
+        let (mut log, _) = Log::create(&path, HEADER, seal(), &[], &health).unwrap();
+        log.append(&[b"kept".to_vec()]).unwrap();
+        let good = std::mem::replace(&mut log.file, File::open("/dev/full").unwrap());
+        assert!(log.append(&[b"lost".to_vec()]).is_err());
+        log.file = good;
+        assert!(matches!(log.append(&[b"late".to_vec()]), Err(StoreError::ReadOnly)));
+        let (again, _, _) = Log::read(&path, HEADER.len(), |_| Ok(seal())).unwrap();
+        assert_eq!(payloads(&again), [b"kept"]);
+    }
+
+    #[test]
+    fn a_torn_tail_is_set_aside_and_writing_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, health) = (dir.path().join("00000007.log"), Arc::default());
+        let (bytes, starts) = file(&[b"one", b"two"]);
+        std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+        let (mut log, back, torn) = Log::open(&path, HEADER.len(), |_| Ok(seal()), &health).unwrap();
+        assert_eq!((back.records.len(), torn), (1, (bytes.len() - 1 - starts[1]) as u64));
+        let aside = std::fs::read(dir.path().join("00000007.torn")).unwrap();
+        assert_eq!(aside, bytes[starts[1]..bytes.len() - 1]);
+        log.append(&[b"three".to_vec(), b"four".to_vec()]).unwrap();
+        drop(log);
+        let (_, back, torn) = Log::open(&path, HEADER.len(), |_| Ok(seal()), &health).unwrap();
+        assert_eq!(payloads(&back), [b"one".as_slice(), b"three", b"four"]);
+        assert_eq!((back.damaged, torn), (0, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_replay_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..4096)) {
+            let back = replay(&seal(), &bytes, HEADER.len());
+            prop_assert!(back.records.is_empty() && back.end <= bytes.len());
+        }
+
+        #[test]
+        fn what_is_written_comes_back(list in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 0..12)) {
+            let slices: Vec<&[u8]> = list.iter().map(Vec::as_slice).collect();
+            let (bytes, _) = file(&slices);
+            let back = replay(&seal(), &bytes, HEADER.len());
+            prop_assert_eq!(payloads(&back), slices);
+            prop_assert_eq!((back.damaged, back.end), (0, bytes.len()));
+        }
+
+        #[test]
+        fn one_changed_byte_costs_at_most_one_record(at in 17_usize..500, bit in 0_u8..8) {
+            let (mut bytes, _) = file(&[&[1; 60], &[2; 60], &[3; 60], &[4; 60]]);
+            let at = at.min(bytes.len() - 1);
+            bytes[at] ^= 1 << bit;
+            let back = replay(&seal(), &bytes, HEADER.len());
+            prop_assert_eq!(back.records.len(), 3);
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Making and opening a store, and tidying up after a kill.
+//!
+//! Order: lock, key file, journal, index, then the sweep. The sweep removes what no object row
+//! names: unfinished packs, packs whose row was never written, packs of removed objects. It leaves
+//! packs alone when the journal lost records, because then a pack without a row may be the last
+//! trace of an object.
+
+use crate::StoreError;
+use crate::disk::{self, Health};
+use crate::index;
+use crate::journal::{Contents, Journal};
+use crate::keyfile::{self, Unlock};
+use crate::lock::Lock;
+use crate::open_packs::OpenPacks;
+use crate::pack;
+use crate::store::{Folded, Inner, Store, index_dir, packs_dir, temp_dir, views_dir};
+use kith_crypto::kdf::{Label, derive};
+use kith_crypto::passphrase::Cost;
+use kith_crypto::secret::Key;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, RwLock};
+
+/// How to make or open a store.
+#[derive(Clone, Copy, Debug)]
+pub struct Options<'a> {
+    /// The store's folder.
+    pub dir: &'a Path,
+    /// What protects, or opens, the store key.
+    pub unlock: Unlock<'a>,
+    /// Cost of the passphrase of a new store. An existing one says its own.
+    pub cost: Cost,
+}
+
+/// An open store and what its journal said.
+#[derive(Debug)]
+pub struct Opened {
+    /// The store.
+    pub store: Store,
+    /// The node's records, oldest first.
+    pub records: Vec<Vec<u8>>,
+    /// Places in the journal where records were damaged or lost. They stay until the next compaction.
+    pub damaged_records: u64,
+    /// Bytes of an unfinished write at the journal's end, moved to a `.torn` file.
+    pub torn_bytes: u64,
+    /// Whether the index was made anew from the journal, as after every kill.
+    pub index_rebuilt: bool,
+}
+
+pub(crate) fn create(options: &Options<'_>) -> Result<Opened, StoreError> {
+    let dir = options.dir;
+    disk::make_dir(dir)?;
+    let lock = Lock::take(dir)?;
+    if Store::exists(dir) {
+        return Err(StoreError::Exists { path: dir.to_owned() });
+    }
+    // A journal without its key is a loss that a new key would make final.
+    if journal_dir(dir).join("keys").exists() {
+        return Err(StoreError::damaged(&keyfile::path(dir), "it is missing beside a journal"));
+    }
+    let key = keyfile::create(dir, options.unlock, options.cost)?;
+    open_with(dir, key, lock)
+}
+
+pub(crate) fn open(options: &Options<'_>) -> Result<Opened, StoreError> {
+    let dir = options.dir;
+    if !Store::exists(dir) {
+        return Err(StoreError::NoStore { path: dir.to_owned() });
+    }
+    let lock = Lock::take(dir)?;
+    let key = keyfile::open(dir, options.unlock)?;
+    open_with(dir, key, lock)
+}
+
+fn journal_dir(dir: &Path) -> PathBuf {
+    dir.join("journal")
+}
+
+fn open_with(dir: &Path, key: Key, lock: Lock) -> Result<Opened, StoreError> {
+    let health = Arc::new(Health::default());
+    let folders = [journal_dir(dir), temp_dir(dir), views_dir(dir)];
+    let first_time = !folders.iter().all(|folder| folder.is_dir());
+    folders.iter().try_for_each(|folder| disk::make_dir(folder))?;
+    let wrap = derive(Label::JOURNAL_KEYS, &[key.expose()]);
+    let (journal, contents) = Journal::open(&journal_dir(dir), wrap, &health)?;
+    if first_time {
+        // What is promised below these names needs the names.
+        [&packs_dir(dir), dir].iter().try_for_each(|folder| disk::sync_dir(folder))?;
+        disk::sync_parent(dir)?;
+    }
+    let Contents { damaged, torn_bytes, .. } = contents;
+    let folded = Folded::of(contents);
+    let damaged_records = damaged + folded.damaged;
+    let mark = folded.mark.unwrap_or(journal.start_mark());
+    let (index, index_rebuilt) = index::open(&index_dir(dir), &key, &folded.objects, mark);
+    let named = folded.objects.keys().map(|root| pack::path(&packs_dir(dir), &key, root)).collect();
+    sweep(dir, (damaged_records == 0).then_some(&named))?;
+    let store = Store::from_inner(Inner {
+        dir: dir.to_owned(),
+        key,
+        health,
+        journal_bytes: AtomicU64::new(journal.len_bytes()),
+        journal: Mutex::new(journal),
+        changes: Mutex::new(()),
+        index: RwLock::new(index),
+        packs: Mutex::new(OpenPacks::default()),
+        _lock: lock,
+    });
+    Ok(Opened { store, records: folded.records, damaged_records, torn_bytes, index_rebuilt })
+}
+
+/// Removes unfinished files and, when `named` is given, all packs that are not in it.
+fn sweep(dir: &Path, named: Option<&HashSet<PathBuf>>) -> Result<(), StoreError> {
+    for path in disk::list(&temp_dir(dir))? {
+        disk::remove(&path)?;
+    }
+    for path in disk::list(&views_dir(dir))? {
+        if path.extension().is_some_and(|e| e == "tmp") {
+            disk::remove(&path)?;
+        }
+    }
+    let Some(named) = named else { return Ok(()) };
+    for folder in disk::list(&packs_dir(dir))? {
+        if folder == temp_dir(dir) || !folder.is_dir() {
+            continue;
+        }
+        for path in disk::list(&folder)? {
+            if path.extension().is_some_and(|e| e == "pack") && !named.contains(&path) {
+                disk::remove(&path)?;
+            }
+        }
+    }
+    Ok(())
+}

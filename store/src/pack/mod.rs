@@ -1,0 +1,364 @@
+//! One pack: the sealed blocks of one object in one sparse file.
+//!
+//! Format: `docs/protocol/store.md`, "Pack". Invariants: only a [`VerifiedBlock`] is written, so a
+//! position never gets two different contents and its nonce never meets two plaintexts; a presence
+//! mark reaches the disk only after the data it speaks of. A block that is on disk without its mark
+//! counts as absent and is written again, with the same bytes under the same nonce, which tells
+//! nobody anything. Which objects are kept, and when, is decided by the store and its caller.
+
+pub(crate) mod format;
+mod publish;
+
+pub use publish::Publishing;
+
+use crate::StoreError;
+use crate::disk::{self, At, Health, hold};
+use format::{Bits, Header, HeaderError, Layout, Map, PAGE_LEN, PLACE_LEN, PackKeys, place_at};
+use kith_crypto::aead::BulkKey;
+use kith_crypto::content::{Geometry, Position, Root, VerifiedBlock};
+use kith_crypto::secret::Key;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// Bytes written to a pack before it flushes by itself: what a kill may cost a fetch.
+const FLUSH_EVERY_BYTES: u64 = 64 << 20;
+
+/// The file of an object's pack below the folder of packs.
+pub(crate) fn path(packs: &Path, store: &Key, root: &Root) -> PathBuf {
+    use kith_crypto::kdf::{Label, derive};
+    let name = derive(Label::PACK_NAME, &[store.expose(), root.as_bytes()]);
+    let name = disk::hex(&disk::first16(name.expose()));
+    packs.join(name.get(..2).unwrap_or_default()).join(format!("{name}.pack"))
+}
+
+/// An open pack. All methods take `&self` and may be called from several threads.
+#[derive(Debug)]
+pub struct Pack {
+    path: PathBuf,
+    file: File,
+    geometry: Geometry,
+    layout: Layout,
+    cipher: BulkKey,
+    keys: PackKeys,
+    marks: Mutex<Marks>,
+    /// Generation of the newest map on disk. Held while a flush syncs; readers never take it.
+    flushed: Mutex<u64>,
+    /// The object was removed: its marks need not be saved.
+    discarded: AtomicBool,
+    health: Arc<Health>,
+}
+
+#[derive(Debug)]
+struct Marks {
+    map: Map,
+    present: u64,
+    /// Whether the map differs from the one on disk.
+    dirty: bool,
+    unsynced_bytes: u64,
+}
+
+impl Marks {
+    fn has(&self, slot: u64) -> bool {
+        match &self.map {
+            Map::Complete => true,
+            Map::Partial(bits) => bits.has(slot),
+        }
+    }
+
+    fn add(&mut self, slot: u64) {
+        if let Map::Partial(bits) = &mut self.map
+            && bits.set(slot, true)
+        {
+            self.present += 1;
+            self.dirty = true;
+        }
+        self.unsynced_bytes += PLACE_LEN as u64;
+    }
+
+    fn drop_slot(&mut self, slot: u64, total: u64) {
+        if self.map == Map::Complete {
+            self.map = Map::Partial(Bits::all(total));
+        }
+        if let Map::Partial(bits) = &mut self.map
+            && bits.set(slot, false)
+        {
+            self.present -= 1;
+            self.dirty = true;
+        }
+    }
+}
+
+impl Pack {
+    /// Writes a new pack without blocks to `path` and leaves it open. The caller flushes and renames.
+    fn create(path: &Path, store: &Key, header: &Header, health: &Arc<Health>) -> Result<Self, StoreError> {
+        let keys = PackKeys::new(store, disk::random()?);
+        let file = disk::create_new(path)?;
+        file.write_all_at(&keys.encode_header(&disk::random()?, header), 0).at(path)?;
+        let map = Map::Partial(Bits::none(header.geometry.total()));
+        Ok(Self::assemble(path, file, header.geometry, keys, (0, map), health))
+    }
+
+    fn assemble(
+        path: &Path,
+        file: File,
+        geometry: Geometry,
+        keys: PackKeys,
+        (generation, map): (u64, Map),
+        health: &Arc<Health>,
+    ) -> Self {
+        let present = match &map {
+            Map::Complete => geometry.total(),
+            Map::Partial(bits) => bits.count(),
+        };
+        Self {
+            path: path.to_owned(),
+            file,
+            geometry,
+            layout: Layout::of(geometry),
+            cipher: BulkKey::new(&keys.blocks),
+            keys,
+            marks: Mutex::new(Marks { map, present, dirty: false, unsynced_bytes: 0 }),
+            flushed: Mutex::new(generation),
+            discarded: AtomicBool::new(false),
+            health: Arc::clone(health),
+        }
+    }
+
+    /// A new pack at `path` that holds the root block, durable; the file appears there at once.
+    pub(crate) fn begin(
+        (temp, path): (&Path, &Path),
+        store: &Key,
+        header: &Header,
+        root_block: Vec<u8>,
+        health: &Arc<Health>,
+    ) -> Result<Self, StoreError> {
+        let made = Self::create(temp, store, header, health).and_then(|mut pack| {
+            pack.put(Position::Root, root_block)?;
+            pack.flush()?;
+            health.guard_unless_full(settle_into(temp, path))?;
+            pack.path = path.to_owned();
+            Ok(pack)
+        });
+        made.inspect_err(|_| drop(disk::remove(temp)))
+    }
+
+    /// Opens the pack of `root` at `path`.
+    pub(crate) fn open(
+        path: &Path,
+        store: &Key,
+        root: &Root,
+        health: &Arc<Health>,
+    ) -> Result<Self, StoreError> {
+        let file = disk::open(path)
+            .map_err(|e| if e.is_missing() { StoreError::damaged(path, "it is missing") } else { e })?;
+        let page = read_at(&file, 0, PAGE_LEN).at(path)?;
+        let (header, keys) = PackKeys::decode_header(store, &page).map_err(|e| match e {
+            HeaderError::Newer(version) => StoreError::NewerVersion { path: path.to_owned(), version },
+            HeaderError::Damaged => StoreError::damaged(path, "its header fails its check"),
+        })?;
+        if header.root != *root {
+            return Err(StoreError::damaged(path, "it belongs to another object"));
+        }
+        let layout = Layout::of(header.geometry);
+        let newest = [0, 1]
+            .into_iter()
+            .filter_map(|copy| read_at(&file, layout.map_at(copy), layout.map_len()).ok())
+            .filter_map(|bytes| keys.decode_map(layout, &bytes))
+            .max_by_key(|(generation, _)| *generation)
+            // Without any map nothing is known to be there, and everything can be fetched again.
+            .unwrap_or_else(|| (0, Map::Partial(Bits::none(header.geometry.total()))));
+        Ok(Self::assemble(path, file, header.geometry, keys, newest, health))
+    }
+
+    /// The object's shape.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// Whether the block is here.
+    pub fn has(&self, position: Position) -> bool {
+        self.geometry.slot(position).is_some_and(|slot| hold(&self.marks).has(slot))
+    }
+
+    /// Number of blocks that are here, of `geometry().total()`.
+    pub fn present(&self) -> u64 {
+        hold(&self.marks).present
+    }
+
+    /// Whether all blocks are here.
+    pub fn is_complete(&self) -> bool {
+        self.present() == self.geometry.total()
+    }
+
+    /// The sealed block, 65,552 bytes.
+    ///
+    /// [`StoreError::NotFound`] when it is not here; [`StoreError::DamagedBlock`] when what is on
+    /// disk fails its check, and from then on it counts as absent.
+    pub fn read(&self, position: Position) -> Result<Vec<u8>, StoreError> {
+        let slot = self.geometry.slot(position).ok_or(StoreError::NotFound)?;
+        if !hold(&self.marks).has(slot) {
+            return Err(StoreError::NotFound);
+        }
+        let opened = match read_at(&self.file, place_at(slot), PLACE_LEN) {
+            Ok(mut bytes) => self.cipher.open_vec(position.nonce(), &[], &mut bytes).is_ok().then_some(bytes),
+            // A file that ends early and a sector that cannot be read are damage as well.
+            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => None,
+            Err(e) if e.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => None,
+            Err(e) => return Err(StoreError::io(&self.path, e)),
+        };
+        opened.ok_or_else(|| {
+            hold(&self.marks).drop_slot(slot, self.geometry.total());
+            StoreError::DamagedBlock(position)
+        })
+    }
+
+    /// Writes a block of this object (the caller verified it with this object's tree). It can be
+    /// read at once; it survives a kill after the next [`Pack::flush`], which comes by itself every
+    /// 64 MiB. A block that is here already is left alone.
+    pub fn write(&self, block: VerifiedBlock) -> Result<(), StoreError> {
+        let position = block.position();
+        self.put(position, block.into_bytes())
+    }
+
+    fn put(&self, position: Position, mut bytes: Vec<u8>) -> Result<(), StoreError> {
+        let slot = self.geometry.slot(position).ok_or(StoreError::Misuse("no such position"))?;
+        self.health.check()?;
+        if hold(&self.marks).has(slot) {
+            return Ok(());
+        }
+        self.cipher.seal(position.nonce(), &[], &mut bytes);
+        let written = self.file.write_all_at(&bytes, place_at(slot)).at(&self.path);
+        self.health.guard_unless_full(written)?;
+        let due = {
+            let mut marks = hold(&self.marks);
+            marks.add(slot);
+            marks.unsynced_bytes >= FLUSH_EVERY_BYTES
+        };
+        if due { self.flush() } else { Ok(()) }
+    }
+
+    /// Makes all blocks written so far durable, then their marks.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        let mut generation = hold(&self.flushed);
+        let map = {
+            let mut marks = hold(&self.marks);
+            if !marks.dirty && marks.unsynced_bytes == 0 {
+                return Ok(());
+            }
+            (marks.dirty, marks.unsynced_bytes) = (false, 0);
+            if marks.present == self.geometry.total() {
+                marks.map = Map::Complete; // the bitmap is no longer needed in memory
+            }
+            marks.map.clone()
+        };
+        let result = self.health.check().and_then(|()| {
+            // First the data; the marks taken above speak only of blocks written before this sync.
+            self.health.guard(self.file.sync_data().at(&self.path))?;
+            let next = *generation + 1;
+            let bytes = self.keys.encode_map(self.layout, next, &disk::random()?, &map);
+            let written = self.file.write_all_at(&bytes, self.layout.map_at(next % 2)).at(&self.path);
+            self.health.guard_unless_full(written)?; // the other copy still stands
+            self.health.guard(self.file.sync_data().at(&self.path))?;
+            *generation = next;
+            Ok(())
+        });
+        if result.is_err() {
+            hold(&self.marks).dirty = true;
+        }
+        result
+    }
+
+    /// The object was removed; nothing of this pack needs to be kept.
+    pub(crate) fn discard(&self) {
+        self.discarded.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Pack {
+    fn drop(&mut self) {
+        if !self.discarded.load(Ordering::Relaxed) {
+            let _ = self.flush(); // else the blocks since the last flush are fetched again
+            disk::settle(&self.file);
+        }
+    }
+}
+
+/// Exactly `len` bytes at `offset`, read into memory that is not cleared before.
+fn read_at(file: &File, offset: u64, len: usize) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(len);
+    while bytes.len() < len {
+        let at = offset + bytes.len() as u64;
+        match rustix::io::pread(file, rustix::buffer::spare_capacity(&mut bytes), at) {
+            Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    bytes.truncate(len); // the allocator may have given more room than asked
+    Ok(bytes)
+}
+
+/// Moves a finished, synced file to its place below the packs and makes the name durable.
+pub(crate) fn settle_into(temp: &Path, path: &Path) -> Result<(), StoreError> {
+    if let Some(folder) = path.parent()
+        && !folder.is_dir()
+    {
+        disk::make_dir(folder)?;
+        disk::sync_parent(folder)?;
+    }
+    std::fs::rename(temp, path).at(path)?;
+    disk::sync_parent(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn begin(dir: &Path, health: &Arc<Health>) -> Pack {
+        let (root, tree) = (Root([1; 32]), Key::new([2; 32]));
+        let header = Header { root, tree, geometry: Geometry::SMALLEST };
+        let block = vec![3; kith_crypto::content::SEALED_LEN];
+        let (temp, path) = (dir.join("temp"), dir.join("ab").join("x.pack"));
+        Pack::begin((&temp, &path), &Key::new([4; 32]), &header, block, health).unwrap()
+    }
+
+    fn block() -> Vec<u8> {
+        vec![5; kith_crypto::content::SEALED_LEN]
+    }
+
+    #[test]
+    fn a_full_disk_is_told_and_does_no_harm() {
+        let (dir, health) = (tempfile::tempdir().unwrap(), Arc::default());
+        let mut pack = begin(dir.path(), &health);
+        let good = std::mem::replace(&mut pack.file, File::options().write(true).open("/dev/full").unwrap());
+        assert!(matches!(pack.put(Position::Head, block()), Err(StoreError::Full { .. })));
+        assert!(!pack.has(Position::Head) && !health.is_read_only());
+        pack.file = good;
+        pack.put(Position::Head, block()).unwrap();
+        assert!(pack.read(Position::Head).unwrap() == block());
+    }
+
+    #[test]
+    fn a_failed_write_makes_the_store_read_only() {
+        let (dir, health) = (tempfile::tempdir().unwrap(), Arc::default());
+        let mut pack = begin(dir.path(), &health);
+        pack.file = File::open(&pack.path).unwrap(); // cannot be written
+        assert!(matches!(pack.put(Position::Head, block()), Err(StoreError::Io { .. })));
+        assert!(matches!(pack.put(Position::Head, block()), Err(StoreError::ReadOnly)));
+        assert!(pack.read(Position::Root).unwrap() == vec![3; kith_crypto::content::SEALED_LEN]);
+    }
+
+    #[test]
+    fn marks_never_run_ahead_of_a_failed_flush() {
+        let (dir, health) = (tempfile::tempdir().unwrap(), Arc::default());
+        let mut pack = begin(dir.path(), &health);
+        pack.put(Position::Head, block()).unwrap();
+        pack.file = File::open(&pack.path).unwrap();
+        assert!(pack.flush().is_err() && health.is_read_only());
+        let again = Pack::open(&pack.path, &Key::new([4; 32]), &Root([1; 32]), &Arc::default()).unwrap();
+        assert!(again.has(Position::Root) && !again.has(Position::Head));
+    }
+}

@@ -1,0 +1,417 @@
+//! The open store: which objects are kept, and the order of writes behind each change.
+//!
+//! Invariant: the journal says it first. An object's row is appended after its pack is durable under
+//! its name and before anybody is told; a removal is appended before the file goes. The index and
+//! the open packs follow the journal and can be made again from it. How much may be kept, and for
+//! whom, is decided by the caller.
+
+use crate::disk::{self, Health, hold};
+use crate::index::{self, Index, Unusable};
+use crate::journal::{Contents, Journal, Mark};
+use crate::keyfile;
+use crate::lock::Lock;
+use crate::object::{Entry, ObjectInfo, Row, node_payload};
+use crate::open_packs::OpenPacks;
+use crate::opening;
+use crate::pack::format::Header;
+use crate::pack::{self, Pack, Publishing};
+use crate::view::{self, ViewLog};
+use crate::{Opened, Options, StoreError};
+use kith_crypto::content::{BlockId, Geometry, Position, ReadCap, Root, Tree, VerifiedBlock, VerifyCap};
+use kith_crypto::secret::Key;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+/// Everything at rest of one node. Cheap to share by reference between threads.
+#[derive(Debug)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+/// What the store takes on disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Objects kept, complete or not.
+    pub objects: u64,
+    /// Bytes of all packs on disk, holes not counted.
+    pub pack_bytes: u64,
+    /// Bytes of the journal.
+    pub journal_bytes: u64,
+    /// Bytes of all view logs.
+    pub view_bytes: u64,
+    /// Bytes of the index.
+    pub index_bytes: u64,
+    /// Bytes that may still be written to this file system.
+    pub free_bytes: u64,
+}
+
+/// What [`Store`] and [`Publishing`] share.
+pub(crate) struct Inner {
+    pub(crate) dir: PathBuf,
+    pub(crate) key: Key,
+    pub(crate) health: Arc<Health>,
+    pub(crate) journal: Mutex<Journal>,
+    pub(crate) journal_bytes: AtomicU64,
+    /// Held through each change of what is kept, so that index and journal see them in one order.
+    pub(crate) changes: Mutex<()>,
+    pub(crate) index: RwLock<Box<dyn Index>>,
+    pub(crate) packs: Mutex<OpenPacks>,
+    pub(crate) _lock: Lock,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+/// The journal, read from front to back.
+#[derive(Debug, Default)]
+pub(crate) struct Folded {
+    pub(crate) objects: BTreeMap<Root, ObjectInfo>,
+    pub(crate) records: Vec<Vec<u8>>,
+    /// The place of the last object row.
+    pub(crate) mark: Option<Mark>,
+    /// Records that open and make no sense.
+    pub(crate) damaged: u64,
+}
+
+impl Folded {
+    pub(crate) fn of(contents: Contents) -> Self {
+        let mut out = Self::default();
+        for (mark, payload) in contents.records {
+            match Entry::decode(payload) {
+                Ok(Entry::Node(record)) => out.records.push(record),
+                Ok(Entry::Object(row)) => {
+                    out.mark = Some(mark);
+                    out.apply(row);
+                }
+                Err(_) => out.damaged += 1,
+            }
+        }
+        out
+    }
+
+    fn apply(&mut self, row: Row) {
+        match row {
+            Row::Added(info) => drop(self.objects.insert(info.root, info)),
+            Row::Removed(root) => drop(self.objects.remove(&root)),
+            Row::Complete(root) => {
+                if let Some(info) = self.objects.get_mut(&root) {
+                    info.complete = true;
+                }
+            }
+        }
+    }
+}
+
+/// Folders of a store.
+pub(crate) fn packs_dir(dir: &Path) -> PathBuf {
+    dir.join("packs")
+}
+pub(crate) fn temp_dir(dir: &Path) -> PathBuf {
+    packs_dir(dir).join("tmp")
+}
+pub(crate) fn views_dir(dir: &Path) -> PathBuf {
+    dir.join("views")
+}
+pub(crate) fn index_dir(dir: &Path) -> PathBuf {
+    dir.join("index")
+}
+
+impl Inner {
+    /// A fresh name for an unfinished pack.
+    pub(crate) fn temp_pack(&self) -> Result<PathBuf, StoreError> {
+        Ok(temp_dir(&self.dir).join(disk::hex(&disk::random::<16>()?)))
+    }
+
+    fn pack_path(&self, root: &Root) -> PathBuf {
+        pack::path(&packs_dir(&self.dir), &self.key, root)
+    }
+
+    /// Asks the index; where it fails, one in memory is made from the journal and asked instead.
+    fn ask<T>(&self, question: impl Fn(&dyn Index) -> Result<T, Unusable>) -> Option<T> {
+        let answer = {
+            let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+            question(index.as_ref())
+        };
+        answer
+            .or_else(|Unusable| {
+                let fresh = self.index_from_journal()?;
+                let answer = question(fresh.as_ref());
+                *self.index.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+                answer
+            })
+            .ok()
+    }
+
+    fn index_from_journal(&self) -> Result<Box<dyn Index>, Unusable> {
+        let journal = hold(&self.journal);
+        let folded = Folded::of(journal.reread().map_err(|_| Unusable)?);
+        Ok(index::in_memory(&folded.objects, folded.mark.unwrap_or(journal.start_mark())))
+    }
+
+    pub(crate) fn object(&self, root: &Root) -> Option<ObjectInfo> {
+        self.ask(|index| index.object(root)).flatten()
+    }
+
+    fn write(&self, payloads: &[Vec<u8>]) -> Result<Vec<Mark>, StoreError> {
+        let mut journal = hold(&self.journal);
+        let marks = journal.append(payloads)?;
+        self.journal_bytes.store(journal.len_bytes(), Ordering::Relaxed);
+        Ok(marks)
+    }
+
+    /// Appends `row` and the caller's records at once; the index follows. `changes` is held.
+    fn change(&self, row: Row, records: &[Vec<u8>]) -> Result<(), StoreError> {
+        let payloads: Vec<_> =
+            std::iter::once(row.encode()).chain(records.iter().map(|record| node_payload(record))).collect();
+        let marks = self.write(&payloads)?;
+        // The change is durable, so an index that cannot follow is replaced, not reported.
+        let _ = self.ask(|index| {
+            match &row {
+                Row::Added(info) => index.put(info)?,
+                Row::Removed(root) => index.remove(root)?,
+                Row::Complete(root) => {
+                    if let Some(info) = index.object(root)? {
+                        index.put(&ObjectInfo { complete: true, ..info })?;
+                    }
+                }
+            }
+            marks.first().map_or(Ok(()), |mark| index.set_mark(*mark))
+        });
+        Ok(())
+    }
+
+    /// Takes a finished pack over: name, then journal.
+    pub(crate) fn admit(&self, temp: &Path, info: ObjectInfo, record: &[u8]) -> Result<(), StoreError> {
+        let _changing = hold(&self.changes);
+        self.health.check()?;
+        let forgotten = hold(&self.packs).forget(&info.root);
+        drop(forgotten);
+        self.health.guard_unless_full(pack::settle_into(temp, &self.pack_path(&info.root)))?;
+        self.change(Row::Added(info), &[record.to_vec()])
+    }
+
+    fn pack(&self, root: &Root) -> Result<Arc<Pack>, StoreError> {
+        let mut packs = hold(&self.packs);
+        // Asked under the lock, so that no pack is opened that a removal has just forgotten.
+        let info = self.object(root).ok_or(StoreError::NotFound)?;
+        if let Some(pack) = packs.find(root) {
+            return Ok(pack);
+        }
+        let pack = Pack::open(&self.pack_path(root), &self.key, &info.root, &self.health)?;
+        let pack = Arc::new(pack);
+        let evicted = packs.insert(*root, &pack);
+        drop(packs);
+        drop(evicted);
+        Ok(pack)
+    }
+
+    fn begin_fetch(&self, info: ObjectInfo, root_block: Vec<u8>) -> Result<Arc<Pack>, StoreError> {
+        let _changing = hold(&self.changes);
+        self.health.check()?;
+        let geometry = Geometry::of(info.data_count).ok_or(StoreError::NotFound)?;
+        let info = match self.object(&info.root) {
+            None => info,
+            Some(known) => {
+                let read = known.read.clone().or(info.read);
+                let learned = known.read.is_none() && read.is_some();
+                let info = ObjectInfo { read, ..known };
+                match self.pack(&info.root) {
+                    Ok(pack) if learned => {
+                        self.change(Row::Added(info), &[])?;
+                        return Ok(pack);
+                    }
+                    Ok(pack) => return Ok(pack),
+                    // The file is lost or useless: start again in its place.
+                    Err(StoreError::Damaged { .. }) => ObjectInfo { complete: false, ..info },
+                    Err(other) => return Err(other),
+                }
+            }
+        };
+        let header = Header { root: info.root, tree: info.tree.clone(), geometry };
+        let (temp, path) = (self.temp_pack()?, self.pack_path(&info.root));
+        let pack = Pack::begin((&temp, &path), &self.key, &header, root_block, &self.health)?;
+        let pack = Arc::new(pack);
+        let root = info.root;
+        self.change(Row::Added(info), &[])?;
+        let evicted = hold(&self.packs).insert(root, &pack);
+        drop(evicted);
+        Ok(pack)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let index = self.index.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let empty = index::in_memory(&BTreeMap::new(), Mark::default());
+        std::mem::replace(index, empty).close();
+    }
+}
+
+impl Store {
+    /// Whether there is a store in `dir`.
+    pub fn exists(dir: &Path) -> bool {
+        keyfile::path(dir).symlink_metadata().is_ok()
+    }
+
+    /// Whether the store in `dir` opens only with a passphrase.
+    pub fn needs_passphrase(dir: &Path) -> Result<bool, StoreError> {
+        keyfile::needs_passphrase(dir)
+    }
+
+    /// Makes a new store. [`StoreError::Exists`] if there is one.
+    pub fn create(options: &Options<'_>) -> Result<Opened, StoreError> {
+        opening::create(options)
+    }
+
+    /// Opens a store: replays the journal, and tidies up after a kill.
+    pub fn open(options: &Options<'_>) -> Result<Opened, StoreError> {
+        opening::open(options)
+    }
+
+    pub(crate) fn from_inner(inner: Inner) -> Self {
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Appends records of the node (each less than 1 MiB) in one write; they are durable on return,
+    /// and a kill before leaves all, the first few or none of them.
+    pub fn append(&self, records: &[Vec<u8>]) -> Result<(), StoreError> {
+        let payloads: Vec<_> = records.iter().map(|record| node_payload(record)).collect();
+        self.inner.write(&payloads).map(drop)
+    }
+
+    /// Replaces all records of the node by `live`, under a new key, so that the others cannot be
+    /// read again by anybody. Object rows are kept. The caller sees to it that nothing is appended
+    /// between collecting `live` and the return of this call.
+    pub fn compact(&self, live: &[Vec<u8>]) -> Result<(), StoreError> {
+        let inner = &self.inner;
+        let _changing = hold(&inner.changes);
+        let folded = Folded::of(hold(&inner.journal).reread()?);
+        let rows = folded.objects.values().map(|info| Row::Added(info.clone()).encode());
+        let payloads: Vec<_> = rows.chain(live.iter().map(|record| node_payload(record))).collect();
+        let mut journal = hold(&inner.journal);
+        let marks = journal.compact(&payloads)?;
+        inner.journal_bytes.store(journal.len_bytes(), Ordering::Relaxed);
+        let last_row = folded.objects.len().checked_sub(1).and_then(|i| marks.get(i)).copied();
+        let mark = last_row.unwrap_or(journal.start_mark());
+        drop(journal);
+        let _ = inner.ask(|index| index.set_mark(mark));
+        Ok(())
+    }
+
+    /// What is known about an object.
+    pub fn object(&self, root: &Root) -> Option<ObjectInfo> {
+        self.inner.object(root)
+    }
+
+    /// All objects, by root.
+    pub fn objects(&self) -> Vec<ObjectInfo> {
+        self.inner.ask(|index| index.objects()).unwrap_or_default()
+    }
+
+    /// Starts a new object of this node.
+    pub fn publish(&self) -> Result<Publishing, StoreError> {
+        Publishing::begin(Arc::clone(&self.inner))
+    }
+
+    /// Starts to keep an object that is fetched from others, or goes on with it. `read` is its read
+    /// key where this node may read it; one that is learned later is remembered too.
+    pub fn begin_fetch(
+        &self,
+        cap: &VerifyCap,
+        read: Option<&Key>,
+        root_block: &VerifiedBlock,
+        geometry: Geometry,
+        added_unix_s: u64,
+    ) -> Result<Arc<Pack>, StoreError> {
+        let bytes = root_block.bytes();
+        if root_block.position() != Position::Root || BlockId::of(bytes).0 != cap.root.0 {
+            return Err(StoreError::Misuse("the root block is that of another object"));
+        }
+        // The shape decides where blocks stand for as long as the pack lives, so it is read from the
+        // block once more rather than believed.
+        match Tree::open(cap, bytes.to_vec()) {
+            Ok((tree, _)) if tree.geometry() == geometry => {}
+            _ => return Err(StoreError::Misuse("the object has another shape")),
+        }
+        let readable = |key: &Key| ReadCap { root: cap.root, key: key.clone() }.verify_cap() == *cap;
+        if read.is_some_and(|key| !readable(key)) {
+            return Err(StoreError::Misuse("the read key is that of another object"));
+        }
+        let info = ObjectInfo {
+            root: cap.root,
+            tree: cap.tree.clone(),
+            read: read.cloned(),
+            own: false,
+            complete: false,
+            data_count: geometry.data_count(),
+            added_unix_s,
+        };
+        self.inner.begin_fetch(info, bytes.to_vec())
+    }
+
+    /// The open pack of an object. [`StoreError::NotFound`] if the object is not kept.
+    pub fn pack(&self, root: &Root) -> Result<Arc<Pack>, StoreError> {
+        self.inner.pack(root)
+    }
+
+    /// Writes down that all blocks of an object are here, once they are.
+    pub fn mark_complete(&self, root: &Root) -> Result<(), StoreError> {
+        let pack = self.inner.pack(root)?;
+        pack.flush()?;
+        if !pack.is_complete() {
+            return Err(StoreError::Misuse("the object is not complete"));
+        }
+        let _changing = hold(&self.inner.changes);
+        match self.inner.object(root) {
+            None => Err(StoreError::NotFound),
+            Some(info) if info.complete => Ok(()),
+            Some(_) => self.inner.change(Row::Complete(*root), &[]),
+        }
+    }
+
+    /// Stops keeping an object. Who still holds its pack can go on reading it until they drop it.
+    pub fn remove(&self, root: &Root) -> Result<(), StoreError> {
+        let _changing = hold(&self.inner.changes);
+        self.inner.object(root).ok_or(StoreError::NotFound)?;
+        self.inner.change(Row::Removed(*root), &[])?;
+        let forgotten = hold(&self.inner.packs).forget(root);
+        drop(forgotten);
+        disk::remove(&self.inner.pack_path(root)) // after a kill here the next start does it
+    }
+
+    /// The log of a friend's view, with its records. The caller opens each friend's log once.
+    pub fn view_log(&self, friend: &[u8; 32]) -> Result<(ViewLog, Vec<Vec<u8>>), StoreError> {
+        ViewLog::open(&views_dir(&self.inner.dir), &self.inner.key, friend, &self.inner.health)
+    }
+
+    /// Removes a friend's log; one that is not there is fine.
+    pub fn remove_view_log(&self, friend: &[u8; 32]) -> Result<(), StoreError> {
+        let path = view::path(&views_dir(&self.inner.dir), &self.inner.key, friend);
+        disk::remove(&path)?;
+        disk::remove(&path.with_extension("torn"))?;
+        disk::sync_parent(&path)
+    }
+
+    /// What the store takes on disk. Looks at every pack, so it is for people, not for loops.
+    pub fn stats(&self) -> Stats {
+        let dir = &self.inner.dir;
+        Stats {
+            objects: self.objects().len() as u64,
+            pack_bytes: disk::used_bytes(&packs_dir(dir)),
+            journal_bytes: self.inner.journal_bytes.load(Ordering::Relaxed),
+            view_bytes: disk::used_bytes(&views_dir(dir)),
+            index_bytes: disk::used_bytes(&index_dir(dir)),
+            free_bytes: disk::free_bytes(dir),
+        }
+    }
+
+    /// Whether a write failed earlier, so that nothing is written any more.
+    pub fn read_only(&self) -> bool {
+        self.inner.health.is_read_only()
+    }
+}

@@ -1,0 +1,20 @@
+//! End-to-end tests: the real `kith` binary, several processes on loopback, real video made and
+//! read back by ffmpeg. They are a target of the crate `node`, because only there cargo names the
+//! binary that it has just built. Each test has its own nodes with their own temporary homes.
+//!
+//! The nodes run with `catalogue.batch` and `catalogue.spread` of one second instead of half an
+//! hour and three days; nothing else differs from what users run.
+
+// Helpers of tests fail by panicking; a failed expectation is what a test is for.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod audience;
+mod cli;
+mod harness;
+mod invites;
+mod line;
+mod restart;
+mod secrets;
+mod sources;
+mod strangers;
+mod watch;
