@@ -7,6 +7,7 @@
 use crate::config::ConfigError;
 use crate::paths::PathError;
 use crate::terminal;
+use kith_store::StoreError;
 use std::fmt;
 use std::io;
 
@@ -202,6 +203,18 @@ pub trait Context<T> {
 impl<T, E: Into<Failure>> Context<T> for Result<T, E> {
     fn context(self, context: impl fmt::Display) -> Result<T, Failure> {
         self.map_err(|error| error.into().context(context))
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(e: StoreError) -> Self {
+        let exit = match &e {
+            StoreError::Full { .. } => Exit::Full,
+            StoreError::NotFound | StoreError::NoStore { .. } => Exit::NotFound,
+            StoreError::DamagedBlock(_) | StoreError::Damaged { .. } => Exit::Verification,
+            _ => Exit::Failure,
+        };
+        Self::new(exit, e.to_string())
     }
 }
 

@@ -1,1 +1,212 @@
-fn main() {}
+//! `kith`: share video with the people you trust and, through them, with the people they trust.
+//!
+//! This crate is everything that touches the world: sockets, clock, files of the user, HTTP, the
+//! command line. Decisions of the protocol are in `kith-onion`, keys in `kith-crypto`, what is at
+//! rest in `kith-store`.
+
+pub mod api;
+pub mod cli;
+pub mod client;
+pub mod commands;
+pub mod config;
+pub mod content;
+pub mod demo;
+pub mod driver;
+pub mod exit;
+pub mod media_type;
+pub mod paths;
+pub mod publish;
+pub mod ranges;
+pub mod records;
+pub mod search;
+pub mod service;
+pub mod storage;
+pub mod stream;
+pub mod tasks;
+pub mod terminal;
+pub mod up;
+
+use crate::cli::{Cli, Command};
+use crate::client::Client;
+use crate::commands::Shell;
+use crate::config::Config;
+use crate::exit::{Exit, Failure};
+use crate::paths::Paths;
+use crate::terminal::Style;
+use clap::Parser;
+use serde_json::{Value, json};
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => return usage(&e),
+    };
+    // Two threads carry a node: one busy with links, one with the disk's answers and players.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(e) => return fail(&Failure::from(e).context("cannot start")),
+    };
+    let result = runtime.block_on(run(cli));
+    runtime.shutdown_timeout(std::time::Duration::from_millis(200));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => fail(&failure),
+    }
+}
+
+fn usage(e: &clap::Error) -> ExitCode {
+    if !e.use_stderr() {
+        // Help and version; a closed pipe is no error of ours.
+        let _ = commands::out(e.render().to_string().trim_end());
+        return ExitCode::SUCCESS;
+    }
+    if e.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        eprintln!("{}", e.render());
+        return Exit::Usage.into();
+    }
+    let text = e.render().to_string();
+    let first = text.lines().next().unwrap_or("wrong usage").trim_start_matches("error: ");
+    fail(&Failure::new(Exit::Usage, format!("{first}: see `kith --help`")))
+}
+
+fn fail(failure: &Failure) -> ExitCode {
+    commands::note(&format!("kith: {failure}"));
+    failure.exit.into()
+}
+
+async fn run(cli: Cli) -> Result<(), Failure> {
+    let uid = rustix::process::getuid().as_raw();
+    let paths = Paths::resolve(cli.home.as_deref(), |name| std::env::var_os(name), uid)?;
+    let style = if cli.json { Style::PLAIN } else { Style::of_stdout() };
+    match cli.command {
+        Command::Up(args) => up(paths, args, cli.json).await,
+        Command::Init(args) => init(&paths, &args, cli.json).await,
+        Command::Demo(args) => demo::run(&args).await,
+        Command::Paths => commands::paths(&up::paths_json(&paths), cli.json),
+        other => {
+            let shell = Shell { client: Client::new(paths.socket.clone()), json: cli.json, style };
+            let mut interrupt = signal(SignalKind::interrupt())?;
+            tokio::select! {
+                done = ask(&shell, other) => done,
+                _ = interrupt.recv() => Err(Failure::new(Exit::Interrupted, "interrupted; what came is kept")),
+            }
+        }
+    }
+}
+
+async fn ask(shell: &Shell, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Stop => shell.stop().await,
+        Command::Status => shell.status().await,
+        Command::Id(args) => shell.id(&args).await,
+        Command::Friend { command } => match command {
+            cli::Friend::Invite { expires } => shell.invite(expires.as_deref()).await,
+            cli::Friend::Add { invite } => shell.add(&invite).await,
+            cli::Friend::List => shell.friends().await,
+            cli::Friend::Show { name } => shell.friend(&name).await,
+            cli::Friend::Remove { name } => shell.remove_friend(&name).await,
+        },
+        Command::Publish(args) => shell.publish(&args).await,
+        Command::Video { command } => match command {
+            cli::Video::List => shell.videos().await,
+            cli::Video::Show { id } => shell.video(&id).await,
+            cli::Video::Rm { id } => shell.remove_video(&id).await,
+            cli::Video::Unshare { id } => shell.unshare(&id).await,
+        },
+        Command::Search(args) => shell.search(&args).await,
+        Command::Get(args) => shell.fetch(&args).await,
+        Command::Watch(args) => shell.watch(&args).await,
+        Command::Store { command: cli::StoreCommand::Stats } => shell.store_stats().await,
+        // Handled before a node is asked.
+        Command::Up(_) | Command::Init(_) | Command::Demo(_) | Command::Paths => Ok(()),
+    }
+}
+
+fn configuration(paths: &Paths, args: &cli::Up) -> Result<Config, Failure> {
+    let mut sets = args.set.clone();
+    if !args.listen.is_empty() {
+        sets.push(format!("listen={}", args.listen.join(",")));
+    }
+    if !args.advertise.is_empty() {
+        sets.push(format!("advertise={}", args.advertise.join(",")));
+    }
+    if let Some(web) = &args.web {
+        sets.push(format!("web={web}"));
+    }
+    Ok(Config::load(&paths.config_file, &sets, |name| std::env::var(name).ok())?)
+}
+
+async fn up(paths: Paths, args: cli::Up, json: bool) -> Result<(), Failure> {
+    let config = configuration(&paths, &args)?;
+    let passphrase = commands::passphrase(args.passphrase_file.as_deref())?;
+    let filter =
+        tracing_subscriber::EnvFilter::new(format!("off,kith={0},kith_node={0}", config.log_level.as_str()));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let moved = paths.socket_moved;
+    let running = up::start(up::Request { paths, config, name: args.name, passphrase }).await?;
+    if json {
+        commands::out(&running.ready.to_string())?;
+    } else {
+        welcome(&running.ready, moved)?;
+    }
+    let stop = running.stop.clone();
+    let finished = running.finish();
+    tokio::pin!(finished);
+    tokio::select! {
+        () = &mut finished => return Ok(()),
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    let _ = stop.send(tokio::sync::oneshot::channel().0).await;
+    finished.await;
+    Ok(())
+}
+
+fn welcome(ready: &Value, moved: bool) -> Result<(), Failure> {
+    let text = |name: &str| ready.get(name).and_then(Value::as_str).unwrap_or("").to_owned();
+    let listen: Vec<&str> = ready
+        .get("listen")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    commands::out(&format!(
+        "kith is running. Friends reach it on {}; players on {}.\nFingerprint {}",
+        listen.join(", "),
+        text("web"),
+        text("node")
+    ))?;
+    if moved {
+        commands::out(&format!(
+            "The socket lies at {}, because its usual path is too long.",
+            text("socket")
+        ))?;
+    }
+    commands::out("Next, in another terminal: kith friend invite. Stop with Ctrl-C.")
+}
+
+async fn init(paths: &Paths, args: &cli::Init, json: bool) -> Result<(), Failure> {
+    let uid = rustix::process::getuid().as_raw();
+    paths.prepare(uid)?;
+    let config = Config::load(&paths.config_file, &[], |name| std::env::var(name).ok())?;
+    Config::write_default(&paths.config_file)?;
+    let name = args.name.clone().unwrap_or(config.name);
+    let passphrase = commands::passphrase(args.passphrase_file.as_deref())?;
+    let (copy, wished) = (paths.clone(), name.clone());
+    let made = tokio::task::spawn_blocking(move || up::create(&copy, &wished, passphrase.as_deref()));
+    let home = made.await.map_err(|_| Failure::new(Exit::Failure, "making the store failed"))??;
+    let fingerprint = home.state.me.as_ref().map(|m| m.identity().public().fingerprint()).unwrap_or_default();
+    if json {
+        return commands::out(&json!({"name": name, "fingerprint": fingerprint}).to_string());
+    }
+    commands::out(&format!(
+        "Made the node of {}.\nFingerprint {fingerprint}\nStart it with `kith up`.",
+        terminal::safe(&name)
+    ))
+}

@@ -14,7 +14,7 @@ use kith_crypto::content::Root;
 use kith_crypto::kdf::{self, Label};
 use kith_crypto::rng::Rng;
 use kith_crypto::secret::Key;
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// Entries kept of one part of one friend's view.
@@ -93,9 +93,15 @@ struct Known {
     heard: Vec<Heard>,
     /// In the log of relayed entries now.
     listed: bool,
+    /// The entry has changed since it went into that log.
+    changed: bool,
 }
 
 impl Known {
+    fn new() -> Self {
+        Self { entry: Box::default(), own: None, heard: Vec::new(), listed: false, changed: false }
+    }
+
     fn searchable(&self) -> bool {
         self.own.is_some() || self.heard.iter().any(|h| h.leave_ms.is_none())
     }
@@ -146,7 +152,7 @@ struct PartState {
 
 #[derive(Debug, Default)]
 struct View {
-    eids: HashMap<Eid, (Root, Part)>,
+    eids: BTreeMap<Eid, (Root, Part)>,
     own: PartState,
     relayed: PartState,
     connected: bool,
@@ -197,7 +203,7 @@ pub struct Catalogue {
     rng: Rng,
     /// Draws entry ids per view.
     secret: Key,
-    known: HashMap<Root, Known>,
+    known: BTreeMap<Root, Known>,
     views: BTreeMap<FriendKey, View>,
     own_logs: BTreeMap<FriendKey, Log>,
     relayed_log: Log,
@@ -218,7 +224,7 @@ impl Catalogue {
             pace,
             rng,
             secret,
-            known: HashMap::new(),
+            known: BTreeMap::new(),
             views: BTreeMap::new(),
             own_logs: BTreeMap::new(),
             relayed_log,
@@ -252,15 +258,14 @@ impl Catalogue {
         // Renewal days are random per entry, so that they do not betray the day of a restart.
         entry.expires_day = today + ENTRY_DAYS - if fresh { 0 } else { self.rng.range(0, 7) as u32 };
         let renew_at_s = now.unix_s() + self.rng.range(5 * DAY_S, 9 * DAY_S);
-        let known = self.known.entry(root).or_insert_with(|| Known {
-            entry: Box::default(),
-            own: None,
-            heard: Vec::new(),
-            listed: false,
-        });
+        let known = self.known.entry(root).or_insert_with(Known::new);
         known.entry = entry.encode().into();
-        known.own = Some(Own { audience, renew_at_s });
+        let before = known.own.replace(Own { audience, renew_at_s });
         self.acts.push_back(Act::Listed(root));
+        if let Some(before) = before.filter(|own| own.audience != audience) {
+            // A smaller audience than before: the others must lose it.
+            self.log_own(root, &before.audience, false, true);
+        }
         self.log_own(root, &audience, true, fresh);
     }
 
@@ -281,6 +286,20 @@ impl Catalogue {
                 }
             }
         }
+        self.compact_own();
+    }
+
+    /// Renewals and withdrawals of years must not pile up: a log that is mostly past starts anew.
+    fn compact_own(&mut self) {
+        let Self { own_logs, known, rng, .. } = self;
+        let long = own_logs.iter_mut().filter(|(_, log)| log.ops.len() > LOG_SLACK);
+        for (friend, log) in long {
+            let visible = |k: &Known| k.own.as_ref().is_some_and(|own| own.audience.includes(*friend));
+            let live = known.values().filter(|k| visible(k)).count();
+            if log.ops.len() > 2 * live + LOG_SLACK {
+                *log = Log::new(rng, known.iter().filter(|(_, k)| visible(k)).map(|(root, _)| *root));
+            }
+        }
     }
 
     /// Drops the object if nothing speaks of it any more, and tells search.
@@ -296,7 +315,8 @@ impl Catalogue {
 
     // Friends.
 
-    /// A friend exists. Its views are empty until restored or pulled.
+    /// A friend exists. Its views are empty until restored or pulled; if it was a friend before and
+    /// its entries have not all left, they stay and are compared with a whole new view.
     pub fn add_friend(&mut self, friend: FriendKey) {
         let visible = self.known.iter().filter_map(|(root, known)| {
             known.own.as_ref().filter(|own| own.audience.includes(friend)).map(|_| *root)
@@ -304,7 +324,24 @@ impl Catalogue {
         let log = Log::new(&mut self.rng, visible);
         self.own_logs.entry(friend).or_insert(log);
         let view = self.views.entry(friend).or_default();
-        view.gone = false;
+        if !std::mem::take(&mut view.gone) {
+            return;
+        }
+        for part in Part::BOTH {
+            let state = view.part(part);
+            (state.log, state.upto, state.restart) = (0, 0, None);
+        }
+        let roots: BTreeSet<Root> = view.eids.values().map(|(root, _)| *root).collect();
+        for root in roots {
+            if let Some(known) = self.known.get_mut(&root) {
+                known.heard.iter_mut().filter(|h| h.friend == friend).for_each(|h| h.leave_ms = None);
+                self.acts.push_back(Act::Listed(root));
+            }
+        }
+        // The old log ends with the leaving: a new one takes its place.
+        self.acts.push_back(Act::DropView(friend));
+        let records = self.snapshot(friend);
+        self.acts.push_back(Act::Record(friend, records));
     }
 
     /// A friend is lost: search forgets its entries now, the views of others lose them at random
@@ -469,6 +506,7 @@ impl Catalogue {
             (false, Part::Relayed) => Some(now.at + wait),
             (false, Part::Own) => None,
         };
+        let moved = (state.log, state.upto) != (delta.log, delta.upto) || first_view;
         let mut records = Vec::new();
         for op in delta.ops {
             match op {
@@ -502,11 +540,15 @@ impl Catalogue {
                 self.del(now.unix_ms, friend, eid);
                 records.push(del_record(eid));
             }
-            let mut w = Writer::new();
-            w.u8(3).u8(delta.part.number()).u64(delta.log).u64(delta.upto);
-            records.push(w.into_bytes());
+            if moved || delta.restart || !records.is_empty() {
+                let mut w = Writer::new();
+                w.u8(3).u8(delta.part.number()).u64(delta.log).u64(delta.upto);
+                records.push(w.into_bytes());
+            }
         }
-        self.acts.push_back(Act::Record(friend, records));
+        if !records.is_empty() {
+            self.acts.push_back(Act::Record(friend, records));
+        }
     }
 
     /// When others may hear of a new entry: with the next batch, or spread over days if the friend
@@ -555,20 +597,26 @@ impl Catalogue {
                 view.eids.insert(eid, (root, part));
             }
         }
-        let known = self.known.entry(root).or_insert_with(|| Known {
-            entry: Box::default(),
-            own: None,
-            heard: Vec::new(),
-            listed: false,
-        });
-        let nearest = known.own.is_none() && (known.entry.is_empty() || part == Part::Own);
-        let changed = nearest && *known.entry != *encoded;
+        let known = self.known.entry(root).or_insert_with(Known::new);
+        // The publisher's own word counts most; among relays the longer life, so that renewals pass.
+        let from_publisher = part == Part::Own || known.heard.iter().all(|h| h.part == Part::Relayed);
+        let lives = Entry::decode(&known.entry).map_or(0, |e| e.expires_day);
+        let newer = part == Part::Own || entry.expires_day >= lives;
+        let nearest = known.own.is_none() && (known.entry.is_empty() || (from_publisher && newer));
+        let mut changed = nearest && *known.entry != *encoded;
         if changed {
             known.entry = encoded.into();
+            if known.listed {
+                known.changed = true;
+                self.due.insert((now.unix_ms, root));
+            }
         }
         let is_new = match known.heard.iter_mut().find(|h| h.friend == friend && h.part == part) {
             Some(heard) => {
-                heard.hops_left = entry.hops_left;
+                if std::mem::replace(&mut heard.hops_left, entry.hops_left) != entry.hops_left {
+                    changed = true;
+                    self.due.insert((now.unix_ms, root));
+                }
                 false
             }
             None => {
@@ -663,7 +711,8 @@ impl Catalogue {
                 !leaves
             });
             let visible = known.relayable(now_ms);
-            if visible != known.listed {
+            let changed = std::mem::take(&mut known.changed) && visible;
+            if visible != known.listed || changed {
                 known.listed = visible;
                 self.relayed_log.ops.push((root, visible));
             }

@@ -27,7 +27,7 @@ use kith_crypto::invite::Invite;
 use kith_crypto::pair::PairRoot;
 use kith_crypto::rng::Rng;
 use kith_crypto::secret::Key;
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// Names a friend: its Ed25519 key.
@@ -179,6 +179,23 @@ pub struct Traffic {
     pub relayed: u64,
 }
 
+/// What a node holds in memory because of its peers. Every figure has a bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Connections of all kinds.
+    pub connections: usize,
+    /// Inbound connections that have not proved to be a friend.
+    pub half_open: usize,
+    /// Tunnels on all links.
+    pub tunnels: usize,
+    /// Cells that wait to be passed on, in all tunnels.
+    pub relayed: usize,
+    /// Most of them in one tunnel.
+    pub most_relayed: usize,
+    /// Timers of tunnels.
+    pub timers: usize,
+}
+
 pub(crate) struct Friend {
     record: FriendRecord,
     peer: Peer,
@@ -198,6 +215,8 @@ pub(crate) struct Taken {
     invite: Invite,
     peer: Peer,
     dialling: Dialling,
+    /// The inviter has accepted; only storage is missing.
+    welcomed: bool,
 }
 
 pub(crate) struct Held {
@@ -207,9 +226,10 @@ pub(crate) struct Held {
 
 pub(crate) struct FetchState {
     fetch: Fetch,
+    route: Route,
     sources: Vec<Source>,
     next_attempt: Duration,
-    /// Last time that a block came or a session stood.
+    /// Last time that a block came, or that a source failed for the first time.
     alive_at: Duration,
     progressed: bool,
     sessions_used: BTreeSet<(FriendKey, u8)>,
@@ -263,9 +283,9 @@ pub struct Core {
     /// What waits for storage: connection by ticket.
     tickets: BTreeMap<u64, connections::AfterStore>,
     catalogue: Catalogue,
-    held: HashMap<Root, Held>,
+    held: BTreeMap<Root, Held>,
     /// Hourly locators of what can be answered or passed on.
-    locators: HashMap<[u8; 16], Root>,
+    locators: BTreeMap<[u8; 16], Root>,
     locator_hour: u64,
     timers: BTreeMap<(Duration, u64), tunnels::Timer>,
     next_timer: u64,
@@ -301,8 +321,8 @@ impl Core {
             next_conn: 1,
             next_ticket: 1,
             tickets: BTreeMap::new(),
-            held: HashMap::new(),
-            locators: HashMap::new(),
+            held: BTreeMap::new(),
+            locators: BTreeMap::new(),
             locator_hour: 0,
             timers: BTreeMap::new(),
             next_timer: 0,
@@ -325,8 +345,13 @@ impl Core {
         if changed {
             self.addrs_seq = now.unix_ms.max(self.addrs_seq + 1);
             let message = self.addresses_message();
-            self.broadcast(&message);
+            self.broadcast(now, &message);
         }
+    }
+
+    /// The certificate that new friends get.
+    pub const fn certificate(&self) -> Option<&Certificate> {
+        self.own_cert.as_ref()
     }
 
     pub(crate) fn addresses_message(&self) -> Control {
@@ -334,9 +359,9 @@ impl Core {
         Control::Addresses { seq: self.addrs_seq, addrs: self.addrs.clone(), signature }
     }
 
-    fn broadcast(&mut self, message: &Control) {
+    fn broadcast(&mut self, now: Now, message: &Control) {
         let links: Vec<ConnId> = self.friends.values().filter_map(|f| f.link).collect();
-        links.into_iter().for_each(|conn| self.send_control(conn, message));
+        links.into_iter().for_each(|conn| self.send_control(now, conn, message));
     }
 
     // Friends and invites.
@@ -406,7 +431,8 @@ impl Core {
     pub fn take_invite(&mut self, now: Now, id: InviteId, invite: Invite) {
         let inviter = &invite.inviter.keys;
         let peer = Peer::invite(id, inviter, &invite.secret, Some(inviter.noise));
-        self.taken.insert(id, Taken { invite, peer, dialling: Dialling::new(now.at) });
+        let dialling = Dialling::new(now.at);
+        self.taken.insert(id, Taken { invite, peer, dialling, welcomed: false });
     }
 
     /// Stops using an invite.
@@ -469,14 +495,15 @@ impl Core {
     pub(crate) fn run_catalogue(&mut self, now: Now) {
         while let Some(act) = self.catalogue.poll() {
             match act {
-                Act::Hint(friend) => self.send_to_friend(friend, &Control::Hint),
+                Act::Hint(friend) => self.send_to_friend(now, friend, &Control::Hint),
                 Act::Pull(friend, part, log, since) => {
-                    self.send_to_friend(friend, &Control::Pull { part, log, since });
+                    self.send_to_friend(now, friend, &Control::Pull { part, log, since });
                 }
                 Act::Record(friend, records) => self.outputs.push_back(Output::ViewRecords(friend, records)),
                 Act::DropView(friend) => self.outputs.push_back(Output::DropView(friend)),
                 Act::Listed(root) => {
                     self.add_locators(now, root);
+                    self.more_sources(now, &root);
                     self.event(Event::Listed(root));
                 }
                 Act::Unlisted(root) => self.event(Event::Unlisted(root)),
@@ -484,9 +511,9 @@ impl Core {
         }
     }
 
-    fn send_to_friend(&mut self, friend: FriendKey, message: &Control) {
+    fn send_to_friend(&mut self, now: Now, friend: FriendKey, message: &Control) {
         if let Some(conn) = self.friends.get(&friend).and_then(|f| f.link) {
-            self.send_control(conn, message);
+            self.send_control(now, conn, message);
         }
     }
 
@@ -505,6 +532,25 @@ impl Core {
     }
 
     // Plumbing.
+
+    /// What is held in memory because of peers.
+    pub fn load(&self) -> Load {
+        let mut load = Load {
+            connections: self.connections.len(),
+            half_open: self.connections.values().filter(|c| c.is_half_open()).count(),
+            timers: self.timers.len(),
+            ..Load::default()
+        };
+        for open in self.connections.values().filter_map(Connection::peek) {
+            load.tunnels += open.tunnels.len();
+            for circ in open.tunnels.keys() {
+                let cells = open.link.relayed(*circ);
+                load.relayed += cells;
+                load.most_relayed = load.most_relayed.max(cells);
+            }
+        }
+        load
+    }
 
     pub(crate) fn event(&mut self, event: Event) {
         self.outputs.push_back(Output::Event(event));

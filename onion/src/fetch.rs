@@ -18,9 +18,14 @@ const FIRST_BURST: u16 = 4;
 /// A session that owes blocks and brings none for so long is given up.
 pub const SESSION_STALL: Duration = Duration::from_secs(10);
 
-/// The holder broke the protocol or lied: this source is not asked again.
+/// Why a session is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lied;
+pub enum Over {
+    /// The holder broke the protocol or lied: this source is not asked again.
+    Lied,
+    /// The holder cannot go on: it may be asked again later.
+    Gone,
+}
 
 /// A set of block slots.
 #[derive(Clone, Debug, Default)]
@@ -241,7 +246,7 @@ impl Fetch {
         now: Duration,
         id: SessionId,
         message: Message,
-    ) -> Result<Option<Progress>, Lied> {
+    ) -> Result<Option<Progress>, Over> {
         let Some(session) = self.sessions.get_mut(&id) else { return Ok(None) };
         match message {
             Message::Have(have) => {
@@ -249,14 +254,22 @@ impl Fetch {
                 Ok(None)
             }
             Message::Lack(position) => {
-                // The first burst may name what the object does not have; that is no lie.
-                session.owed.remove(&position);
-                self.asked.remove(&position);
-                if matches!(position, Position::Root) { Err(Lied) } else { Ok(None) }
+                session.owed.remove(&position).ok_or(Over::Lied)?;
+                session.last_arrival = now;
+                if self.asked.get(&position) == Some(&id) {
+                    self.asked.remove(&position);
+                }
+                // The first burst may name what the object does not have. A holder that lacks what
+                // the object has is no use: asking it again and again would never end.
+                let exists = match self.geometry() {
+                    Some(geometry) => geometry.slot(position).is_some(),
+                    None => matches!(position, Position::Root),
+                };
+                if exists { Err(Over::Gone) } else { Ok(None) }
             }
             Message::Block(position, bytes) => self.block(now, id, position, bytes),
-            Message::Busy(_) | Message::Bye => Err(Lied),
-            Message::Start { .. } | Message::Want(_) | Message::Cancel(_) => Err(Lied),
+            Message::Busy(_) | Message::Bye => Err(Over::Gone),
+            Message::Start { .. } | Message::Want(_) | Message::Cancel(_) => Err(Over::Lied),
         }
     }
 
@@ -266,9 +279,9 @@ impl Fetch {
         id: SessionId,
         position: Position,
         bytes: Vec<u8>,
-    ) -> Result<Option<Progress>, Lied> {
+    ) -> Result<Option<Progress>, Over> {
         if let Some(session) = self.sessions.get_mut(&id) {
-            let asked_at = session.owed.remove(&position).ok_or(Lied)?;
+            let asked_at = session.owed.remove(&position).ok_or(Over::Lied)?;
             session.round_trip = session.round_trip.min(now.saturating_sub(asked_at));
             let gap = now.saturating_sub(session.last_arrival).as_secs_f64().max(1e-5);
             session.rate += (65_552.0 / gap - session.rate) * 0.1;
@@ -281,14 +294,14 @@ impl Fetch {
             if self.tree.is_some() {
                 return Ok(None);
             }
-            let (tree, block) = Tree::open(&self.cap, bytes).map_err(|_| Lied)?;
+            let (tree, block) = Tree::open(&self.cap, bytes).map_err(|_| Over::Lied)?;
             let geometry = tree.geometry();
             self.have = Slots::new(geometry.total());
             self.tree = Some(tree);
             self.got(geometry, Position::Root);
             return Ok(Some(Progress::Root(block, geometry)));
         }
-        let Some(tree) = self.tree.as_mut() else { return Err(Lied) };
+        let Some(tree) = self.tree.as_mut() else { return Err(Over::Lied) };
         let geometry = tree.geometry();
         let known = geometry.slot(position).is_some_and(|slot| self.have.has(slot));
         match tree.verify(position, bytes) {
@@ -298,7 +311,7 @@ impl Fetch {
                 Ok(Some(Progress::Block(block)))
             }
             Err(TreeError::NodeMissing(_)) => Ok(None), // came before the node above it: ask again
-            Err(_) => Err(Lied),
+            Err(_) => Err(Over::Lied),
         }
     }
 
@@ -461,7 +474,8 @@ mod tests {
             match fetch.message(now, id, message) {
                 Ok(Some(_)) => fetch.written(),
                 Ok(None) => {}
-                Err(Lied) => {
+                Err(over) => {
+                    assert_eq!(over, Over::Lied);
                     fetch.session_closed(id);
                     liars.push(id);
                 }
@@ -538,6 +552,19 @@ mod tests {
             wants.iter().map(|w| w.position).collect::<Vec<_>>(),
             [Position::Data(48), Position::Data(49)]
         );
+    }
+
+    #[test]
+    fn a_holder_that_lacks_a_block_is_left_and_not_asked_for_ever() {
+        let (cap, blocks) = object(9);
+        let mut fetch = Fetch::new(cap.verify_cap());
+        let (id, now) = ((1, 1), Duration::ZERO);
+        fetch.session_opened(now, id);
+        let root = Message::Block(Position::Root, blocks[&Position::Root].clone());
+        fetch.message(now, id, root).unwrap();
+        assert!(fetch.message(now, id, Message::Lack(Position::Node(0))).unwrap().is_none());
+        assert_eq!(fetch.message(now, id, Message::Lack(Position::Data(1))).unwrap_err(), Over::Gone);
+        assert_eq!(fetch.message(now, id, Message::Lack(Position::Data(8))).unwrap_err(), Over::Lied);
     }
 
     #[test]

@@ -21,7 +21,7 @@ const LENGTH_LEN: usize = 2 + OVERHEAD;
 pub const WINDOW_START: u32 = 32;
 /// Largest window of one tunnel.
 pub const WINDOW_MAX: u32 = 256;
-/// Tunnels of one link.
+/// Tunnels that one side may have opened on one link.
 pub const MAX_CIRCUITS: usize = 64;
 /// Bytes of control messages that may wait on one link before it counts as stuck.
 const MAX_CONTROL_QUEUE: usize = 8 * 1024 * 1024;
@@ -308,6 +308,14 @@ impl Link {
             Outgoing::Relayed(cells) => cells.len(),
             Outgoing::Session { queue, .. } => queue.len(),
         })
+    }
+
+    /// Cells of somebody else's tunnel that wait here.
+    pub fn relayed(&self, circ: CircId) -> usize {
+        match self.tunnels.get(&circ).map(|t| &t.outgoing) {
+            Some(Outgoing::Relayed(cells)) => cells.len(),
+            _ => 0,
+        }
     }
 
     /// Changes what waits on a tunnel.

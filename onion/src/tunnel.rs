@@ -19,8 +19,34 @@ pub(crate) const SERVE_AHEAD: usize = 512 * 1024;
 pub(crate) struct Serving {
     pub(crate) root: Root,
     pub(crate) wanted: VecDeque<Position>,
-    /// Reads that storage has not answered yet.
-    pub(crate) reading: usize,
+    /// Reads under way in the order of the requests: storage may answer out of order, and the
+    /// requester verifies a block by the ones before it.
+    pub(crate) reading: VecDeque<(Position, Option<ReadAnswer>)>,
+}
+
+/// What storage gave: the block, or that it cannot be read.
+pub(crate) type ReadAnswer = Option<Vec<u8>>;
+
+impl Serving {
+    pub(crate) fn new(root: Root) -> Self {
+        Self { root, wanted: VecDeque::new(), reading: VecDeque::new() }
+    }
+
+    /// Takes an answer of storage and returns what can be sent now, in order.
+    pub(crate) fn read(&mut self, position: Position, answer: ReadAnswer) -> Vec<(Position, ReadAnswer)> {
+        let mut waiting = self.reading.iter_mut();
+        if let Some((_, slot)) = waiting.find(|(p, slot)| *p == position && slot.is_none()) {
+            *slot = Some(answer);
+        }
+        let mut ready = Vec::new();
+        while let Some((position, Some(_))) = self.reading.front() {
+            let position = *position;
+            if let Some((_, Some(answer))) = self.reading.pop_front() {
+                ready.push((position, answer));
+            }
+        }
+        ready
+    }
 }
 
 /// This node's part in a tunnel.
@@ -35,7 +61,7 @@ pub(crate) enum Role {
     /// Holder: serves through it.
     Serving { serving: Serving, assembler: Assembler },
     /// Passed the request on; the other side has not answered.
-    Passing { others: Vec<(u32, u32)> },
+    Passing { others: Vec<(u32, u32)>, locator: [u8; 16] },
     /// Sent on for a friend's request, no answer yet.
     Passed,
     /// Forwards cells to the tunnel on the other link.
@@ -49,11 +75,13 @@ pub(crate) enum Role {
 pub(crate) struct Tunnel {
     pub(crate) role: Role,
     pub(crate) window: InWindow,
+    /// Timers that go when the tunnel goes, so that a later tunnel of the same number is left alone.
+    pub(crate) timers: Vec<(Duration, u64)>,
 }
 
 impl Tunnel {
     pub(crate) fn new(role: Role) -> Self {
-        Self { role, window: InWindow::default() }
+        Self { role, window: InWindow::default(), timers: Vec::new() }
     }
 }
 
@@ -91,16 +119,25 @@ pub(crate) struct Source {
     /// Friend links to the holder: 1 direct, 2 through the friend.
     pub(crate) links: u8,
     pub(crate) state: SourceState,
+    /// Sessions that ended without bringing anything since the last block from here.
+    pub(crate) failures: u32,
+}
+
+impl Source {
+    /// Whether the source was asked, or serves, through this tunnel.
+    pub(crate) fn uses(&self, tunnel: (u32, u32)) -> bool {
+        matches!(self.state, SourceState::Asked(t) | SourceState::Open(t) if t == tunnel)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SourceState {
     /// Not asked, or to be asked again after this time.
     Idle { not_before: Duration },
-    /// A request is under way.
-    Asked,
-    /// A session stands.
-    Open,
+    /// A request is under way on this tunnel.
+    Asked((u32, u32)),
+    /// A session stands on this tunnel.
+    Open((u32, u32)),
     /// It lied; never again.
     Liar,
 }
@@ -108,6 +145,18 @@ pub(crate) enum SourceState {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn blocks_leave_in_the_order_of_the_requests() {
+        let mut serving = Serving::new(Root([0; 32]));
+        let positions = [Position::Root, Position::Head, Position::Data(0)];
+        serving.reading.extend(positions.map(|p| (p, None)));
+        assert!(serving.read(Position::Data(0), Some(vec![3])).is_empty());
+        assert!(serving.read(Position::Head, None).is_empty());
+        let ready = serving.read(Position::Root, Some(vec![1]));
+        assert_eq!(ready.iter().map(|r| r.0).collect::<Vec<_>>(), positions);
+        assert!(serving.reading.is_empty() && ready[1].1.is_none());
+    }
 
     #[test]
     fn bucket_refills() {

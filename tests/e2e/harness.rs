@@ -43,7 +43,7 @@ fn poll(time: Duration, mut holds: impl FnMut() -> bool) -> bool {
             return false;
         }
         thread::sleep(pause.min(left));
-        pause = (pause * 2).min(Duration::from_millis(50));
+        pause = (pause * 2).min(Duration::from_millis(20));
     }
 }
 

@@ -19,7 +19,7 @@ const DEAD_AFTER: Duration = Duration::from_secs(65);
 const BOTH_DIALLED: Duration = Duration::from_secs(5);
 const BACKOFF_START: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(300);
-const CREDIT_TICK: Duration = Duration::from_millis(25);
+pub(super) const CREDIT_TICK: Duration = Duration::from_millis(25);
 /// First flights that one invite answers in all.
 const MAX_INVITE_TRIES: usize = 16;
 /// A warning is due when clocks differ by more.
@@ -61,7 +61,7 @@ pub(crate) struct OpenLink {
     heard: bool,
     /// Messages that wait for the peer's hello.
     held_back: Vec<Control>,
-    credit_at: Option<Duration>,
+    pub(super) credit_at: Option<Duration>,
 }
 
 enum Stage {
@@ -89,8 +89,8 @@ pub(crate) enum AfterStore {
     Answer(ConnId, Box<Verified>),
     /// Send a first flight with this counter.
     Call(ConnId, u64),
-    /// The invited side is stored: tell it.
-    Welcome(ConnId, FriendKey),
+    /// The invited side is stored: tell it, and the owner if the friendship is new.
+    Welcome(ConnId, Option<FriendKey>),
     /// The inviter is stored here: dial it as a friend.
     Joined(ConnId, InviteId, FriendKey),
 }
@@ -98,8 +98,11 @@ pub(crate) enum AfterStore {
 pub(crate) struct Connection {
     stage: Stage,
     inbound: bool,
+    /// Whom this side dialled; known whatever becomes of the stage, so that the next dial is never
+    /// forgotten.
+    dialled: Option<Who>,
     source: u64,
-    /// Silence ends then (inbound), or the call fails (outbound).
+    /// Silence ends then (inbound), the call fails (outbound), or the peer's hello is overdue.
     deadline: Duration,
     established_at: Duration,
     flights: Vec<u8>,
@@ -126,10 +129,15 @@ impl Connection {
         match &self.stage {
             Stage::Open(link) => {
                 let alive = (self.last_received + DEAD_AFTER).min(self.keepalive_at);
-                earliest(Some(alive), link.credit_at)
+                let hello = (!link.heard).then_some(self.deadline);
+                earliest(Some(alive), earliest(link.credit_at, hello))
             }
             _ => Some(self.deadline),
         }
+    }
+
+    pub(crate) fn is_half_open(&self) -> bool {
+        self.inbound && !matches!(self.stage, Stage::Open(_))
     }
 
     fn who(&self) -> Option<Who> {
@@ -149,6 +157,7 @@ impl Core {
         let connection = Connection {
             stage,
             inbound,
+            dialled: None,
             source,
             deadline: now.at + wait,
             established_at: now.at,
@@ -172,7 +181,7 @@ impl Core {
     /// Above the limits the oldest half-open connection goes.
     fn shed_half_open(&mut self, now: Now, source: u64) {
         let limits = self.limits;
-        let half_open = |c: &&Connection| c.inbound && !matches!(c.stage, Stage::Open(_));
+        let half_open = |c: &&Connection| c.is_half_open();
         let all = self.connections.values().filter(half_open).count();
         let same = self.connections.values().filter(half_open).filter(|c| c.source == source).count();
         let oldest = |core: &Self, of_source: bool| {
@@ -194,8 +203,13 @@ impl Core {
     /// A dial succeeded.
     pub fn dialled(&mut self, now: Now, who: Who) -> ConnId {
         let id = self.connection(now, Stage::Preparing(who), false, 0, CALL_DEADLINE);
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.dialled = Some(who);
+        }
         match who {
             Who::Friend(key) => match self.friends.get_mut(&key) {
+                // The friend's own call was quicker: a second link would only replace the first.
+                Some(friend) if friend.link.is_some() => self.close(now, id),
                 Some(friend) => {
                     let counter = (friend.record.counter_out + 1).max(now.unix_ms);
                     friend.record.counter_out = counter;
@@ -242,7 +256,7 @@ impl Core {
             }
         }
         for (id, taken) in &mut self.taken {
-            if taken.dialling.at.is_some_and(|at| at <= now.at) {
+            if !taken.welcomed && taken.dialling.at.is_some_and(|at| at <= now.at) {
                 taken.dialling.at = None;
                 dials.push(Output::Dial(Who::Invite(*id), taken.invite.inviter.addrs.clone()));
             }
@@ -252,7 +266,8 @@ impl Core {
 
     pub(super) fn next_dial(&self) -> Option<Duration> {
         let friends = self.friends.values().filter(|f| f.link.is_none()).filter_map(|f| f.dialling.at);
-        friends.chain(self.taken.values().filter_map(|t| t.dialling.at)).min()
+        let invites = self.taken.values().filter(|t| !t.welcomed).filter_map(|t| t.dialling.at);
+        friends.chain(invites).min()
     }
 
     fn persist(&mut self, changes: Vec<Change>, after: AfterStore) {
@@ -268,8 +283,8 @@ impl Core {
             Some(AfterStore::Call(id, counter)) => self.call(now, id, counter),
             Some(AfterStore::Answer(id, verified)) => self.answer(now, id, *verified),
             Some(AfterStore::Welcome(id, friend)) => {
-                self.send_control(id, &Control::Welcome);
-                self.event(Event::Befriended(friend));
+                self.send_control(now, id, &Control::Welcome);
+                friend.into_iter().for_each(|friend| self.event(Event::Befriended(friend)));
             }
             Some(AfterStore::Joined(id, invite, friend)) => {
                 self.taken.remove(&invite);
@@ -434,8 +449,8 @@ impl Core {
         let Established { who, session, peer_noise } = established;
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let inbound = connection.inbound;
-        connection.established_at = now.at;
         connection.last_received = now.at;
+        connection.deadline = now.at + CALL_DEADLINE;
         // Even ids from the lower key, odd from the higher.
         let lower = self.identity.public().noise < peer_noise;
         let open = OpenLink {
@@ -467,24 +482,19 @@ impl Core {
                 _ => return self.close(now, id),
             }
         }
-        if let Who::Friend(key) = who
-            && !self.replace_link(now, id, key, inbound)
-        {
-            return self.close(now, id);
-        }
-        self.send_now(id, &Control::Hello { features: 0, unix_ms: now.unix_ms });
-        match who {
-            Who::Friend(key) => self.friend_up(now, id, key),
-            Who::Invite(_) if !inbound => {
-                let cert = self.own_cert.as_ref().map(|c| c.encoded().to_vec()).unwrap_or_default();
-                self.send_control(id, &Control::Certificate(cert));
-            }
-            Who::Invite(_) => {}
+        self.send_now(now, id, &Control::Hello { features: 0, unix_ms: now.unix_ms });
+        if matches!(who, Who::Invite(_)) && !inbound {
+            let cert = self.own_cert.as_ref().map(|c| c.encoded().to_vec()).unwrap_or_default();
+            self.send_control(now, id, &Control::Certificate(cert));
         }
     }
 
     /// Decides between two links to one friend (decision 10). False: the new one goes.
-    fn replace_link(&mut self, now: Now, id: ConnId, key: FriendKey, inbound: bool) -> bool {
+    ///
+    /// Only a link whose peer has spoken takes part: a first flight that was held back on the way
+    /// and is delivered later proves nothing about now, and must not end a good link.
+    fn replace_link(&mut self, now: Now, id: ConnId, key: FriendKey) -> bool {
+        let Some(inbound) = self.connections.get(&id).map(|c| c.inbound) else { return false };
         let Some(old) = self.friends.get(&key).and_then(|f| f.link).filter(|old| *old != id) else {
             return true;
         };
@@ -496,16 +506,18 @@ impl Core {
                 return false;
             }
         }
+        // The friend stays on line: its link moves before the old connection goes.
         if let Some(friend) = self.friends.get_mut(&key) {
-            friend.link = None;
+            friend.link = Some(id);
         }
+        self.catalogue.disconnected(key);
         self.close(now, old);
         true
     }
 
     fn friend_up(&mut self, now: Now, id: ConnId, key: FriendKey) {
         let Some(friend) = self.friends.get_mut(&key) else { return };
-        friend.link = Some(id);
+        let was_up = friend.link.replace(id).is_some();
         friend.dialling.at = None;
         // The invite that made this friendship has done its work.
         let done: Vec<InviteId> = self
@@ -520,10 +532,12 @@ impl Core {
         }
         if !self.addrs.is_empty() {
             let message = self.addresses_message();
-            self.send_control(id, &message);
+            self.send_control(now, id, &message);
         }
         self.catalogue.connected(now, key);
-        self.event(Event::Up(key));
+        if !was_up {
+            self.event(Event::Up(key));
+        }
     }
 
     // Links.
@@ -575,8 +589,17 @@ impl Core {
             for held in std::mem::take(&mut open.held_back) {
                 open.link.send(&held)?;
             }
-            if let Who::Friend(key) = open.who {
+            let who = open.who;
+            if let Some(connection) = self.connections.get_mut(&id) {
+                connection.established_at = now.at;
+            }
+            if let Who::Friend(key) = who {
+                if !self.replace_link(now, id, key) {
+                    self.close(now, id);
+                    return Ok(());
+                }
                 self.compare_clocks(now, key, unix_ms);
+                self.friend_up(now, id, key);
             }
             return Ok(());
         }
@@ -616,7 +639,7 @@ impl Core {
             Control::Hint => self.catalogue.hinted(now, key),
             Control::Pull { part, log, since } => {
                 if let Some(delta) = self.catalogue.pulled(now, key, part, log, since) {
-                    self.send_control(id, &Control::Delta(delta));
+                    self.send_control(now, id, &Control::Delta(delta));
                 }
             }
             Control::Delta(delta) => self.catalogue.delta(now, key, delta),
@@ -655,51 +678,75 @@ impl Core {
             return Err(Broken);
         }
         let key = FriendKey(cert.keys.sign);
-        if self.friends.contains_key(&key) {
-            self.send_control(id, &Control::Welcome);
-            return Ok(());
-        }
         let root = PairRoot::new(&self.identity, &cert.keys, Some(&secret)).ok_or(Broken)?;
-        let record = new_record(&cert, root);
-        self.add_friend(now, record.clone());
-        // The invited side dials as soon as it is welcome; dialling back at once would cross it.
-        if let Some(friend) = self.friends.get_mut(&key) {
+        let added = self.befriend(now, &cert, root);
+        let is_new = added.is_some();
+        if is_new && let Some(friend) = self.friends.get_mut(&key) {
+            // The invited side dials as soon as it is welcome; dialling back at once would cross it.
             friend.dialling.reset(now.at + Duration::from_secs(3));
         }
-        let changes = vec![Change::FriendAdded(Box::new(cert), Box::new(record))];
-        self.persist(changes, AfterStore::Welcome(id, key));
+        // The invite's owner is stored together with the friend. A repeat waits for storage too: the
+        // first try may still be on its way there.
+        let bound = Change::InviteBound(invite, cert.keys.noise);
+        let added = added.map(|record| Change::FriendAdded(Box::new(cert), Box::new(record)));
+        let changes = added.into_iter().chain([bound]).collect();
+        self.persist(changes, AfterStore::Welcome(id, is_new.then_some(key)));
         Ok(())
+    }
+
+    /// Makes or renews a friendship; `None` when it stands already with these very secrets. An
+    /// invite between friends renews it: one side may have lost or removed the other meanwhile.
+    fn befriend(&mut self, now: Now, cert: &Certificate, root: PairRoot) -> Option<FriendRecord> {
+        let key = FriendKey(cert.keys.sign);
+        let mut record = new_record(cert, root);
+        if let Some(friend) = self.friends.get_mut(&key) {
+            if friend.record.root == record.root && friend.record.keys == record.keys {
+                return None;
+            }
+            record.counter_in = friend.record.counter_in;
+            record.counter_out = friend.record.counter_out;
+            friend.peer = Peer::friend(self.identity.public(), &record.keys, &record.root);
+            friend.record = record.clone();
+            let old = self.connections_of(Who::Friend(key));
+            old.into_iter().for_each(|conn| self.close(now, conn));
+        } else {
+            self.add_friend(now, record.clone());
+        }
+        Some(record)
     }
 
     /// Invited side: the inviter has stored the friendship.
     fn welcomed(&mut self, now: Now, id: ConnId, invite: InviteId) -> Result<(), Broken> {
-        let Some(taken) = self.taken.get(&invite) else { return Err(Broken) };
+        let Some(taken) = self.taken.get_mut(&invite) else { return Err(Broken) };
+        if std::mem::replace(&mut taken.welcomed, true) {
+            return Ok(());
+        }
         let cert = taken.invite.inviter.clone();
         let secret = taken.invite.secret.clone();
         let key = FriendKey(cert.keys.sign);
         let root = PairRoot::new(&self.identity, &cert.keys, Some(&secret)).ok_or(Broken)?;
-        let record = new_record(&cert, root);
-        self.add_friend(now, record.clone());
-        let changes = vec![Change::FriendAdded(Box::new(cert), Box::new(record)), Change::InviteDone(invite)];
+        let added = self.befriend(now, &cert, root);
+        let added = added.map(|record| Change::FriendAdded(Box::new(cert), Box::new(record)));
+        let changes = added.into_iter().chain([Change::InviteDone(invite)]).collect();
         self.persist(changes, AfterStore::Joined(id, invite, key));
         Ok(())
     }
 
     /// Queues a control message; it waits until the peer has spoken (decision 3).
-    pub(crate) fn send_control(&mut self, id: ConnId, message: &Control) {
+    pub(crate) fn send_control(&mut self, now: Now, id: ConnId, message: &Control) {
         let Some(open) = self.connections.get_mut(&id).and_then(Connection::open) else { return };
         if open.heard {
-            self.send_now(id, message);
+            self.send_now(now, id, message);
         } else {
             open.held_back.push(message.clone());
         }
     }
 
-    fn send_now(&mut self, id: ConnId, message: &Control) {
+    fn send_now(&mut self, now: Now, id: ConnId, message: &Control) {
         if let Some(open) = self.connections.get_mut(&id).and_then(Connection::open)
             && open.link.send(message).is_err()
         {
-            self.outputs.push_back(Output::Close(id));
+            self.close(now, id);
         }
     }
 
@@ -733,7 +780,7 @@ impl Core {
             self.schedule_keepalive(now, id);
         }
         for (circ, cells) in left {
-            self.cells_left(id, circ, cells);
+            self.cells_left(now, id, circ, cells);
         }
         used
     }
@@ -763,8 +810,7 @@ impl Core {
         for group in credits.chunks(crate::cell::MAX_CREDITS) {
             let cell = SmallCell { circ: 0, command: Command::Credit, front: encode_credits(group) };
             if open.link.send_urgent(cell).is_err() {
-                self.outputs.push_back(Output::Close(id));
-                return;
+                return self.close(now, id);
             }
         }
     }
@@ -787,7 +833,8 @@ impl Core {
             let Some(connection) = self.connections.get_mut(&id) else { continue };
             match &mut connection.stage {
                 Stage::Open(open) => {
-                    if now.at >= connection.last_received + DEAD_AFTER {
+                    let mute = !open.heard && now.at >= connection.deadline;
+                    if mute || now.at >= connection.last_received + DEAD_AFTER {
                         self.close(now, id);
                         continue;
                     }
@@ -820,17 +867,17 @@ impl Core {
 
     /// The driver lost a connection (end of stream or error).
     pub fn lost(&mut self, now: Now, id: ConnId) {
-        let calling_invite = self.connections.get(&id).and_then(|c| match &c.stage {
-            Stage::Calling(_, Who::Invite(invite)) => Some(*invite),
-            Stage::Open(open) => match open.who {
-                Who::Invite(invite) if !c.inbound => Some(invite),
-                _ => None,
-            },
+        // Who does not know an invite stays silent for longer than a call lasts; who knows it and
+        // closes after the handshake refuses it.
+        let invite = self.connections.get(&id).and_then(|c| match (c.dialled, &c.stage) {
+            (Some(Who::Invite(invite)), Stage::Open(_)) => Some((invite, InviteOutcome::Refused)),
+            (Some(Who::Invite(invite)), _) => Some((invite, InviteOutcome::Unreachable)),
             _ => None,
         });
         self.forget(now, id);
-        if let Some(invite) = calling_invite.filter(|i| self.taken.contains_key(i)) {
-            self.event(Event::Invite(invite, InviteOutcome::Refused));
+        let waits = |(id, _): &(InviteId, _)| self.taken.get(id).is_some_and(|t| !t.welcomed);
+        if let Some((invite, outcome)) = invite.filter(waits) {
+            self.event(Event::Invite(invite, outcome));
         }
     }
 
@@ -844,8 +891,7 @@ impl Core {
 
     fn forget(&mut self, now: Now, id: ConnId) {
         let Some(mut connection) = self.connections.remove(&id) else { return };
-        let who = connection.who();
-        let outbound = !connection.inbound;
+        let (who, dialled) = (connection.who(), connection.dialled);
         if let Some(open) = connection.open() {
             let tunnels = std::mem::take(&mut open.tunnels);
             self.tunnels_lost(now, id, tunnels);
@@ -859,7 +905,7 @@ impl Core {
             friend.dialling.failed(now.at, &mut self.rng);
             self.catalogue.disconnected(key);
             self.event(Event::Down(key));
-        } else if let Some(who) = who.filter(|_| outbound) {
+        } else if let Some(who) = dialled {
             self.retry_later(now, who);
         }
     }
@@ -870,7 +916,10 @@ impl Core {
 
     /// Says goodbye on all links, before the process ends.
     pub fn say_goodbye(&mut self) {
-        self.broadcast(&Control::Goodbye);
+        // A link that is stuck ends with the process anyway.
+        for open in self.connections.values_mut().filter_map(Connection::open).filter(|o| o.heard) {
+            let _ = open.link.send(&Control::Goodbye);
+        }
     }
 
     /// The driver suspects that the machine slept or changed networks: everybody is dialled anew.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::cell::CircId;
-use crate::fetch::{Lied, Progress};
+use crate::fetch::{Over, Progress};
 use crate::session::Message;
 use crate::tunnel::{Role, Source, SourceState};
 
@@ -14,6 +14,17 @@ const RETRY_SOURCE: Duration = Duration::from_secs(2);
 const PATIENCE_FRESH: Duration = Duration::from_secs(8);
 /// A fetch that was under way waits longer: friends restart, links come back.
 const PATIENCE_STARTED: Duration = Duration::from_secs(60);
+/// A source that failed again and again is asked again after at most 2^this times [`RETRY_SOURCE`].
+const MAX_FAILURE_SHIFT: u32 = 4;
+
+/// How a tunnel of a fetch ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gone {
+    /// Refused, closed, lost or silent.
+    Lost,
+    /// What came through it was forged, or broke the rules.
+    Lied,
+}
 
 /// What a fetch may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,12 +78,14 @@ impl Core {
         let sources = candidates
             .into_iter()
             .filter(|(_, l)| links.contains(l))
-            .map(|(friend, links)| Source { friend, links, state: idle })
+            .map(|(friend, links)| Source { friend, links, state: idle, failures: 0 })
             .collect();
+        let complete = fetch.is_complete();
         let id = self.next_fetch;
         self.next_fetch += 1;
         let state = FetchState {
             fetch,
+            route,
             sources,
             next_attempt: now.at,
             alive_at: now.at,
@@ -80,8 +93,27 @@ impl Core {
             sessions_used: BTreeSet::new(),
         };
         self.fetches.insert(id, state);
+        if complete {
+            self.event(Event::Fetch(id, FetchEvent::Complete));
+            self.fetches.remove(&id);
+        }
         self.drive_fetches(now);
         Some(id)
+    }
+
+    /// Search learned of an object, or of another friend who gives it: fetches under way may use it.
+    pub(super) fn more_sources(&mut self, now: Now, root: &Root) {
+        let Self { fetches, catalogue, .. } = self;
+        for state in fetches.values_mut().filter(|s| s.fetch.cap().root == *root) {
+            let listed = catalogue.listing(root).map(|l| l.sources).unwrap_or_default();
+            for (friend, links) in listed {
+                let known = state.sources.iter().any(|s| s.friend == friend && s.links == links);
+                if !known && state.route.links().contains(&links) {
+                    let idle = SourceState::Idle { not_before: now.at };
+                    state.sources.push(Source { friend, links, state: idle, failures: 0 });
+                }
+            }
+        }
     }
 
     /// Ends a fetch; what came is kept by the owner.
@@ -170,7 +202,8 @@ impl Core {
         let ready = |s: &&Source| matches!(s.state, SourceState::Idle { not_before } if not_before <= now.at);
         let links = &self.friends;
         let online = |s: &&Source| links.get(&s.friend).is_some_and(|f| f.link.is_some());
-        let found = state.sources.iter().filter(ready).find(online).copied();
+        let candidates = state.sources.iter().filter(ready).filter(online);
+        let found = candidates.min_by_key(|s| s.failures).copied();
         let cap = state.fetch.cap().clone();
         let Some(source) = found else {
             if let Some(state) = self.fetches.get_mut(&id) {
@@ -179,35 +212,32 @@ impl Core {
             return;
         };
         let conn = self.friends.get(&source.friend).and_then(|f| f.link);
-        let circ = self.request(now, &cap, source.links).zip(conn).and_then(|((request, noise), conn)| {
+        let tunnel = self.request(now, &cap, source.links).zip(conn).and_then(|((request, noise), conn)| {
             let role = Role::Asking { fetch: id, noise: Box::new(noise), sealed: request.sealed };
-            self.begin_tunnel(conn, role, &request)
+            self.begin_tunnel(now, conn, role, &request).map(|circ| (conn, circ))
         });
         let Some(state) = self.fetches.get_mut(&id) else { return };
         state.next_attempt = now.at + NEXT_ATTEMPT;
-        let next = match circ {
-            Some(_) => SourceState::Asked,
+        let next = match tunnel {
+            Some(tunnel) => SourceState::Asked(tunnel),
             None => SourceState::Idle { not_before: now.at + RETRY_SOURCE },
         };
-        state.set(source.friend, source.links, next);
+        let same = |s: &&mut Source| s.friend == source.friend && s.links == source.links;
+        state.sources.iter_mut().filter(same).for_each(|s| s.state = next);
     }
 
     /// A holder has proved itself: the session starts. Others that were asked are let go.
     pub(super) fn session_ready(&mut self, now: Now, conn: ConnId, circ: CircId, id: FetchId) {
-        let (friend, links) = self.source_of(conn, circ);
-        let Some(state) = self.fetches.get_mut(&id) else {
+        let Some(state) = self.fetches.get_mut(&id).filter(|s| !s.has_session()) else {
             return self.end_tunnel(now, conn, circ, true);
         };
-        let already = state.has_session();
-        state.alive_at = now.at;
-        if already {
+        let Some(source) = state.sources.iter_mut().find(|s| s.uses((conn, circ))) else {
             return self.end_tunnel(now, conn, circ, true);
-        }
+        };
+        source.state = SourceState::Open((conn, circ));
+        let (friend, links) = (source.friend, source.links);
+        state.sessions_used.insert((friend, links));
         let start = state.fetch.session_opened(now.at, (conn, circ));
-        if let Some(friend) = friend {
-            state.set(friend, links, SourceState::Open);
-            state.sessions_used.insert((friend, links));
-        }
         self.say(conn, circ, start);
         self.event(Event::Fetch(id, FetchEvent::Session(links)));
         let others: Vec<_> = self.tunnels_of(id).into_iter().filter(|t| *t != (conn, circ)).collect();
@@ -215,15 +245,6 @@ impl Core {
             self.end_tunnel(now, c, k, true);
         }
         self.ask_more(now, id);
-    }
-
-    fn source_of(&mut self, conn: ConnId, circ: CircId) -> (Option<FriendKey>, u8) {
-        let Some(open) = self.connections.get_mut(&conn).and_then(|c| c.open()) else { return (None, 1) };
-        let friend = match open.who {
-            Who::Friend(key) => Some(key),
-            Who::Invite(_) => None,
-        };
-        (friend, if open.link.is_sealed(circ) { 2 } else { 1 })
     }
 
     pub(super) fn fetch_message(
@@ -239,9 +260,11 @@ impl Core {
         };
         match state.fetch.message(now.at, (conn, circ), message) {
             Ok(progress) => {
-                state.alive_at = now.at;
                 if let Some(progress) = progress {
+                    state.alive_at = now.at;
                     state.progressed = true;
+                    let source = state.sources.iter_mut().find(|s| s.uses((conn, circ)));
+                    source.into_iter().for_each(|s| s.failures = 0);
                     self.event(Event::Fetch(
                         id,
                         match progress {
@@ -252,12 +275,10 @@ impl Core {
                 }
                 self.ask_session(now, conn, circ, id);
             }
-            Err(Lied) => {
-                let (friend, links) = self.source_of(conn, circ);
-                self.end_tunnel(now, conn, circ, true);
-                if let (Some(friend), Some(state)) = (friend, self.fetches.get_mut(&id)) {
-                    state.set(friend, links, SourceState::Liar);
-                    state.next_attempt = now.at;
+            Err(over) => {
+                match over {
+                    Over::Lied => self.end_badly(now, conn, circ),
+                    Over::Gone => self.end_tunnel(now, conn, circ, true),
                 }
                 self.attempt(now, id);
             }
@@ -278,36 +299,36 @@ impl Core {
         }
     }
 
-    /// A tunnel of a fetch ended. `forged`: what answered could not prove to hold the object.
-    pub(super) fn session_gone(&mut self, now: Now, conn: ConnId, circ: CircId, id: FetchId, forged: bool) {
-        let who = self.connections.get(&conn).and_then(|c| c.peek()).map(|o| o.who);
+    /// A tunnel of a fetch ended.
+    pub(super) fn session_gone(&mut self, now: Now, conn: ConnId, circ: CircId, id: FetchId, gone: Gone) {
         let Some(state) = self.fetches.get_mut(&id) else { return };
         state.fetch.session_closed((conn, circ));
-        let again =
-            if forged { SourceState::Liar } else { SourceState::Idle { not_before: now.at + RETRY_SOURCE } };
-        for source in &mut state.sources {
-            let same = who.is_none() || who == Some(Who::Friend(source.friend));
-            if same && matches!(source.state, SourceState::Asked | SourceState::Open) {
-                source.state = again;
+        let Some(source) = state.sources.iter_mut().find(|s| s.uses((conn, circ))) else { return };
+        if matches!(source.state, SourceState::Open(_)) {
+            // The others get their chance after a failure, but not after each one: a source that
+            // opens sessions and brings nothing must not keep the fetch alive for ever.
+            if source.failures == 0 {
+                state.alive_at = now.at;
             }
+            source.failures += 1;
         }
+        source.state = match gone {
+            Gone::Lied => SourceState::Liar,
+            Gone::Lost => {
+                let shift = source.failures.saturating_sub(1).min(MAX_FAILURE_SHIFT);
+                SourceState::Idle { not_before: now.at + RETRY_SOURCE * (1 << shift) }
+            }
+        };
         state.next_attempt = now.at;
     }
 }
 
 impl FetchState {
     fn has_session(&self) -> bool {
-        self.sources.iter().any(|s| s.state == SourceState::Open)
+        self.sources.iter().any(|s| matches!(s.state, SourceState::Open(_)))
     }
 
     const fn patience(&self) -> Duration {
         if self.progressed { PATIENCE_STARTED } else { PATIENCE_FRESH }
-    }
-
-    fn set(&mut self, friend: FriendKey, links: u8, state: SourceState) {
-        self.sources
-            .iter_mut()
-            .filter(|s| s.friend == friend && s.links == links)
-            .for_each(|s| s.state = state);
     }
 }

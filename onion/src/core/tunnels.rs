@@ -4,12 +4,13 @@
 //! after the request came (decision 19). Deliberate delays apply to tunnels, not to direct sessions.
 
 use super::connections::Connection;
+use super::fetching::Gone;
 use super::*;
 use crate::cell::{self, Body, CellRef, CircId, Command, SmallCell, TunOpen};
 use crate::fetch;
 use crate::link::{Broken, MAX_CIRCUITS, Outgoing};
 use crate::session::{Assembler, ByteQueue, Have, Message};
-use crate::tunnel::{MAX_WANTED, Role, SERVE_AHEAD, Serving, Tunnel};
+use crate::tunnel::{MAX_WANTED, ReadAnswer, Role, SERVE_AHEAD, Serving, Tunnel};
 use kith_crypto::kdf::{self, Label};
 use kith_crypto::noise::{Handshake, Pattern, Session};
 
@@ -25,9 +26,20 @@ pub(crate) enum Timer {
 }
 
 impl Core {
-    fn at(&mut self, time: Duration, timer: Timer) {
+    /// Sets a timer that ends with its tunnel.
+    fn at(&mut self, time: Duration, conn: ConnId, circ: CircId, timer: Timer) {
         self.next_timer += 1;
-        self.timers.insert((time, self.next_timer), timer);
+        let key = (time, self.next_timer);
+        if let Some(tunnel) = self.tunnel(conn, circ) {
+            tunnel.timers.push(key);
+            self.timers.insert(key, timer);
+        }
+    }
+
+    fn drop_timers(&mut self, tunnel: &Tunnel) {
+        for key in &tunnel.timers {
+            self.timers.remove(key);
+        }
     }
 
     pub(super) fn run_timers(&mut self, now: Now) {
@@ -36,11 +48,13 @@ impl Core {
                 break;
             }
             match entry.remove() {
-                Timer::Refuse(conn, circ) => self.refuse_now(conn, circ),
+                Timer::Refuse(conn, circ) => self.refuse_now(now, conn, circ),
                 Timer::Answer(conn, circ, front, outgoing, root) => {
-                    self.answer_now(conn, circ, front, outgoing, root);
+                    self.answer_now(now, conn, circ, front, outgoing, root);
                 }
-                Timer::PassAnswer(conn, circ, other, front) => self.pass_answer(conn, circ, other, front),
+                Timer::PassAnswer(conn, circ, other, front) => {
+                    self.pass_answer(now, conn, circ, other, front);
+                }
             }
         }
     }
@@ -71,15 +85,15 @@ impl Core {
         self.connections.get_mut(&conn).and_then(Connection::open)
     }
 
-    fn tunnel(&mut self, conn: ConnId, circ: CircId) -> Option<&mut Tunnel> {
+    pub(super) fn tunnel(&mut self, conn: ConnId, circ: CircId) -> Option<&mut Tunnel> {
         self.open_link(conn)?.tunnels.get_mut(&circ)
     }
 
-    fn urgent(&mut self, conn: ConnId, circ: CircId, command: Command, front: Vec<u8>) {
+    fn urgent(&mut self, now: Now, conn: ConnId, circ: CircId, command: Command, front: Vec<u8>) {
         if let Some(open) = self.open_link(conn)
             && open.link.send_urgent(SmallCell { circ, command, front }).is_err()
         {
-            self.outputs.push_back(Output::Close(conn));
+            self.close(now, conn);
         }
     }
 
@@ -106,15 +120,17 @@ impl Core {
             if (circ % 2 == 0) == ours_are_even || open.tunnels.contains_key(&circ) {
                 return Err(Broken);
             }
-            if open.tunnels.len() >= MAX_CIRCUITS {
+            // Each side counts what it opened itself: what the other opens meanwhile is no fault of it.
+            if open.tunnels.keys().filter(|c| *c % 2 == circ % 2).count() >= MAX_CIRCUITS {
                 return Err(Broken);
             }
+            open.tunnels.insert(circ, Tunnel::new(Role::Refusing));
             open.opens.take(now.at)
         };
-        self.at(now.at + REFUSE_AFTER, Timer::Refuse(conn, circ));
+        self.at(now.at + REFUSE_AFTER, conn, circ, Timer::Refuse(conn, circ));
         let role = self.role_for(now, conn, circ, request, in_budget);
-        if let Some(open) = self.open_link(conn) {
-            open.tunnels.insert(circ, Tunnel::new(role));
+        if let Some(tunnel) = self.tunnel(conn, circ) {
+            tunnel.role = role;
         }
         Ok(())
     }
@@ -131,8 +147,11 @@ impl Core {
         if request.hops_left == 0 || !request.sealed {
             return Role::Refusing;
         }
-        let others = self.pass_on(asker, root, &request);
-        if others.is_empty() { Role::Refusing } else { Role::Passing { others } }
+        let others = self.pass_on(now, asker, root, &request);
+        if others.is_empty() {
+            return Role::Refusing;
+        }
+        Role::Passing { others, locator: request.locator }
     }
 
     /// This node holds the object: the handshake's answer leaves at once on a direct session, after
@@ -155,7 +174,7 @@ impl Core {
         let outgoing = Outgoing::Session { queue: ByteQueue::default(), seal };
         let front = cell::encode_tun_ok(&answer);
         let wait = if request.sealed { self.fixed_delay(&request.locator, asker) } else { Duration::ZERO };
-        self.at(now.at + wait, Timer::Answer(conn, circ, front, outgoing, root));
+        self.at(now.at + wait, conn, circ, Timer::Answer(conn, circ, front, outgoing, root));
         Some(Role::Answering)
     }
 
@@ -166,26 +185,39 @@ impl Core {
         Duration::from_micros(50_000 + u64::from(draw % 100_000))
     }
 
-    fn answer_now(&mut self, conn: ConnId, circ: CircId, front: Vec<u8>, outgoing: Outgoing, root: Root) {
+    fn answer_now(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        circ: CircId,
+        front: Vec<u8>,
+        outgoing: Outgoing,
+        root: Root,
+    ) {
         let Some(open) = self.open_link(conn) else { return };
         let Some(tunnel) = open.tunnels.get_mut(&circ) else { return };
         if !matches!(tunnel.role, Role::Answering) {
             return;
         }
-        let serving = Serving { root, wanted: VecDeque::new(), reading: 0 };
-        tunnel.role = Role::Serving { serving, assembler: Assembler::default() };
+        tunnel.role = Role::Serving { serving: Serving::new(root), assembler: Assembler::default() };
         open.link.open_tunnel(circ, outgoing);
-        self.urgent(conn, circ, Command::TunOk, front);
+        self.urgent(now, conn, circ, Command::TunOk, front);
     }
 
     /// Passes a request on to the friends who published the object for friends of friends.
-    fn pass_on(&mut self, asker: FriendKey, root: Root, request: &TunOpen) -> Vec<(ConnId, CircId)> {
+    fn pass_on(
+        &mut self,
+        now: Now,
+        asker: FriendKey,
+        root: Root,
+        request: &TunOpen,
+    ) -> Vec<(ConnId, CircId)> {
         let pointers = self.catalogue.pointers(asker, &root);
         let mut others = Vec::new();
         for friend in pointers.into_iter().take(4) {
             let Some(next) = self.friends.get(&friend).and_then(|f| f.link) else { continue };
             let forward = TunOpen { hops_left: request.hops_left.saturating_sub(1), ..request.clone() };
-            if let Some(circ) = self.begin_tunnel(next, Role::Passed, &forward) {
+            if let Some(circ) = self.begin_tunnel(now, next, Role::Passed, &forward) {
                 others.push((next, circ));
             }
         }
@@ -193,16 +225,23 @@ impl Core {
     }
 
     /// Opens a tunnel on a link and sends the request. `None` when the link has too many.
-    pub(super) fn begin_tunnel(&mut self, conn: ConnId, role: Role, request: &TunOpen) -> Option<CircId> {
+    pub(super) fn begin_tunnel(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        role: Role,
+        request: &TunOpen,
+    ) -> Option<CircId> {
         let open = self.open_link(conn)?;
-        if open.tunnels.len() >= MAX_CIRCUITS - 8 {
-            return None; // some room stays for what the peer opens
-        }
         let circ = open.next_circ;
+        if open.tunnels.keys().filter(|c| *c % 2 == circ % 2).count() >= MAX_CIRCUITS {
+            return None;
+        }
         open.next_circ = open.next_circ.checked_add(2)?;
         open.tunnels.insert(circ, Tunnel::new(role));
-        self.urgent(conn, circ, Command::TunOpen, request.encode());
-        Some(circ)
+        self.urgent(now, conn, circ, Command::TunOpen, request.encode());
+        // A link that is stuck was closed just now, and the tunnel with it.
+        self.tunnel(conn, circ).map(|_| circ)
     }
 
     /// The asker's tunnel that waits for this one.
@@ -211,7 +250,7 @@ impl Core {
             let open = c.peek()?;
             let mut waiting = open.tunnels.iter();
             waiting
-                .find(|(_, t)| matches!(&t.role, Role::Passing { others } if others.contains(&(conn, circ))))
+                .find(|(_, t)| matches!(&t.role, Role::Passing { others, .. } if others.contains(&(conn, circ))))
                 .map(|(circ, _)| (*id, *circ))
         })
     }
@@ -252,9 +291,14 @@ impl Core {
                     return Ok(());
                 };
                 let front = cell::encode_tun_ok(&message);
+                let locator = match self.tunnel(back, back_circ).map(|t| &t.role) {
+                    Some(Role::Passing { locator, .. }) => *locator,
+                    _ => [0; 16],
+                };
                 let friend = self.friend_of(back);
-                let wait = friend.map_or(Duration::ZERO, |f| self.fixed_delay(&[0; 16], f));
-                self.at(now.at + wait, Timer::PassAnswer(back, back_circ, (conn, circ), front));
+                let wait = friend.map_or(Duration::ZERO, |f| self.fixed_delay(&locator, f));
+                let timer = Timer::PassAnswer(back, back_circ, (conn, circ), front);
+                self.at(now.at + wait, back, back_circ, timer);
                 Ok(())
             }
             _ => Err(Broken),
@@ -269,10 +313,20 @@ impl Core {
     }
 
     /// The first answer wins; the asker's other requests end.
-    fn pass_answer(&mut self, conn: ConnId, circ: CircId, other: (ConnId, CircId), front: Vec<u8>) {
-        let now = Now { at: Duration::ZERO, unix_ms: 0 };
+    fn pass_answer(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        circ: CircId,
+        other: (ConnId, CircId),
+        front: Vec<u8>,
+    ) {
+        // The holder may have gone while the answer was held back.
+        if !matches!(self.tunnel(other.0, other.1).map(|t| &t.role), Some(Role::Passed)) {
+            return;
+        }
         let Some(tunnel) = self.tunnel(conn, circ) else { return };
-        let Role::Passing { others } = &tunnel.role else { return };
+        let Role::Passing { others, .. } = &tunnel.role else { return };
         let rest: Vec<(ConnId, CircId)> = others.iter().filter(|o| **o != other).copied().collect();
         tunnel.role = Role::Relaying { other };
         for (c, k) in rest {
@@ -286,7 +340,7 @@ impl Core {
                 }
             }
         }
-        self.urgent(conn, circ, Command::TunOk, front);
+        self.urgent(now, conn, circ, Command::TunOk, front);
     }
 
     fn refused_by_peer(&mut self, now: Now, conn: ConnId, circ: CircId) -> Result<(), Broken> {
@@ -301,20 +355,19 @@ impl Core {
         Ok(())
     }
 
-    fn refuse_now(&mut self, conn: ConnId, circ: CircId) {
-        let now = Now { at: Duration::ZERO, unix_ms: 0 };
+    fn refuse_now(&mut self, now: Now, conn: ConnId, circ: CircId) {
         let others = match self.tunnel(conn, circ).map(|t| &t.role) {
             Some(Role::Refusing | Role::Answering) => Vec::new(),
-            Some(Role::Passing { others }) => others.clone(),
+            Some(Role::Passing { others, .. }) => others.clone(),
             _ => return,
         };
-        if let Some(open) = self.open_link(conn) {
-            open.tunnels.remove(&circ);
+        if let Some(tunnel) = self.open_link(conn).and_then(|open| open.tunnels.remove(&circ)) {
+            self.drop_timers(&tunnel);
         }
         for (c, k) in others {
             self.end_tunnel(now, c, k, true);
         }
-        self.urgent(conn, circ, Command::TunNo, Vec::new());
+        self.urgent(now, conn, circ, Command::TunNo, Vec::new());
     }
 
     // Bytes.
@@ -342,41 +395,52 @@ impl Core {
         }
         let mut messages = Vec::new();
         let mut plain = [0; crate::link::TUNNEL_RECORD_LEN];
-        let bytes = open.link.open_body(circ, body, &mut plain)?;
-        match &mut tunnel.role {
-            Role::Fetching { assembler, .. } | Role::Serving { assembler, .. } => {
-                assembler.feed(bytes, &mut messages)?;
-            }
-            _ => return Err(Broken),
+        let (Role::Fetching { assembler, .. } | Role::Serving { assembler, .. }) = &mut tunnel.role else {
+            return Err(Broken);
+        };
+        let opened = open.link.open_body(circ, body, &mut plain);
+        let fed = opened.and_then(|bytes| Ok(assembler.feed(bytes, &mut messages)?));
+        if fed.is_err() {
+            // The tunnel's other end may be two links away: this link's peer is not to blame.
+            self.end_badly(now, conn, circ);
+            return Ok(());
         }
         tunnel.window.consumed(1);
+        open.credit_at.get_or_insert(now.at + super::connections::CREDIT_TICK);
         if let Who::Friend(key) = who
             && let Some(friend) = self.friends.get_mut(&key)
         {
             friend.traffic.received += cell::CELL_LEN as u64;
         }
         for message in messages {
-            self.session_message(now, conn, circ, message)?;
+            self.session_message(now, conn, circ, message);
         }
         Ok(())
     }
 
-    fn session_message(
-        &mut self,
-        now: Now,
-        conn: ConnId,
-        circ: CircId,
-        message: Message,
-    ) -> Result<(), Broken> {
+    fn session_message(&mut self, now: Now, conn: ConnId, circ: CircId, message: Message) {
         match self.tunnel(conn, circ).map(|t| &mut t.role) {
             Some(Role::Fetching { fetch, .. }) => {
                 let fetch = *fetch;
                 self.fetch_message(now, conn, circ, fetch, message);
-                Ok(())
             }
-            Some(Role::Serving { .. }) => self.serve(now, conn, circ, message),
-            _ => Ok(()),
+            Some(Role::Serving { .. }) => {
+                if self.serve(now, conn, circ, message).is_err() {
+                    self.end_badly(now, conn, circ);
+                }
+            }
+            _ => {}
         }
+    }
+
+    /// The other end of a session broke the rules: the tunnel ends, and a source that did it is
+    /// not asked again.
+    pub(super) fn end_badly(&mut self, now: Now, conn: ConnId, circ: CircId) {
+        if let Some(Role::Fetching { fetch, .. }) = self.tunnel(conn, circ).map(|t| &t.role) {
+            let fetch = *fetch;
+            self.session_gone(now, conn, circ, fetch, Gone::Lied);
+        }
+        self.end_tunnel(now, conn, circ, true);
     }
 
     // Serving.
@@ -392,6 +456,9 @@ impl Core {
                 }
                 if !resume {
                     serving.wanted.extend(fetch::burst(u64::from(first), count));
+                }
+                if serving.wanted.len() > MAX_WANTED {
+                    return Err(Broken);
                 }
                 self.say(conn, circ, Message::Have(Have::All));
             }
@@ -432,44 +499,60 @@ impl Core {
             let Some(Tunnel { role: Role::Serving { serving, .. }, .. }) = open.tunnels.get_mut(&circ) else {
                 return;
             };
-            if waiting + serving.reading * kith_crypto::content::SEALED_LEN >= SERVE_AHEAD {
+            if waiting + serving.reading.len() * kith_crypto::content::SEALED_LEN >= SERVE_AHEAD {
                 return;
             }
             let Some(position) = serving.wanted.pop_front() else { return };
             let root = serving.root;
-            serving.reading += 1;
+            serving.reading.push_back((position, None));
             let exists = self.held.get(&root).is_some_and(|h| h.geometry.slot(position).is_some());
             if exists {
                 self.outputs.push_back(Output::Read(conn, circ, root, position));
             } else {
-                self.block_read(conn, circ, position, None);
+                self.answer_read(conn, circ, position, None);
             }
         }
     }
 
     /// Storage answered [`Output::Read`]; `None` when the block cannot be read.
-    pub fn block_read(&mut self, conn: ConnId, circ: CircId, position: Position, block: Option<Vec<u8>>) {
-        let Some(Tunnel { role: Role::Serving { serving, .. }, .. }) = self.tunnel(conn, circ) else {
-            return;
-        };
-        serving.reading = serving.reading.saturating_sub(1);
-        let message = match block {
-            Some(bytes) => Message::Block(position, bytes),
-            None => Message::Lack(position),
-        };
-        self.say(conn, circ, message);
+    /// Answers may come in any order.
+    pub fn block_read(
+        &mut self,
+        _now: Now,
+        conn: ConnId,
+        circ: CircId,
+        position: Position,
+        block: Option<Vec<u8>>,
+    ) {
+        self.answer_read(conn, circ, position, block);
         self.serve_more(conn, circ);
     }
 
+    fn answer_read(&mut self, conn: ConnId, circ: CircId, position: Position, answer: ReadAnswer) {
+        let Some(Tunnel { role: Role::Serving { serving, .. }, .. }) = self.tunnel(conn, circ) else {
+            return;
+        };
+        for (position, answer) in serving.read(position, answer) {
+            let message = match answer {
+                Some(bytes) => Message::Block(position, bytes),
+                None => Message::Lack(position),
+            };
+            self.say(conn, circ, message);
+        }
+    }
+
     /// Cells of a tunnel left on a link: whoever filled it can go on.
-    pub(super) fn cells_left(&mut self, conn: ConnId, circ: CircId, cells: u32) {
+    pub(super) fn cells_left(&mut self, now: Now, conn: ConnId, circ: CircId, cells: u32) {
         let Some(open) = self.open_link(conn) else { return };
         let who = open.who;
         match open.tunnels.get(&circ).map(|t| &t.role) {
             Some(Role::Relaying { other }) => {
                 let other = *other;
-                if let Some(tunnel) = self.tunnel(other.0, other.1) {
+                if let Some(open) = self.open_link(other.0)
+                    && let Some(tunnel) = open.tunnels.get_mut(&other.1)
+                {
                     tunnel.window.consumed(cells);
+                    open.credit_at.get_or_insert(now.at + super::connections::CREDIT_TICK);
                 }
             }
             Some(role) => {
@@ -498,8 +581,9 @@ impl Core {
         let Some(open) = self.open_link(conn) else { return };
         let Some(tunnel) = open.tunnels.remove(&circ) else { return };
         open.link.close_tunnel(circ);
+        self.drop_timers(&tunnel);
         if tell {
-            self.urgent(conn, circ, Command::Destroy, Vec::new());
+            self.urgent(now, conn, circ, Command::Destroy, Vec::new());
         }
         self.tunnel_ended(now, conn, circ, tunnel.role, asked_by);
     }
@@ -507,25 +591,40 @@ impl Core {
     fn tunnel_ended(&mut self, now: Now, conn: ConnId, circ: CircId, role: Role, asked_by: Option<FetchId>) {
         match role {
             Role::Relaying { other } => self.end_tunnel(now, other.0, other.1, true),
-            Role::Passing { others } => {
+            Role::Passing { others, .. } => {
                 for (c, k) in others {
                     self.end_tunnel(now, c, k, true);
                 }
             }
             Role::Asking { fetch, .. } | Role::Fetching { fetch, .. } => {
-                self.session_gone(now, conn, circ, fetch, false);
+                self.session_gone(now, conn, circ, fetch, Gone::Lost);
             }
             Role::Answering => {
                 if let Some(fetch) = asked_by {
-                    self.session_gone(now, conn, circ, fetch, true);
+                    self.session_gone(now, conn, circ, fetch, Gone::Lied);
                 }
             }
-            Role::Serving { .. } | Role::Refusing | Role::Passed => {}
+            Role::Passed => self.no_longer_passed(conn, circ),
+            Role::Serving { .. } | Role::Refusing => {}
+        }
+    }
+
+    /// A friend who was asked on somebody's behalf has gone: without others the refusal is all that
+    /// is left, at its own time.
+    fn no_longer_passed(&mut self, conn: ConnId, circ: CircId) {
+        let Some((back, back_circ)) = self.waiting_for(conn, circ) else { return };
+        let Some(tunnel) = self.tunnel(back, back_circ) else { return };
+        if let Role::Passing { others, .. } = &mut tunnel.role {
+            others.retain(|o| *o != (conn, circ));
+            if others.is_empty() {
+                tunnel.role = Role::Refusing;
+            }
         }
     }
 
     pub(super) fn tunnels_lost(&mut self, now: Now, conn: ConnId, tunnels: BTreeMap<CircId, Tunnel>) {
         for (circ, tunnel) in tunnels {
+            self.drop_timers(&tunnel);
             self.tunnel_ended(now, conn, circ, tunnel.role, None);
         }
     }

@@ -1,0 +1,302 @@
+//! The command line's grammar. Names and flags are a contract with scripts: `docs/commands.md`.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Share video with the people you trust and, through them, with the people they trust.
+#[derive(Debug, Parser)]
+#[command(
+    name = "kith",
+    version,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// Keep one whole node under this folder (also: KITH_HOME)
+    #[arg(long, global = true, value_name = "DIR")]
+    pub home: Option<PathBuf>,
+    /// Print one JSON document instead of text for people
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start the node in the foreground (initialises on first run)
+    Up(Up),
+    /// Ask the node to stop
+    Stop,
+    /// What the node is doing
+    Status,
+    /// Where everything lies
+    Paths,
+    /// See it work: real nodes on this machine, from invite to playing video
+    Demo(Demo),
+    /// Make identity and store without starting
+    Init(Init),
+    /// Show your own certificate
+    Id(Id),
+    /// Invite, add and see friends
+    Friend {
+        /// What to do
+        #[command(subcommand)]
+        command: Friend,
+    },
+    /// Publish a video (FILE, or - for stdin)
+    Publish(Publish),
+    /// See and withdraw what you published
+    Video {
+        /// What to do
+        #[command(subcommand)]
+        command: Video,
+    },
+    /// Search what your friends and their friends share; nothing leaves this machine
+    Search(Search),
+    /// Fetch a video
+    Get(Get),
+    /// Watch a video while it downloads
+    Watch(Watch),
+    /// What is stored
+    Store {
+        /// What to do
+        #[command(subcommand)]
+        command: StoreCommand,
+    },
+}
+
+/// `kith up`
+#[derive(Args, Debug, Default)]
+pub struct Up {
+    /// The name that friends see
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Where friends connect (port 0: any free one)
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Vec<String>,
+    /// What goes into certificates and invites (default: this machine's addresses)
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise: Vec<String>,
+    /// Where players connect, on this machine only
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub web: Option<String>,
+    /// Read the passphrase from this file (- for stdin; also: KITH_PASSPHRASE)
+    #[arg(long, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+    /// Set a configuration key for this start
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// `kith demo`
+#[derive(Args, Debug)]
+pub struct Demo {
+    /// End after the last step, with status 0 only if every step worked
+    #[arg(long)]
+    pub exit: bool,
+    /// How many nodes stand in line (3 to 8)
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(3..=8))]
+    pub nodes: u8,
+}
+
+/// `kith init`
+#[derive(Args, Debug)]
+pub struct Init {
+    /// The name that friends see
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Lock the store with the passphrase in this file (- for stdin; also: KITH_PASSPHRASE)
+    #[arg(long, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+}
+
+/// `kith id`
+#[derive(Args, Debug)]
+pub struct Id {
+    /// Show it as a QR code
+    #[arg(long)]
+    pub qr: bool,
+    /// Write it to a file
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+/// `kith friend`
+#[derive(Debug, Subcommand)]
+pub enum Friend {
+    /// Make an invite: one line, for one person, for some days
+    Invite {
+        /// How long it can be used, like 12h or 7d
+        #[arg(long, value_name = "TIME")]
+        expires: Option<String>,
+    },
+    /// Use an invite (INVITE, a file with it, or - for stdin)
+    Add {
+        /// The invite
+        invite: String,
+    },
+    /// All friends
+    List,
+    /// One friend
+    Show {
+        /// The friend's name here
+        name: String,
+    },
+    /// End a friendship
+    Remove {
+        /// The friend's name here
+        name: String,
+    },
+}
+
+/// `kith publish`
+#[derive(Args, Debug)]
+pub struct Publish {
+    /// The file, or - for stdin
+    pub file: PathBuf,
+    /// Title (default: the file's name)
+    #[arg(long)]
+    pub title: Option<String>,
+    /// Description
+    #[arg(long, default_value = "")]
+    pub text: String,
+    /// A tag; may be given several times
+    #[arg(long)]
+    pub tag: Vec<String>,
+    /// Language, like en or pt-BR
+    #[arg(long, default_value = "")]
+    pub lang: String,
+    /// Licence, like CC-BY-4.0
+    #[arg(long, default_value = "")]
+    pub licence: String,
+    /// Who may see it: friends, fof (friends and their friends) or friend:NAME
+    #[arg(long, default_value = "friends", value_name = "AUDIENCE")]
+    pub to: String,
+    /// Publish the file byte for byte
+    #[arg(long)]
+    pub keep_metadata: bool,
+    /// Accept a file that is no video
+    #[arg(long)]
+    pub any_file: bool,
+}
+
+/// `kith video`
+#[derive(Debug, Subcommand)]
+pub enum Video {
+    /// Everything you published
+    List,
+    /// One video
+    Show {
+        /// Id, or its first 8 digits or more
+        id: String,
+    },
+    /// Withdraw a video and delete it here
+    Rm {
+        /// Id, or its first 8 digits or more
+        id: String,
+    },
+    /// Withdraw a video from everybody; it stays here
+    Unshare {
+        /// Id, or its first 8 digits or more
+        id: String,
+    },
+}
+
+/// How far a search looks.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Scope {
+    /// What you published
+    Mine,
+    /// And what friends published
+    Friends,
+    /// And what their friends published
+    Fof,
+}
+
+/// `kith search`
+#[derive(Args, Debug)]
+pub struct Search {
+    /// Words, or their beginnings
+    #[arg(required = true)]
+    pub words: Vec<String>,
+    /// How far to look
+    #[arg(long, value_enum, default_value_t = Scope::Fof)]
+    pub scope: Scope,
+    /// At least so many seconds long
+    #[arg(long, value_name = "SECONDS")]
+    pub min_dur: Option<u32>,
+    /// At most so many seconds long
+    #[arg(long, value_name = "SECONDS")]
+    pub max_dur: Option<u32>,
+    /// At most so many results
+    #[arg(long, default_value_t = 50)]
+    pub limit: usize,
+}
+
+/// Which way a video may come.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum RouteChoice {
+    /// Whatever way there is
+    Auto,
+    /// From a friend who has it
+    Direct,
+    /// Through a common friend
+    Fof,
+}
+
+impl RouteChoice {
+    /// As the API takes it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Direct => "direct",
+            Self::Fof => "fof",
+        }
+    }
+}
+
+/// `kith get`
+#[derive(Args, Debug)]
+pub struct Get {
+    /// Id, its first 8 digits or more, or a link (kith:r1:..., a file with it, or - for stdin)
+    pub id: String,
+    /// Write it to this new file (- for stdout); without, it stays in the store
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Which way it may come
+    #[arg(long, value_enum, default_value_t = RouteChoice::Auto)]
+    pub route: RouteChoice,
+}
+
+/// A player.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Player {
+    /// mpv, in a window
+    Mpv,
+    /// Print the stream address and leave the rest to you
+    Print,
+}
+
+/// `kith watch`
+#[derive(Args, Debug)]
+pub struct Watch {
+    /// Id, its first 8 digits or more, or a link (kith:r1:..., a file with it, or - for stdin)
+    pub id: String,
+    /// What plays it
+    #[arg(long, value_enum, default_value_t = Player::Mpv)]
+    pub player: Player,
+    /// Which way it may come
+    #[arg(long, value_enum, default_value_t = RouteChoice::Auto)]
+    pub route: RouteChoice,
+}
+
+/// `kith store`
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// How much is stored
+    Stats,
+}

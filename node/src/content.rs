@@ -1,0 +1,185 @@
+//! Reading an object's plaintext in order while it may still be arriving: every byte comes from a
+//! verified, stored block, and the reader's place tells the fetch what is needed next.
+
+use crate::exit::{Exit, Failure};
+use crate::service::{Command, FetchHandle};
+use axum::body::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+use kith_crypto::content::{BLOCK_LEN, Head, Position, ReadCap, ReadKeys};
+use kith_store::{Store, StoreError};
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use tokio::sync::mpsc;
+
+static NEXT_READER: AtomicU64 = AtomicU64::new(1);
+
+/// One reader of one object.
+pub struct Reader {
+    store: Arc<Store>,
+    cap: ReadCap,
+    keys: Arc<ReadKeys>,
+    /// The fetch that brings what is missing; shared with other readers.
+    fetch: Option<Arc<FetchHandle>>,
+    commands: mpsc::Sender<Command>,
+    id: u64,
+}
+
+impl Reader {
+    /// A reader of a local object, or of one that `fetch` brings.
+    pub fn new(
+        store: Arc<Store>,
+        cap: ReadCap,
+        fetch: Option<Arc<FetchHandle>>,
+        commands: mpsc::Sender<Command>,
+    ) -> Self {
+        let keys = Arc::new(ReadKeys::new(&cap.key));
+        let id = NEXT_READER.fetch_add(1, Ordering::Relaxed);
+        Self { store, cap, keys, fetch, commands, id }
+    }
+
+    /// The object's id, for entity tags.
+    pub fn id_hex(&self) -> String {
+        self.cap.root.to_hex()
+    }
+
+    /// The head block: title, type, true length.
+    pub async fn head(&self) -> Result<Head, Failure> {
+        let plain = self.block(Position::Head).await?;
+        Head::decode(&plain).map_err(|_| {
+            Failure::new(Exit::Verification, "the video's description is malformed: its publisher made it so")
+        })
+    }
+
+    /// A plaintext block, as soon as it is here.
+    pub async fn block(&self, position: Position) -> Result<Vec<u8>, Failure> {
+        let mut status = self.fetch.as_ref().map(|f| f.status.clone());
+        let mut steered = false;
+        loop {
+            let ended = status.as_mut().is_none_or(|s| s.borrow_and_update().end.is_some());
+            if let Some(plain) = self.read(position).await? {
+                return Ok(plain);
+            }
+            if ended {
+                let end = status.and_then(|s| s.borrow().end.clone());
+                return Err(match end {
+                    Some(Err(failure)) => failure,
+                    _ => Failure::new(
+                        Exit::Verification,
+                        "a block of this video is damaged here: get it again",
+                    ),
+                });
+            }
+            if !std::mem::replace(&mut steered, true) {
+                self.steer(position).await;
+            }
+            let changed = match &mut status {
+                Some(status) => status.changed().await,
+                None => Ok(()),
+            };
+            if changed.is_err() {
+                return Err(Failure::new(Exit::Failure, "the node is stopping"));
+            }
+        }
+    }
+
+    async fn read(&self, position: Position) -> Result<Option<Vec<u8>>, Failure> {
+        let (store, root, keys) = (self.store.clone(), self.cap.root, self.keys.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            let pack = match store.pack(&root) {
+                Ok(pack) => pack,
+                Err(StoreError::NotFound) => return Ok(None),
+                Err(e) => return Err(Failure::from(e)),
+            };
+            if !pack.has(position) {
+                return Ok(None);
+            }
+            let mut block = match pack.read(position) {
+                Ok(block) => block,
+                Err(StoreError::NotFound | StoreError::DamagedBlock(_)) => return Ok(None),
+                Err(e) => return Err(e.into()),
+            };
+            keys.open(position, &mut block).map_err(|_| {
+                Failure::new(
+                    Exit::Verification,
+                    "the link's key does not open this video: ask for a new link",
+                )
+            })?;
+            Ok(Some(block))
+        });
+        read.await.unwrap_or_else(|_| Err(Failure::new(Exit::Failure, "reading was interrupted")))
+    }
+
+    async fn steer(&self, position: Position) {
+        if let (Some(fetch), Position::Data(block)) = (&self.fetch, position) {
+            let (fetch, id) = (fetch.id, self.id);
+            let job = Command::Run(Box::new(move |cx| cx.core.set_reader(cx.now, fetch, id, Some(block))));
+            let _ = self.commands.send(job).await;
+        }
+    }
+
+    /// Sends `start..=end` of the plaintext in order. Ends early when nobody takes it any more.
+    pub async fn send(self, start: u64, end: u64, to: mpsc::Sender<Bytes>) -> Result<(), Failure> {
+        let mut at = start;
+        while at <= end {
+            let index = at / BLOCK_LEN as u64;
+            let offset = (at % BLOCK_LEN as u64) as usize;
+            let block = self.block(Position::Data(index)).await?;
+            let len = (BLOCK_LEN - offset).min((end - at + 1) as usize);
+            let bytes = Bytes::from(block).slice(offset..offset + len);
+            if to.send(bytes).await.is_err() {
+                return Ok(());
+            }
+            at += len as u64;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if let Some(fetch) = &self.fetch {
+            let (fetch, id) = (fetch.id, self.id);
+            // A full queue only means that the fetch keeps this reader's place a little longer.
+            let job = Command::Run(Box::new(move |cx| cx.core.set_reader(cx.now, fetch, id, None)));
+            let _ = self.commands.try_send(job);
+        }
+    }
+}
+
+/// An HTTP body whose bytes come through a bounded channel. With a length, an early end is an
+/// aborted answer, never a short one.
+pub struct ChannelBody {
+    receiver: mpsc::Receiver<Bytes>,
+    left: Option<u64>,
+}
+
+impl ChannelBody {
+    /// A body of exactly `len` bytes, or of any length.
+    pub fn new(len: Option<u64>) -> (mpsc::Sender<Bytes>, Self) {
+        let (sender, receiver) = mpsc::channel(4);
+        (sender, Self { receiver, left: len })
+    }
+}
+
+impl Body for ChannelBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let polled = self.receiver.poll_recv(cx);
+        if let (Poll::Ready(Some(bytes)), Some(left)) = (&polled, &mut self.left) {
+            *left = left.saturating_sub(bytes.len() as u64);
+        }
+        polled.map(|bytes| bytes.map(|b| Ok(Frame::data(b))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}

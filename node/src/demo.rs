@@ -1,0 +1,7 @@
+//! Later.
+use crate::cli;
+use crate::exit::Failure;
+/// demo
+pub async fn run(_args: &cli::Demo) -> Result<(), Failure> {
+    Ok(())
+}

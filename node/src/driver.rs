@@ -1,0 +1,469 @@
+//! The driver: one task that owns the protocol core and every socket of it, and moves bytes.
+//!
+//! Each turn looks at what storage has done, what the API asks, who connects, what the clock says
+//! and which sockets have bytes or room, in that order, and never waits for one of them while
+//! another has work. No lock, no decision of the protocol: those are the core's.
+
+use crate::records::Record;
+use crate::service::{Command, Service};
+use crate::storage::{Block, Done, Log, Storage};
+use kith_onion::handshake::Who;
+use kith_onion::link::RECORD_LEN;
+use kith_onion::{ConnId, Core, Event, FetchEvent, Now, Output};
+use std::collections::{BTreeMap, hash_map::DefaultHasher};
+use std::future::Future;
+use std::hash::{Hash, Hasher};
+use std::io::ErrorKind;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+/// Bytes read from one socket before the next has its turn.
+const READ_LEN: usize = 256 * 1024;
+/// Bytes given to one socket in one write.
+const WRITE_LEN: usize = 8 * RECORD_LEN;
+/// Turns before other tasks have theirs.
+const TURNS: usize = 64;
+/// One address of a friend is tried for so long.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Dials under way at once.
+const MAX_DIALS: usize = 32;
+/// Bytes that the system may hold unsent, so that priorities still count.
+const NOT_SENT_LOW: u32 = 512 * 1024;
+
+/// The node's clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock(Instant);
+
+impl Clock {
+    /// Starts now.
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// What both clocks say.
+    pub fn now(&self) -> Now {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now { at: self.0.elapsed(), unix_ms: unix.as_millis() as u64 }
+    }
+
+    fn instant(&self, at: Duration) -> Instant {
+        self.0 + at
+    }
+}
+
+struct Socket {
+    stream: TcpStream,
+    /// Bytes that the socket did not take yet.
+    unsent: Vec<u8>,
+    sent: usize,
+}
+
+/// Everything the driver task owns.
+pub struct Driver {
+    core: Core,
+    clock: Clock,
+    storage: Storage,
+    service: Service,
+    commands: mpsc::Receiver<Command>,
+    listeners: Vec<TcpListener>,
+    sockets: BTreeMap<ConnId, Socket>,
+    dials: JoinSet<(Who, Option<TcpStream>)>,
+    waiting_dials: Vec<(Who, Vec<kith_crypto::cert::Address>)>,
+    sleep: Pin<Box<tokio::time::Sleep>>,
+    read_buf: Vec<u8>,
+    write_buf: Vec<u8>,
+    stopping: Option<tokio::sync::oneshot::Sender<()>>,
+    accept_paused_until: Option<Instant>,
+}
+
+impl Driver {
+    /// Puts the parts together.
+    pub fn new(
+        core: Core,
+        clock: Clock,
+        storage: Storage,
+        service: Service,
+        commands: mpsc::Receiver<Command>,
+        listeners: Vec<TcpListener>,
+    ) -> Self {
+        Self {
+            core,
+            clock,
+            storage,
+            service,
+            commands,
+            listeners,
+            sockets: BTreeMap::new(),
+            dials: JoinSet::new(),
+            waiting_dials: Vec::new(),
+            sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            read_buf: vec![0; READ_LEN],
+            write_buf: vec![0; WRITE_LEN],
+            stopping: None,
+            accept_paused_until: None,
+        }
+    }
+
+    /// Runs until the API asks to stop; then says goodbye and stores what waits.
+    pub async fn run(mut self) {
+        std::future::poll_fn(|cx| self.poll(cx)).await;
+        self.core.say_goodbye();
+        self.service.save_traffic(&self.core, &mut self.storage);
+        for (id, socket) in &mut self.sockets {
+            let used = self.core.transmit(self.clock.now(), *id, &mut self.write_buf);
+            let _ = socket.stream.try_write(self.write_buf.get(..used).unwrap_or_default());
+        }
+        self.sockets.clear();
+        self.dials.shutdown().await;
+        let Self { storage, stopping, .. } = self;
+        // The threads finish what they have; a blocking task, because they may take a while.
+        let _ = tokio::task::spawn_blocking(move || storage.stop()).await;
+        if let Some(done) = stopping {
+            let _ = done.send(());
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        for _ in 0..TURNS {
+            let mut busy = self.poll_storage(cx);
+            busy |= self.poll_commands(cx);
+            if self.stopping.is_some() {
+                self.outputs();
+                return Poll::Ready(());
+            }
+            busy |= self.poll_listeners(cx);
+            busy |= self.poll_dials(cx);
+            busy |= self.poll_sockets(cx);
+            busy |= self.poll_timer(cx);
+            self.outputs();
+            if !busy {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn poll_storage(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut busy = false;
+        for _ in 0..64 {
+            let Poll::Ready(Some(done)) = self.storage.done.poll_recv(cx) else { break };
+            busy = true;
+            let now = self.clock.now();
+            match done {
+                Done::Stored(ticket) => self.core.persisted(now, ticket),
+                Done::Read(conn, circ, position, block) => {
+                    self.core.block_read(now, conn, circ, position, block);
+                }
+                Done::Written(fetch, result) => {
+                    match result {
+                        Ok(()) => self.core.fetch_stored(now, fetch),
+                        Err(e) => {
+                            self.core.cancel_fetch(now, fetch);
+                            self.service.fetch_failed(fetch, &e.into());
+                        }
+                    }
+                    self.service.fetch_moved(&self.core, fetch);
+                }
+                Done::Complete(fetch, result) => {
+                    self.service.fetch_complete(now, &mut self.core, fetch, result);
+                }
+                Done::ReadOnly(e) => {
+                    tracing::error!("{e}");
+                    self.service.set_read_only(e.to_string());
+                }
+            }
+            self.outputs();
+        }
+        self.storage.push_on();
+        busy
+    }
+
+    fn poll_commands(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut busy = false;
+        for _ in 0..32 {
+            let Poll::Ready(command) = self.commands.poll_recv(cx) else { break };
+            busy = true;
+            let now = self.clock.now();
+            match command {
+                Some(Command::Stop(done)) => {
+                    self.stopping = Some(done);
+                    break;
+                }
+                None => {
+                    self.stopping = Some(tokio::sync::oneshot::channel().0);
+                    break;
+                }
+                Some(command) => self.service.command(now, &mut self.core, &mut self.storage, command),
+            }
+            self.outputs();
+        }
+        busy
+    }
+
+    fn poll_listeners(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.accept_paused_until.is_some_and(|until| until > Instant::now()) {
+            return false;
+        }
+        let mut busy = false;
+        for listener in &self.listeners {
+            for _ in 0..16 {
+                let (stream, addr) = match listener.poll_accept(cx) {
+                    Poll::Ready(Ok(accepted)) => accepted,
+                    Poll::Ready(Err(e)) => {
+                        // Out of file descriptors, say: existing links go on, new ones wait a second.
+                        tracing::warn!("connections are not accepted for a second: {e}");
+                        self.accept_paused_until = Some(Instant::now() + Duration::from_secs(1));
+                        break;
+                    }
+                    Poll::Pending => break,
+                };
+                busy = true;
+                let source = source_of(addr.ip());
+                let id = self.core.accepted(self.clock.now(), source);
+                self.sockets.insert(id, Socket::new(stream));
+            }
+        }
+        busy
+    }
+
+    fn poll_dials(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut busy = false;
+        while let Poll::Ready(Some(result)) = self.dials.poll_join_next(cx) {
+            busy = true;
+            let Ok((who, stream)) = result else { continue };
+            let now = self.clock.now();
+            match stream {
+                Some(stream) => {
+                    let id = self.core.dialled(now, who);
+                    self.sockets.insert(id, Socket::new(stream));
+                }
+                None => self.core.dial_failed(now, who),
+            }
+            self.outputs();
+        }
+        while self.dials.len() < MAX_DIALS {
+            let Some((who, addrs)) = self.waiting_dials.pop() else { break };
+            busy = true;
+            self.dials.spawn(async move { (who, dial(&addrs).await) });
+        }
+        busy
+    }
+
+    fn poll_sockets(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut busy = false;
+        let ids: Vec<ConnId> = self.sockets.keys().copied().collect();
+        for id in ids {
+            busy |= self.read(cx, id);
+            self.outputs();
+            busy |= self.write(cx, id);
+        }
+        busy
+    }
+
+    fn read(&mut self, cx: &mut Context<'_>, id: ConnId) -> bool {
+        let Some(socket) = self.sockets.get_mut(&id) else { return false };
+        loop {
+            match socket.stream.poll_read_ready(cx) {
+                Poll::Pending => return false,
+                Poll::Ready(Err(_)) => {
+                    self.lost(id);
+                    return true;
+                }
+                Poll::Ready(Ok(())) => {}
+            }
+            match socket.stream.try_read(&mut self.read_buf) {
+                Ok(0) => {
+                    self.lost(id);
+                    return true;
+                }
+                Ok(n) => {
+                    let bytes = self.read_buf.get(..n).unwrap_or_default();
+                    self.core.input(self.clock.now(), id, bytes);
+                    return true;
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => {
+                    self.lost(id);
+                    return true;
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>, id: ConnId) -> bool {
+        let mut busy = false;
+        let Some(socket) = self.sockets.get_mut(&id) else { return false };
+        loop {
+            if socket.unsent.is_empty() && !self.core.wants_to_send(id) {
+                return busy;
+            }
+            match socket.stream.poll_write_ready(cx) {
+                Poll::Pending => return busy,
+                Poll::Ready(Err(_)) => {
+                    self.lost(id);
+                    return true;
+                }
+                Poll::Ready(Ok(())) => {}
+            }
+            let written = if socket.unsent.is_empty() {
+                let used = self.core.transmit(self.clock.now(), id, &mut self.write_buf);
+                let bytes = self.write_buf.get(..used).unwrap_or_default();
+                if bytes.is_empty() {
+                    return busy;
+                }
+                busy = true;
+                let written = socket.stream.try_write(bytes);
+                let taken = written.as_ref().map_or(0, |n| *n);
+                if let Some(rest) = bytes.get(taken..).filter(|r| !r.is_empty()) {
+                    socket.unsent.extend_from_slice(rest);
+                }
+                written
+            } else {
+                let written = socket.stream.try_write(socket.unsent.get(socket.sent..).unwrap_or_default());
+                socket.sent += written.as_ref().map_or(0, |n| *n);
+                if socket.sent >= socket.unsent.len() {
+                    socket.unsent.clear();
+                    socket.unsent.shrink_to(RECORD_LEN);
+                    socket.sent = 0;
+                }
+                busy = true;
+                written
+            };
+            match written {
+                Ok(_) => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => {
+                    self.lost(id);
+                    return true;
+                }
+            }
+        }
+    }
+
+    fn lost(&mut self, id: ConnId) {
+        self.sockets.remove(&id);
+        self.core.lost(self.clock.now(), id);
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
+        let now = self.clock.now();
+        self.service.tick(now, &mut self.core, &mut self.storage);
+        let next = self.core.poll_timeout().unwrap_or(now.at + Duration::from_secs(60));
+        if next <= now.at {
+            self.core.timeout(now);
+            return true;
+        }
+        let wake = self.clock.instant(next.min(now.at + Duration::from_secs(30)));
+        self.sleep.as_mut().reset(wake.into());
+        // Polled once for its waker; if it is due already the next turn comes at once.
+        self.sleep.as_mut().poll(cx).is_ready()
+    }
+
+    /// Carries out what the core asks for, in order.
+    fn outputs(&mut self) {
+        while let Some(output) = self.core.poll_output() {
+            let now = self.clock.now();
+            match output {
+                Output::Dial(who, addrs) => self.waiting_dials.push((who, addrs)),
+                Output::Close(id) => {
+                    // What was transmitted before stays in the system's buffers and still leaves.
+                    self.sockets.remove(&id);
+                    self.core.lost(now, id);
+                }
+                Output::Persist(ticket, changes) => {
+                    let records = changes.iter().map(|c| self.service.keep(c, now)).collect();
+                    self.storage.log(Log::Append(records, Some(ticket)));
+                }
+                Output::Keep(change) => {
+                    let record = self.service.keep(&change, now);
+                    self.storage.log(Log::Append(vec![record], None));
+                }
+                Output::ViewRecords(friend, records) => {
+                    if !records.is_empty() {
+                        self.storage.log(Log::View(friend, records));
+                    }
+                }
+                Output::DropView(friend) => {
+                    self.storage.log(Log::DropView(friend));
+                    let record = Record::ViewDropped(friend);
+                    self.storage.log(Log::Append(vec![record.encode()], None));
+                    self.service.state_mut().apply(record);
+                }
+                Output::Read(conn, circ, root, position) => {
+                    self.storage.block(Block::Read(conn, circ, root, position));
+                }
+                Output::Event(Event::Fetch(fetch, event)) => self.fetch_event(now, fetch, event),
+                Output::Event(event) => self.service.event(now, &self.core, event),
+            }
+        }
+    }
+
+    fn fetch_event(&mut self, now: Now, fetch: kith_onion::FetchId, event: FetchEvent) {
+        match event {
+            FetchEvent::Root(block, geometry) => match self.service.fetch_cap(fetch) {
+                Some(cap) => {
+                    let begin = Box::new((cap, block, geometry, now.unix_s()));
+                    self.storage.block(Block::Begin(fetch, begin));
+                }
+                None => self.core.cancel_fetch(now, fetch),
+            },
+            FetchEvent::Block(block) => match self.service.fetch_cap(fetch) {
+                Some(cap) => self.storage.block(Block::Write(fetch, cap.root, block)),
+                None => self.core.cancel_fetch(now, fetch),
+            },
+            FetchEvent::Complete => {
+                if let Some(cap) = self.service.fetch_cap(fetch) {
+                    self.storage.block(Block::Complete(fetch, cap.root));
+                }
+            }
+            FetchEvent::Session(links) => self.service.fetch_session(&self.core, fetch, links),
+            FetchEvent::Unreachable => self.service.fetch_unreachable(fetch),
+        }
+    }
+}
+
+impl Socket {
+    fn new(stream: TcpStream) -> Self {
+        // Cells leave when they are ready; what waits unsent stays small, so that priorities count.
+        let _ = stream.set_nodelay(true);
+        let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(NOT_SENT_LOW);
+        Self { stream, unsent: Vec::new(), sent: 0 }
+    }
+}
+
+/// Limits count by address for IPv4 and by /64 for IPv6.
+fn source_of(ip: IpAddr) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    match ip {
+        IpAddr::V4(ip) => ip.octets().hash(&mut hasher),
+        IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
+            Some(ip) => ip.octets().hash(&mut hasher),
+            None => ip.octets().iter().take(8).for_each(|b| b.hash(&mut hasher)),
+        },
+    }
+    hasher.finish()
+}
+
+async fn dial(addrs: &[kith_crypto::cert::Address]) -> Option<TcpStream> {
+    for addr in addrs {
+        let connected = match addr {
+            kith_crypto::cert::Address::Ip(addr) => {
+                tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect(addr)).await
+            }
+            kith_crypto::cert::Address::Host(host, port) => {
+                tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect((host.as_str(), *port))).await
+            }
+            _ => continue,
+        };
+        if let Ok(Ok(stream)) = connected {
+            return Some(stream);
+        }
+    }
+    None
+}

@@ -1,0 +1,181 @@
+//! Publishing: from a stream of bytes of unknown length to a stored object, in one pass and with
+//! memory bounded by the tree's ids.
+
+use crate::exit::{Exit, Failure};
+use crate::media_type;
+use kith_crypto::aead::TAG_LEN;
+use kith_crypto::content::{self, BLOCK_LEN, Builder, Geometry, Head, ReadCap, SEALED_LEN};
+use kith_crypto::secret::Key;
+use kith_store::Store;
+use serde::{Deserialize, Serialize};
+
+/// What the publisher says about a file.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Meta {
+    /// Title.
+    pub title: String,
+    /// Description.
+    #[serde(default)]
+    pub text: String,
+    /// Tags.
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// Language tag or empty.
+    #[serde(default)]
+    pub lang: String,
+    /// Licence or empty.
+    #[serde(default)]
+    pub licence: String,
+    /// `friends`, `fof` or `friend:NAME`.
+    pub to: String,
+    /// Publish the file byte for byte.
+    #[serde(default)]
+    pub keep_metadata: bool,
+    /// Accept what is no media file.
+    #[serde(default)]
+    pub any_file: bool,
+}
+
+impl Meta {
+    /// Refuses what would have to be cut.
+    pub fn check(&self) -> Result<(), Failure> {
+        let too_long = |what: &str, len: usize, max: usize| {
+            if len <= max {
+                return Ok(());
+            }
+            let what = format!("the {what} has {len} bytes, {max} are allowed: shorten it");
+            Err(Failure::new(Exit::Usage, what))
+        };
+        if self.title.trim().is_empty() {
+            return Err(Failure::new(Exit::Usage, "the title is empty: give one with --title"));
+        }
+        too_long("title", self.title.len(), content::MAX_TITLE_LEN)?;
+        too_long("text", self.text.len(), content::MAX_TEXT_LEN)?;
+        too_long("language", self.lang.len(), 64)?;
+        too_long("licence", self.licence.len(), 64)?;
+        if self.tags.len() > content::MAX_TAGS {
+            let what = format!("there are {} tags, {} are allowed", self.tags.len(), content::MAX_TAGS);
+            return Err(Failure::new(Exit::Usage, what));
+        }
+        self.tags.iter().try_for_each(|tag| too_long("tag", tag.len(), content::MAX_TAG_LEN))?;
+        let fitting = kith_onion::entry::fitting_tags(&self.tags);
+        if fitting.len() != self.tags.len() {
+            let max = kith_onion::entry::MAX_TAGS_LEN;
+            let what =
+                format!("the tags are too long together ({max} bytes with one more for each) or empty");
+            return Err(Failure::new(Exit::Usage, what));
+        }
+        Ok(())
+    }
+}
+
+/// A stored object.
+#[derive(Debug)]
+pub struct Stored {
+    /// Reads it.
+    pub cap: ReadCap,
+    /// Its shape.
+    pub geometry: Geometry,
+    /// True length in bytes.
+    pub len: u64,
+    /// Media type.
+    pub mime: String,
+}
+
+/// Blocks of full length out of chunks of any length.
+struct Blocks<F> {
+    next_chunk: F,
+    rest: Vec<u8>,
+    used: usize,
+    done: bool,
+}
+
+impl<F: FnMut() -> Result<Option<Vec<u8>>, Failure>> Blocks<F> {
+    fn next(&mut self) -> Result<Vec<u8>, Failure> {
+        // Room for both seals: the block's and the pack's.
+        let mut block = Vec::with_capacity(SEALED_LEN + TAG_LEN);
+        while block.len() < BLOCK_LEN && !self.done {
+            let rest = self.rest.get(self.used..).unwrap_or_default();
+            if rest.is_empty() {
+                match (self.next_chunk)()? {
+                    Some(chunk) => (self.rest, self.used) = (chunk, 0),
+                    None => self.done = true,
+                }
+                continue;
+            }
+            let n = rest.len().min(BLOCK_LEN - block.len());
+            block.extend_from_slice(rest.get(..n).unwrap_or_default());
+            self.used += n;
+        }
+        Ok(block)
+    }
+}
+
+/// Stores an object from `next_chunk` (`None` ends it). `record` makes the journal record that is
+/// committed together with it.
+pub fn run(
+    store: &Store,
+    meta: &Meta,
+    key: Key,
+    now_s: u64,
+    next_chunk: impl FnMut() -> Result<Option<Vec<u8>>, Failure>,
+    record: impl FnOnce(&Stored) -> Vec<u8>,
+) -> Result<Stored, Failure> {
+    let mut blocks = Blocks { next_chunk, rest: Vec::new(), used: 0, done: false };
+    let first = blocks.next()?;
+    let mime = match media_type::sniff(first.get(..media_type::SNIFF_LEN).unwrap_or(&first)) {
+        Some(mime) => mime,
+        None if meta.any_file => "application/octet-stream",
+        None => {
+            return Err(Failure::new(
+                Exit::UnsupportedMedia,
+                "this is not a video file that kith knows (MP4, MOV, Matroska, WebM, MPEG-TS): \
+                 publish it as it is with --any-file",
+            ));
+        }
+    };
+    let mut publishing = store.publish()?;
+    let mut builder = Builder::new(key);
+    let mut len = 0;
+    let too_large =
+        || Failure::new(Exit::Usage, "the file is larger than 256 GiB, the most that is possible");
+    let mut block = first;
+    loop {
+        len += block.len() as u64;
+        let last = block.len() < BLOCK_LEN;
+        if !block.is_empty() || len == 0 {
+            publishing.write(builder.push(block).ok_or_else(too_large)?)?;
+        }
+        if last {
+            break;
+        }
+        block = blocks.next()?;
+    }
+    while builder.data_count() < content::padded_blocks(len) {
+        let padding = Vec::with_capacity(SEALED_LEN + TAG_LEN);
+        publishing.write(builder.push(padding).ok_or_else(too_large)?)?;
+    }
+    let head = Head {
+        title: meta.title.clone(),
+        text: meta.text.clone(),
+        tags: meta.tags.clone(),
+        mime: mime.to_owned(),
+        lang: meta.lang.clone(),
+        licence: meta.licence.clone(),
+        len,
+        duration_ms: 0,
+    };
+    let mut failed = None;
+    let (cap, geometry) = builder.finish(&head, |sealed| {
+        if failed.is_none() {
+            failed = publishing.write(sealed).err();
+        }
+    });
+    if let Some(e) = failed {
+        return Err(e.into());
+    }
+    let stored = Stored { cap, geometry, len, mime: mime.to_owned() };
+    let record = record(&stored);
+    publishing.commit(&stored.cap, geometry, now_s, record)?;
+    Ok(stored)
+}

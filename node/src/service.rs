@@ -1,0 +1,555 @@
+//! What the driver task knows besides the protocol: the journal's state, names, the search index
+//! and the fetches that somebody waits for. The API reaches it by small closures that run between
+//! two turns of the driver, so nothing here is shared or locked.
+
+use crate::exit::{Exit, Failure};
+use crate::records::{Record, State};
+use crate::search::{Doc, Index};
+use crate::storage::{Block, Log, Storage};
+use kith_crypto::content::{Position, ReadCap, Root};
+use kith_onion::catalogue::Listing;
+use kith_onion::{Change, Core, Event, FetchId, FriendKey, InviteId, InviteOutcome, Now, Route, Traffic};
+use kith_store::{Store, StoreError};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::{oneshot, watch};
+
+/// Traffic counters reach the journal this often.
+const SAVE_TRAFFIC_EVERY: Duration = Duration::from_secs(60);
+/// Shortest prefix of an id that is accepted.
+pub const MIN_ID_PREFIX: usize = 8;
+
+/// What a closure of the API works on.
+pub struct Context<'a> {
+    /// Time.
+    pub now: Now,
+    /// The protocol.
+    pub core: &'a mut Core,
+    /// The storage threads.
+    pub storage: &'a mut Storage,
+    /// State, search, fetches.
+    pub service: &'a mut Service,
+}
+
+/// A closure of the API.
+pub type Job = Box<dyn FnOnce(&mut Context<'_>) + Send>;
+
+/// What the API asks of the driver.
+pub enum Command {
+    /// Run this between two turns.
+    Run(Job),
+    /// End; answered when everything is stored.
+    Stop(oneshot::Sender<()>),
+}
+
+/// How a fetch stands.
+#[derive(Clone, Debug, Default)]
+pub struct FetchStatus {
+    /// Verified blocks.
+    pub have_blocks: u64,
+    /// All blocks, 0 until known.
+    pub total_blocks: u64,
+    /// Friend links to the latest source, 0 before the first.
+    pub links: u8,
+    /// Different sources so far.
+    pub sources: usize,
+    /// How it ended.
+    pub end: Option<Result<(), Failure>>,
+}
+
+struct Fetching {
+    cap: ReadCap,
+    route: Route,
+    users: usize,
+    status: watch::Sender<FetchStatus>,
+}
+
+/// Keeps a fetch going; dropping the last one cancels it.
+pub struct FetchHandle {
+    /// Which fetch.
+    pub id: FetchId,
+    /// How it stands.
+    pub status: watch::Receiver<FetchStatus>,
+    released: Arc<Mutex<Vec<FetchId>>>,
+}
+
+impl Drop for FetchHandle {
+    fn drop(&mut self) {
+        if let Ok(mut released) = self.released.lock() {
+            released.push(self.id);
+        }
+    }
+}
+
+/// An object that is wanted: here already, or on its way.
+pub enum Wanted {
+    /// Complete in the store.
+    Local(ReadCap),
+    /// Being fetched.
+    Fetching(ReadCap, FetchHandle),
+}
+
+/// One search result.
+pub struct Found {
+    /// What is known of it.
+    pub listing: Listing,
+    /// Relevance.
+    pub score: f32,
+}
+
+/// The driver task's knowledge.
+pub struct Service {
+    state: State,
+    store: Arc<Store>,
+    index: Index,
+    docs: HashMap<Root, u64>,
+    roots: HashMap<u64, Root>,
+    next_doc: u64,
+    fetches: BTreeMap<FetchId, Fetching>,
+    released: Arc<Mutex<Vec<FetchId>>>,
+    invite_waiters: HashMap<InviteId, oneshot::Sender<InviteOutcome>>,
+    up_waiters: Vec<(FriendKey, oneshot::Sender<()>)>,
+    saved_traffic: HashMap<FriendKey, Traffic>,
+    next_save: Duration,
+    read_only: Option<String>,
+    clock_warning: Option<i64>,
+}
+
+impl Service {
+    /// A service over the replayed state.
+    pub fn new(state: State, store: Arc<Store>) -> Self {
+        Self {
+            state,
+            store,
+            index: Index::new(),
+            docs: HashMap::new(),
+            roots: HashMap::new(),
+            next_doc: 1,
+            fetches: BTreeMap::new(),
+            released: Arc::default(),
+            invite_waiters: HashMap::new(),
+            up_waiters: Vec::new(),
+            saved_traffic: HashMap::new(),
+            next_save: SAVE_TRAFFIC_EVERY,
+            read_only: None,
+            clock_warning: None,
+        }
+    }
+
+    /// What the journal says.
+    pub const fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The state, to apply records to that are also stored.
+    pub const fn state_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+
+    /// The store, for what the caller may wait for.
+    pub const fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// Runs a closure of the API.
+    pub fn command(&mut self, now: Now, core: &mut Core, storage: &mut Storage, command: Command) {
+        if let Command::Run(job) = command {
+            job(&mut Context { now, core, storage, service: self });
+        }
+    }
+
+    /// Why nothing is stored any more, if so.
+    pub fn read_only(&self) -> Option<&str> {
+        self.read_only.as_deref()
+    }
+
+    /// Nothing is stored any more.
+    pub fn set_read_only(&mut self, why: String) {
+        self.read_only = Some(why);
+    }
+
+    /// A friend's clock that differs by more than ten minutes, in milliseconds.
+    pub const fn clock_warning(&self) -> Option<i64> {
+        self.clock_warning
+    }
+
+    /// Applies a change of the core and returns its record.
+    pub fn keep(&mut self, change: &Change, now: Now) -> Vec<u8> {
+        let state = &self.state;
+        let record = Record::of_change(change, |cert| state.free_name(&cert.name), now.unix_s());
+        let bytes = record.encode();
+        self.state.apply(record);
+        bytes
+    }
+
+    /// Takes news from the core.
+    pub fn event(&mut self, _now: Now, core: &Core, event: Event) {
+        match event {
+            Event::Up(friend) => {
+                let (ready, rest) =
+                    std::mem::take(&mut self.up_waiters).into_iter().partition(|w| w.0 == friend);
+                self.up_waiters = rest;
+                let ready: Vec<(FriendKey, oneshot::Sender<()>)> = ready;
+                for (_, waiter) in ready {
+                    let _ = waiter.send(());
+                }
+                tracing::info!("a friend's link stands");
+            }
+            Event::Down(_) => tracing::info!("a friend's link is gone"),
+            Event::Listed(root) => self.list(core, root),
+            Event::Unlisted(root) => {
+                if let Some(doc) = self.docs.remove(&root) {
+                    self.roots.remove(&doc);
+                    self.index.remove(doc);
+                }
+            }
+            Event::Invite(id, outcome) => {
+                if let Some(waiter) = self.invite_waiters.remove(&id) {
+                    let _ = waiter.send(outcome);
+                }
+            }
+            Event::Befriended(_) => tracing::info!("an invite made a friend"),
+            Event::ClockSkew(_, offset_ms) => {
+                self.clock_warning = Some(offset_ms);
+                tracing::warn!(
+                    "a friend's clock differs by {} minutes: check the time here",
+                    offset_ms / 60_000
+                );
+            }
+            Event::Fetch(..) => {} // the driver handles these: they need storage
+        }
+    }
+
+    fn list(&mut self, core: &Core, root: Root) {
+        let Some(listing) = core.listing(&root) else { return };
+        let doc = *self.docs.entry(root).or_insert_with(|| {
+            self.next_doc += 1;
+            self.next_doc
+        });
+        self.roots.insert(doc, root);
+        self.index.remove(doc);
+        let entry = &listing.entry;
+        let doc_text = Doc { title: &entry.title, text: &entry.text, tags: &entry.tags, via_name: None };
+        self.index.insert(doc, doc_text);
+    }
+
+    /// Searches what is known here; nothing leaves the node.
+    pub fn search(
+        &self,
+        core: &Core,
+        words: &str,
+        limit: usize,
+        keep: impl Fn(&Listing) -> bool,
+    ) -> Vec<Found> {
+        let hits = self.index.query(words, limit.saturating_mul(4).max(limit));
+        let found = hits.into_iter().filter_map(|hit| {
+            let listing = core.listing(self.roots.get(&hit.id)?)?;
+            Some(Found { listing, score: hit.score })
+        });
+        found.filter(|f| keep(&f.listing)).take(limit).collect()
+    }
+
+    // Ids.
+
+    /// The object that an id, a unique prefix of one, or a link names.
+    pub fn resolve(&self, core: &Core, text: &str) -> Result<(Root, Option<ReadCap>), Failure> {
+        let text = text.trim();
+        if text.starts_with("kith:") {
+            let cap = ReadCap::from_link(text)
+                .map_err(|e| Failure::new(Exit::Usage, format!("this is not a link of a video: {e}")))?;
+            return Ok((cap.root, Some(cap)));
+        }
+        let text = text.to_ascii_lowercase();
+        if text.len() > 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(Failure::new(
+                Exit::Usage,
+                "an id has hexadecimal digits only: copy it from `kith search` or `kith video list`",
+            ));
+        }
+        if let Some(root) = Root::from_hex(&text) {
+            return if self.is_known(core, &root) { Ok((root, None)) } else { Err(unknown(&text)) };
+        }
+        if text.len() < MIN_ID_PREFIX {
+            let what = format!("{MIN_ID_PREFIX} digits of an id are the least: give more of it");
+            return Err(Failure::new(Exit::Usage, what));
+        }
+        let stored = self.store.objects();
+        let all = core.listed().chain(self.state.publications.keys()).chain(stored.iter().map(|o| &o.root));
+        let mut matching: Vec<&Root> = all.filter(|root| root.to_hex().starts_with(&text)).collect();
+        matching.sort_unstable();
+        matching.dedup();
+        match matching.as_slice() {
+            [] => Err(unknown(&text)),
+            [root] => Ok((**root, None)),
+            _ => Err(Failure::new(Exit::Usage, "several ids start like this: give more digits")),
+        }
+    }
+
+    fn is_known(&self, core: &Core, root: &Root) -> bool {
+        core.listing(root).is_some()
+            || self.state.publications.contains_key(root)
+            || self.store.object(root).is_some()
+    }
+
+    /// What reads an object, if this node may.
+    pub fn read_cap(&self, core: &Core, root: &Root) -> Result<ReadCap, Failure> {
+        if let Some(publication) = self.state.publications.get(root) {
+            return Ok(publication.cap.clone());
+        }
+        if let Some(listing) = core.listing(root) {
+            return Ok(listing.entry.cap);
+        }
+        match self.store.object(root) {
+            Some(object) => match object.read {
+                Some(key) => Ok(ReadCap { root: *root, key }),
+                None => Err(Failure::new(
+                    Exit::Refused,
+                    "this node keeps the video for others and cannot read it",
+                )),
+            },
+            None => Err(unknown(&root.to_hex())),
+        }
+    }
+
+    // Fetches.
+
+    /// Makes sure that an object is here or on its way.
+    pub fn want(&mut self, now: Now, core: &mut Core, text: &str, route: Route) -> Result<Wanted, Failure> {
+        let (root, linked) = self.resolve(core, text)?;
+        let cap = match self.read_cap(core, &root) {
+            Ok(cap) => cap,
+            Err(e) => match linked {
+                Some(cap) if e.exit == Exit::NotFound => cap,
+                _ => return Err(e),
+            },
+        };
+        let stored = self.store.object(&root).and_then(|o| Some((o, self.store.pack(&root).ok()?)));
+        if let Some((object, pack)) = &stored
+            && object.complete
+            && pack.is_complete()
+        {
+            return Ok(Wanted::Local(cap));
+        }
+        let shared = self.fetches.iter_mut().find(|(_, f)| f.cap.root == root && f.route == route);
+        if let Some((id, fetching)) = shared {
+            fetching.users += 1;
+            let handle =
+                FetchHandle { id: *id, status: fetching.status.subscribe(), released: self.released.clone() };
+            return Ok(Wanted::Fetching(cap, handle));
+        }
+        if self.fetches.values().any(|f| f.cap.root == root) {
+            return Err(Failure::new(
+                Exit::Failure,
+                "this video is being fetched another way already: wait for it",
+            ));
+        }
+        self.check_route(core, &root, route)?;
+        let resumed = stored.and_then(|(_, pack)| Some((pack.read(Position::Root).ok()?, pack)));
+        let started = match &resumed {
+            Some((sealed, pack)) => {
+                let have = |p: Position| pack.has(p);
+                core.start_fetch(now, cap.verify_cap(), route, Some((sealed.clone(), &have)))
+            }
+            None => None,
+        };
+        // A damaged partial copy is started again rather than given up.
+        let id = started.or_else(|| core.start_fetch(now, cap.verify_cap(), route, None));
+        let id = id.ok_or_else(|| Failure::new(Exit::Failure, "the fetch could not be started"))?;
+        let (status, receiver) = watch::channel(FetchStatus::default());
+        self.fetches.insert(id, Fetching { cap: cap.clone(), route, users: 1, status });
+        self.fetch_moved(core, id);
+        Ok(Wanted::Fetching(cap, FetchHandle { id, status: receiver, released: self.released.clone() }))
+    }
+
+    fn check_route(&self, core: &Core, root: &Root, route: Route) -> Result<(), Failure> {
+        let Some(listing) = core.listing(root) else {
+            return if self.state.friends.is_empty() {
+                Err(Failure::new(
+                    Exit::Unreachable,
+                    "there is no friend to ask: add one with `kith friend add`",
+                ))
+            } else {
+                Ok(())
+            };
+        };
+        let fits = |links: u8| match route {
+            Route::Auto => true,
+            Route::Direct => links == 1,
+            Route::Fof => links == 2,
+        };
+        if listing.sources.iter().any(|(_, links)| fits(*links)) {
+            return Ok(());
+        }
+        let what = match route {
+            Route::Direct => "no direct friend has this video: try --route auto",
+            Route::Fof => "no friend's friend has this video: try --route auto",
+            Route::Auto => "nobody in reach has this video",
+        };
+        Err(Failure::new(Exit::Unreachable, what))
+    }
+
+    /// What reads the object of a fetch that somebody still wants.
+    pub fn fetch_cap(&self, id: FetchId) -> Option<ReadCap> {
+        self.fetches.get(&id).map(|f| f.cap.clone())
+    }
+
+    /// Blocks were written.
+    pub fn fetch_moved(&self, core: &Core, id: FetchId) {
+        if let (Some(fetching), Some((have, total))) = (self.fetches.get(&id), core.fetch_progress(id)) {
+            let sources = core.fetch_sources(id);
+            fetching
+                .status
+                .send_modify(|s| (s.have_blocks, s.total_blocks, s.sources) = (have, total, sources));
+        }
+    }
+
+    /// A source was found.
+    pub fn fetch_session(&self, core: &Core, id: FetchId, links: u8) {
+        if let Some(fetching) = self.fetches.get(&id) {
+            let sources = core.fetch_sources(id);
+            fetching.status.send_modify(|s| (s.links, s.sources) = (links, sources));
+        }
+    }
+
+    /// Storage failed.
+    pub fn fetch_failed(&mut self, id: FetchId, failure: &Failure) {
+        self.end_fetch(id, Err(failure.clone()));
+    }
+
+    /// Nobody gives it.
+    pub fn fetch_unreachable(&mut self, id: FetchId) {
+        let what = "no friend who has this video could be reached: try again when they are online";
+        self.end_fetch(id, Err(Failure::new(Exit::Unreachable, what)));
+    }
+
+    /// The store has marked the object as complete: from now on it can be served.
+    pub fn fetch_complete(&mut self, now: Now, core: &mut Core, id: FetchId, result: Result<(), StoreError>) {
+        let Some(cap) = self.fetch_cap(id) else { return };
+        let result = result.and_then(|()| {
+            let geometry = self.store.pack(&cap.root)?.geometry();
+            core.hold(now, cap.verify_cap(), geometry);
+            Ok(())
+        });
+        if let Some(fetching) = self.fetches.get(&id) {
+            fetching.status.send_modify(|s| s.have_blocks = s.total_blocks);
+        }
+        self.end_fetch(id, result.map_err(Failure::from));
+    }
+
+    fn end_fetch(&mut self, id: FetchId, end: Result<(), Failure>) {
+        if let Some(fetching) = self.fetches.remove(&id) {
+            fetching.status.send_modify(|s| s.end = Some(end));
+        }
+    }
+
+    /// Fetches under way.
+    pub fn fetch_count(&self) -> usize {
+        self.fetches.len()
+    }
+
+    fn drop_released(&mut self, now: Now, core: &mut Core, storage: &mut Storage) {
+        let released = match self.released.lock() {
+            Ok(mut list) if !list.is_empty() => std::mem::take(&mut *list),
+            _ => return,
+        };
+        for id in released {
+            let Some(fetching) = self.fetches.get_mut(&id) else { continue };
+            fetching.users -= 1;
+            if fetching.users == 0 {
+                storage.block(Block::Keep(fetching.cap.root));
+                core.cancel_fetch(now, id);
+                self.fetches.remove(&id);
+            }
+        }
+    }
+
+    // Waiting.
+
+    /// Answers with how an invite went.
+    pub fn await_invite(&mut self, id: InviteId) -> oneshot::Receiver<InviteOutcome> {
+        let (sender, receiver) = oneshot::channel();
+        self.invite_waiters.insert(id, sender);
+        receiver
+    }
+
+    /// Answers when the friend's link stands.
+    pub fn await_up(&mut self, core: &Core, friend: FriendKey) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        if core.is_online(friend) {
+            let _ = sender.send(());
+        } else {
+            self.up_waiters.retain(|w| !w.1.is_closed());
+            self.up_waiters.push((friend, sender));
+        }
+        receiver
+    }
+
+    // Regular work.
+
+    /// Looked at every turn; does something every minute and when a fetch was let go.
+    pub fn tick(&mut self, now: Now, core: &mut Core, storage: &mut Storage) {
+        self.drop_released(now, core, storage);
+        if now.at >= self.next_save {
+            self.next_save = now.at + SAVE_TRAFFIC_EVERY;
+            self.save_traffic(core, storage);
+        }
+    }
+
+    /// A friend's traffic in all.
+    pub fn traffic(&self, core: &Core, friend: FriendKey) -> Traffic {
+        let before = self.state.friends.get(&friend).map_or_else(Traffic::default, |f| f.traffic);
+        let saved = self.saved_traffic.get(&friend).copied().unwrap_or_default();
+        let now = core.traffic(friend);
+        Traffic {
+            sent: before.sent + now.sent.saturating_sub(saved.sent),
+            received: before.received + now.received.saturating_sub(saved.received),
+            relayed: before.relayed + now.relayed.saturating_sub(saved.relayed),
+        }
+    }
+
+    /// Writes changed traffic counters to the journal.
+    pub fn save_traffic(&mut self, core: &Core, storage: &mut Storage) {
+        let friends: Vec<FriendKey> = self.state.friends.keys().copied().collect();
+        let mut records = Vec::new();
+        for friend in friends {
+            let now = core.traffic(friend);
+            if self.saved_traffic.get(&friend).copied().unwrap_or_default() != now {
+                let record = Record::Traffic(friend, self.traffic(core, friend));
+                records.push(record.encode());
+                self.state.apply(record);
+                self.saved_traffic.insert(friend, now);
+            }
+        }
+        if !records.is_empty() {
+            storage.log(Log::Append(records, None));
+        }
+    }
+}
+
+impl Context<'_> {
+    /// Applies records and stores them; the answer comes when they are durable.
+    pub fn store(&mut self, records: Vec<Record>) -> oneshot::Receiver<Result<(), String>> {
+        let (sender, receiver) = oneshot::channel();
+        let bytes = records.iter().map(Record::encode).collect();
+        records.into_iter().for_each(|r| self.service.state.apply(r));
+        self.storage.log(Log::Durable(bytes, sender));
+        receiver
+    }
+
+    /// Refuses what needs storage while nothing can be stored.
+    pub fn check_writable(&self) -> Result<(), Failure> {
+        match self.service.read_only() {
+            Some(why) => Err(Failure::new(Exit::Failure, why)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn unknown(id: &str) -> Failure {
+    let short: String = id.chars().take(16).collect();
+    Failure::new(
+        Exit::NotFound,
+        format!("no video with the id {short} is known here: look with `kith search`"),
+    )
+}

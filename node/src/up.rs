@@ -1,0 +1,485 @@
+//! Starting and stopping a node: store, state, core, sockets, API, and the ready line.
+
+use crate::api::{Api, Facts, entry_of};
+use crate::config::{Config, Privacy};
+use crate::driver::{Clock, Driver};
+use crate::exit::{Context, Exit, Failure};
+use crate::paths::Paths;
+use crate::records::{Myself, Record, State};
+use crate::service::{Command, Service};
+use crate::storage::Storage;
+use crate::stream::Streams;
+use crate::tasks::Tasks;
+use kith_crypto::cert::{Address, Certificate, MAX_ADDRS, MAX_NAME_LEN};
+use kith_crypto::content::Position;
+use kith_crypto::identity::Identity;
+use kith_crypto::passphrase::Cost;
+use kith_crypto::rng::Rng;
+use kith_crypto::secret::Key;
+use kith_crypto::text;
+use kith_onion::catalogue::Pace;
+use kith_onion::{Core, FriendKey, Limits, Now, Setup};
+use kith_store::{Opened, Options, Store, Unlock, ViewLog};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
+use tokio::sync::{mpsc, oneshot};
+
+/// Own certificates are valid for two years from each start.
+const CERT_LIFETIME_S: u64 = 2 * 365 * 86_400;
+/// Ports tried after the wished one for the loopback listener.
+const WEB_PORTS: u16 = 20;
+
+/// An opened store and what its journal says.
+pub struct Home {
+    /// The store.
+    pub store: Arc<Store>,
+    /// The state.
+    pub state: State,
+}
+
+fn random<const N: usize>() -> Result<[u8; N], Failure> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|_| Failure::new(Exit::Failure, "the system gives no randomness"))?;
+    Ok(bytes)
+}
+
+fn unix_now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+fn options<'a>(dir: &'a Path, passphrase: Option<&'a [u8]>) -> Options<'a> {
+    let unlock = passphrase.map_or(Unlock::KeyFile, Unlock::Passphrase);
+    Options { dir, unlock, cost: Cost::RECOMMENDED }
+}
+
+/// A name that certificates accept, from what the user or the system says.
+pub fn plain_name(wanted: &str) -> Result<String, Failure> {
+    if text::is_plain_name(wanted, MAX_NAME_LEN) {
+        return Ok(wanted.to_owned());
+    }
+    let what = format!(
+        "a name has 1 to {MAX_NAME_LEN} bytes, no control characters and no space at its ends: choose another"
+    );
+    Err(Failure::new(Exit::Usage, what))
+}
+
+/// Makes identity and store. Refuses if they exist.
+pub fn create(paths: &Paths, name: &str, passphrase: Option<&[u8]>) -> Result<Home, Failure> {
+    let name = plain_name(name)?;
+    if Store::exists(&paths.store_dir) {
+        let what = format!(
+            "there is a node in {} already: use it, or choose another --home",
+            paths.store_dir.display()
+        );
+        return Err(Failure::new(Exit::Failure, what));
+    }
+    let Opened { store, .. } = Store::create(&options(&paths.store_dir, passphrase))?;
+    let identity = Identity::generate(&mut Rng::from_seed(random()?));
+    let me = Myself { secrets: identity.secrets(), secret: Key::new(random()?), name, created_s: unix_now() };
+    let record = Record::Myself(me);
+    store.append(&[record.encode()])?;
+    let mut state = State::default();
+    state.apply(record);
+    Ok(Home { store: Arc::new(store), state })
+}
+
+/// Opens store and state, and compacts the journal when most of it is history.
+pub fn open(paths: &Paths, passphrase: Option<&[u8]>) -> Result<Home, Failure> {
+    let opened = Store::open(&options(&paths.store_dir, passphrase))?;
+    let mut state = State::default();
+    let count = opened.records.len();
+    let mut bad = opened.damaged_records;
+    for bytes in opened.records {
+        match Record::decode(&bytes) {
+            Ok(Some(record)) => state.apply(record),
+            Ok(None) => {}
+            Err(_) => bad += 1,
+        }
+    }
+    if bad > 0 {
+        eprintln!("kith: {bad} records of the journal are damaged and were skipped: check the disk");
+    }
+    if state.me.is_none() {
+        let what =
+            format!("the journal in {} holds no identity: restore a backup", paths.store_dir.display());
+        return Err(Failure::new(Exit::Failure, what));
+    }
+    let live = state.live();
+    if bad == 0 && count > 4 * live.len() + 256 {
+        opened.store.compact(&live)?;
+    }
+    Ok(Home { store: Arc::new(opened.store), state })
+}
+
+/// What `kith up` was asked for.
+pub struct Request {
+    /// Where everything lies.
+    pub paths: Paths,
+    /// The configuration.
+    pub config: Config,
+    /// A name given for this start.
+    pub name: Option<String>,
+    /// The passphrase, if the store has one.
+    pub passphrase: Option<Vec<u8>>,
+}
+
+/// A running node, until [`Running::finish`].
+pub struct Running {
+    /// The ready line's fields.
+    pub ready: Value,
+    /// Asks the node to stop.
+    pub stop: mpsc::Sender<oneshot::Sender<()>>,
+    end: tokio::task::JoinHandle<()>,
+}
+
+impl Running {
+    /// Waits until the node has stopped.
+    pub async fn finish(self) {
+        let _ = self.end.await;
+    }
+}
+
+/// Starts a node.
+pub async fn start(request: Request) -> Result<Running, Failure> {
+    let Request { paths, config, name, passphrase } = request;
+    let uid = rustix::process::getuid().as_raw();
+    paths.prepare(uid)?;
+    config_file(&paths)?;
+    let home = {
+        let wished = name.clone().unwrap_or_else(|| config.name.clone());
+        let paths = paths.clone();
+        let opening = tokio::task::spawn_blocking(move || {
+            let passphrase = passphrase.as_deref();
+            if Store::exists(&paths.store_dir) {
+                open(&paths, passphrase)
+            } else {
+                create(&paths, &wished, passphrase)
+            }
+        });
+        opening.await.map_err(|_| Failure::new(Exit::Failure, "opening the store failed"))??
+    };
+    let Home { store, mut state } = home;
+    if let Some(name) = name {
+        let name = plain_name(&name)?;
+        if state.me.as_ref().is_some_and(|m| m.name != name) {
+            let record = Record::Renamed(name);
+            store.append(&[record.encode()])?;
+            state.apply(record);
+        }
+    }
+
+    let (listeners, bound) = listen(&config.listen)?;
+    let web = listen_web(config.web)?;
+    let web_addr = web.local_addr()?;
+    let socket = listen_unix(&paths.socket)?;
+
+    let clock = Clock::start();
+    let now = clock.now();
+    let (core, views) = core(&config, &store, &mut state, &bound, now)?;
+    let storage = Storage::start(store.clone(), views)?;
+    let (commands, command_receiver) = mpsc::channel(64);
+    let tasks = Tasks::default();
+    let streams = Streams::new(store.clone(), commands.clone(), tasks.clone(), web_addr);
+    let (stop, mut stops) = mpsc::channel::<oneshot::Sender<()>>(4);
+
+    let node = core.me().fingerprint();
+    let ready = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "node": node,
+        "pid": std::process::id(),
+        "listen": bound.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "onion": null,
+        "web": format!("http://{web_addr}/"),
+        "socket": paths.socket.display().to_string(),
+    });
+    let facts = Facts {
+        started: Instant::now(),
+        ready: ready.clone(),
+        paths: paths_json(&paths),
+        privacy: match config.privacy {
+            Privacy::Fast => "fast",
+            Privacy::Normal => "normal",
+            Privacy::Strict => "strict",
+        },
+        invite_expires: config.invite_expires,
+        reach_note: reach_note(core.certificate().map_or(&[], |c| &c.addrs), &bound),
+    };
+    let api = Api {
+        commands: commands.clone(),
+        store: store.clone(),
+        streams: streams.clone(),
+        tasks: tasks.clone(),
+        facts: Arc::new(facts),
+        stop: stop.clone(),
+    };
+    tasks.spawn("api", serve_unix(socket, api.router()));
+    tasks.spawn("streams", serve_tcp(web, streams.router(), tasks.clone()));
+    let service = Service::new(state, store);
+    let driver = Driver::new(core, clock, storage, service, command_receiver, listeners);
+    let driving = tokio::spawn(driver.run());
+    let socket_path = paths.socket.clone();
+    let end = tokio::spawn(async move {
+        let asked = stops.recv().await;
+        // What was asked last still gets its answer.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let (done, stopped) = oneshot::channel();
+        let _ = commands.send(Command::Stop(done)).await;
+        drop(commands);
+        let _ = stopped.await;
+        let _ = driving.await;
+        tasks.shutdown().await;
+        let _ = std::fs::remove_file(socket_path);
+        if let Some(asked) = asked {
+            let _ = asked.send(());
+        }
+    });
+    Ok(Running { ready, stop, end })
+}
+
+fn config_file(paths: &Paths) -> Result<(), Failure> {
+    Config::write_default(&paths.config_file).map(drop).map_err(Failure::from)
+}
+
+/// What `kith paths` shows.
+pub fn paths_json(paths: &Paths) -> Value {
+    paths
+        .listed()
+        .into_iter()
+        .map(|(name, path)| (name.to_owned(), json!(path.display().to_string())))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
+
+// The core.
+
+fn core(
+    config: &Config,
+    store: &Arc<Store>,
+    state: &mut State,
+    bound: &[SocketAddr],
+    now: Now,
+) -> Result<(Core, HashMap<FriendKey, ViewLog>), Failure> {
+    let me = state.me.as_ref().ok_or_else(|| Failure::new(Exit::Failure, "this node has no identity"))?;
+    let identity = me.identity();
+    let addrs = advertised(config, bound);
+    let created = now.unix_s();
+    let expires = u32::try_from(created + CERT_LIFETIME_S).unwrap_or(u32::MAX);
+    let cert =
+        Certificate::sign(&identity, &me.name, &addrs, u32::try_from(created).unwrap_or(u32::MAX), expires);
+    let cert =
+        cert.ok_or_else(|| Failure::new(Exit::Failure, "the node's name cannot be in a certificate"))?;
+    let setup = Setup {
+        identity,
+        pace: Pace { batch: config.catalogue_batch, spread: config.catalogue_spread },
+        limits: Limits { half_open: config.link_half_open, ..Limits::default() },
+        secret: me.secret.clone(),
+        seed: random()?,
+    };
+    let mut core = Core::new(setup);
+    core.set_certificate(now, cert);
+    let mut views = HashMap::new();
+    let friends: Vec<FriendKey> = state.friends.keys().chain(&state.gone).copied().collect();
+    for friend in state.friends.values() {
+        core.add_friend(now, friend.record.clone());
+    }
+    for publication in state.publications.values() {
+        if let Some(audience) = publication.audience {
+            core.publish(now, entry_of(publication), audience, false);
+        }
+    }
+    for key in friends {
+        let (mut view, records) = store.view_log(&key.0)?;
+        let damaged = records.iter().filter(|r| !core.restore_view(now, key, r)).count();
+        if damaged > 0 {
+            tracing::warn!("{damaged} records of a friend's view were damaged and skipped");
+        }
+        let live = core.view_snapshot(key);
+        if !live.is_empty() && records.len() > 2 * live.len() + 64 {
+            view.rewrite(&live)?;
+        }
+        views.insert(key, view);
+    }
+    for invite in state.given.values().filter(|i| u64::from(i.expires) > now.unix_s()) {
+        core.give_invite(invite.clone());
+    }
+    for (id, invite) in state.taken.iter().filter(|(_, i)| u64::from(i.expires) > now.unix_s()) {
+        core.take_invite(now, *id, invite.clone());
+    }
+    for object in store.objects().into_iter().filter(|o| o.complete) {
+        // A publication whose pack is lost or damaged is not offered; `get` brings it back.
+        if let Ok(pack) = store.pack(&object.root)
+            && pack.has(Position::Root)
+        {
+            let cap = kith_crypto::content::VerifyCap { root: object.root, tree: object.tree.clone() };
+            core.hold(now, cap, pack.geometry());
+        }
+    }
+    Ok((core, views))
+}
+
+/// What goes into certificates: the configured addresses, else those of the interfaces.
+fn advertised(config: &Config, bound: &[SocketAddr]) -> Vec<Address> {
+    if !config.advertise.is_empty() {
+        return config.advertise.clone();
+    }
+    let interfaces: Vec<IpAddr> =
+        if_addrs::get_if_addrs().unwrap_or_default().into_iter().map(|i| i.ip()).collect();
+    let mut addrs = Vec::new();
+    for listener in bound {
+        if !listener.ip().is_unspecified() {
+            addrs.push(Address::Ip(*listener));
+            continue;
+        }
+        let same_family = |ip: &&IpAddr| ip.is_ipv4() == listener.is_ipv4();
+        let usable = |ip: &&IpAddr| match ip {
+            IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),
+            IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
+        };
+        let found = interfaces.iter().filter(same_family).filter(usable);
+        addrs.extend(found.map(|ip| Address::Ip(SocketAddr::new(*ip, listener.port()))));
+    }
+    if addrs.is_empty()
+        && let Some(listener) = bound.first()
+    {
+        addrs.push(Address::Ip(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), listener.port())));
+    }
+    addrs.truncate(MAX_ADDRS);
+    addrs
+}
+
+/// What an inviter must know when nobody outside can dial the advertised addresses.
+fn reach_note(addrs: &[Address], bound: &[SocketAddr]) -> Option<String> {
+    let is_local = |addr: &Address| match addr {
+        Address::Ip(addr) => match addr.ip() {
+            IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+            IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+        },
+        _ => false,
+    };
+    let port = bound.first()?.port();
+    addrs.iter().all(is_local).then(|| {
+        format!(
+            "this invite names addresses of your own machine or network only: for friends elsewhere forward \
+             TCP port {port} in your router and start with --advertise YOUR-PUBLIC-ADDRESS:{port}"
+        )
+    })
+}
+
+// Sockets.
+
+fn listen(wished: &[SocketAddr]) -> Result<(Vec<TcpListener>, Vec<SocketAddr>), Failure> {
+    let (mut listeners, mut bound) = (Vec::new(), Vec::new());
+    let mut problem = None;
+    for addr in wished {
+        match bind(*addr) {
+            Ok(listener) => {
+                bound.push(listener.local_addr()?);
+                listeners.push(listener);
+            }
+            Err(e) => {
+                let taken = e.kind() == std::io::ErrorKind::AddrInUse;
+                let advice = if taken {
+                    "another program uses it: choose another with --listen"
+                } else {
+                    "choose another with --listen"
+                };
+                let what = format!("cannot listen on {addr} ({e}): {advice}");
+                // A machine without IPv6 is no reason to stop.
+                if taken || wished.len() == 1 {
+                    return Err(Failure::new(Exit::Failure, what));
+                }
+                problem = Some(what);
+            }
+        }
+    }
+    match problem {
+        Some(what) if listeners.is_empty() => Err(Failure::new(Exit::Failure, what)),
+        _ => Ok((listeners, bound)),
+    }
+}
+
+fn bind(addr: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    if addr.is_ipv6() {
+        socket2::SockRef::from(&socket).set_only_v6(true)?;
+    }
+    socket.bind(addr)?;
+    socket.listen(128)
+}
+
+fn listen_web(wished: SocketAddr) -> Result<TcpListener, Failure> {
+    let mut addr = wished;
+    loop {
+        match bind(addr) {
+            Ok(listener) => return Ok(listener),
+            Err(e)
+                if e.kind() == std::io::ErrorKind::AddrInUse
+                    && addr.port() < wished.port().saturating_add(WEB_PORTS) =>
+            {
+                addr.set_port(addr.port() + 1);
+            }
+            Err(e) => {
+                let what =
+                    format!("cannot listen on {addr} for players ({e}): choose another address with --web");
+                return Err(Failure::new(Exit::Failure, what));
+            }
+        }
+    }
+}
+
+fn listen_unix(path: &Path) -> Result<UnixListener, Failure> {
+    use std::os::unix::fs::PermissionsExt;
+    // The store's lock is ours, so a socket that lies here is a leftover.
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(e).context(format!("cannot replace the socket {}", path.display()));
+        }
+        _ => {}
+    }
+    // The folder is 0700, so nobody else can connect before the mode is set.
+    let listener = UnixListener::bind(path).context(format!("cannot make the socket {}", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .context(format!("cannot protect the socket {}", path.display()))?;
+    Ok(listener)
+}
+
+async fn serve_unix(listener: UnixListener, router: axum::Router) {
+    if let Err(e) = axum::serve(listener, router).await {
+        tracing::error!("the API ended: {e}");
+    }
+}
+
+/// Serves players with limits that a page in a browser cannot use to occupy the node: connections,
+/// header time, no pipelining of bodies.
+async fn serve_tcp(listener: TcpListener, router: axum::Router, tasks: Tasks) {
+    const MAX_CONNECTIONS: usize = 64;
+    let slots = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(e) => {
+                tracing::warn!("players are not accepted for a second: {e}");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue;
+            }
+        };
+        let service = hyper_util::service::TowerToHyperService::new(router.clone());
+        tasks.spawn("player connection", async move {
+            let _ = stream.set_nodelay(true);
+            let served = hyper::server::conn::http1::Builder::new()
+                .timer(hyper_util::rt::TokioTimer::new())
+                .header_read_timeout(Duration::from_secs(10))
+                .max_buf_size(64 * 1024)
+                .serve_connection(hyper_util::rt::TokioIo::new(stream), service);
+            let _ = served.await;
+            drop(slot);
+        });
+    }
+}
