@@ -1,7 +1,340 @@
-//! Later.
+//! `kith demo`: the main job on real nodes, each a process of its own with its own keys, store and
+//! sockets on loopback. Every step is checked; what is printed is what happened.
+
 use crate::cli;
-use crate::exit::Failure;
-/// demo
-pub async fn run(_args: &cli::Demo) -> Result<(), Failure> {
+use crate::client::Client;
+use crate::commands::out;
+use crate::exit::{Context, Exit, Failure};
+use crate::publish::Meta;
+use crate::terminal::{Style, human_bytes};
+use axum::body::Bytes;
+use hyper::Method;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, Command};
+
+const SAMPLE: &[u8] = include_bytes!("../assets/sample.mp4");
+const NAMES: [&str; 8] = ["Ana", "Bo", "Cem", "Dia", "Eli", "Fay", "Gus", "Hana"];
+const TITLE: &str = "A short walk through colours";
+/// The deliberate delays, shortened so that nobody waits half an hour for a demonstration.
+const SHORTENED: [&str; 2] = ["catalogue.batch=1s", "catalogue.spread=1s"];
+
+struct Node {
+    name: &'static str,
+    child: Child,
+    client: Client,
+}
+
+/// A folder that goes when the demonstration ends, however it ends.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Folder {
+    fn new() -> Result<Self, Failure> {
+        use std::os::unix::fs::DirBuilderExt;
+        let path = std::env::temp_dir().join(format!("kith-demo-{}", std::process::id()));
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .context("cannot make a folder for the demonstration")?;
+        Ok(Self(path))
+    }
+}
+
+struct Story {
+    started: Instant,
+    step: usize,
+    style: Style,
+}
+
+impl Story {
+    fn step(&mut self, what: &str) -> Result<(), Failure> {
+        self.step += 1;
+        let time = format!("{:5.1} s", self.started.elapsed().as_secs_f64());
+        out(&format!("{}  {}. {what}", self.style.dim(&time), self.step))
+    }
+
+    fn detail(&self, what: &str) -> Result<(), Failure> {
+        out(&format!("            {what}"))
+    }
+}
+
+fn failed(what: impl Into<String>) -> Failure {
+    Failure::new(Exit::Failure, what)
+}
+
+/// Runs the demonstration.
+pub async fn run(args: &cli::Demo) -> Result<(), Failure> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+    let folder = Folder::new()?;
+    let mut nodes = Vec::new();
+    let told = tokio::select! {
+        told = tell(args, &folder.0, &mut nodes) => told,
+        _ = interrupt.recv() => Err(Failure::new(Exit::Interrupted, "interrupted")),
+        _ = terminate.recv() => Err(Failure::new(Exit::Interrupted, "interrupted")),
+    };
+    if told.is_ok() && !args.exit {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    }
+    for node in &mut nodes {
+        let _ = node.client.call(Method::POST, "/api/stop", None).await;
+    }
+    for node in &mut nodes {
+        if tokio::time::timeout(Duration::from_secs(5), node.child.wait()).await.is_err() {
+            let _ = node.child.kill().await;
+        }
+    }
+    drop(folder);
+    if told.is_ok() && args.exit {
+        out("Every step worked.")?;
+    }
+    told
+}
+
+async fn tell(args: &cli::Demo, folder: &Path, nodes: &mut Vec<Node>) -> Result<(), Failure> {
+    let style = Style::of_stdout();
+    let mut story = Story { started: Instant::now(), step: 0, style };
+    let count = usize::from(args.nodes);
+    out(&style.bold(&format!("{count} nodes on this machine, friends in a line. Nothing leaves it.")))?;
+    out(&format!("For this demonstration deliberate delays are shortened: {}.", SHORTENED.join(", ")))?;
+
+    for name in NAMES.iter().take(count) {
+        nodes.push(start(folder, name).await?);
+    }
+    story.step(&format!("{} are running, each with keys, store and sockets of its own", list(nodes)))?;
+
+    for (left, right) in nodes.iter().zip(nodes.iter().skip(1)) {
+        befriend(left, right).await?;
+    }
+    story.step("neighbours in the line became friends, each by one invite")?;
+    story.detail("an invite is one line, works once, and carries the secret of the first handshake")?;
+
+    let id = publish(nodes.first().ok_or_else(|| failed("there are no nodes"))?).await?;
+    story.step(&format!(
+        "Ana published \"{TITLE}\" ({}) for friends and their friends",
+        human_bytes(SAMPLE.len() as u64)
+    ))?;
+    story.detail("sealed with a random key; the blocks alone tell nobody anything")?;
+
+    let cem = nodes.get(2).ok_or_else(|| failed("there is no third node"))?;
+    let found = wait_for(cem, &id).await?;
+    if found.get("distance") != Some(&json!(2)) || found.get("via") != Some(&json!("Bo")) {
+        return Err(failed(format!("Cem found the video, but not as a friend's friend's: {found}")));
+    }
+    story.step("Cem, two links away, searched for \"colours\" and found it")?;
+    story.detail("the search read what was on Cem's disk already: no query left his node")?;
+
+    let (url, first, whole) = stream(cem, &id).await?;
+    story.step(&format!(
+        "Cem played it through Bo: first bytes after {} ms, all of it after {} ms",
+        first.as_millis(),
+        whole.as_millis()
+    ))?;
+    story.detail("checked block by block, and equal to Ana's file to the byte")?;
+
+    let before = traffic(nodes).await?;
+    if let Some(dia) = nodes.get(3) {
+        let results = search(dia).await?;
+        if !results.is_empty() {
+            return Err(failed("Dia, three links away, found a video that is not for her"));
+        }
+        story.step("Dia, three links away, searched too and found nothing: it is not for her")?;
+    }
+    story.step("what each of them could see:")?;
+    for line in seen(&before) {
+        story.detail(&line)?;
+    }
+    story.detail(
+        "until circuits exist everything is `fast`: a common friend knows both sides and the video",
+    )?;
+    if !args.exit {
+        out("")?;
+        out(&format!("Cem's player address, for this machine only: {}", style.bold(&url)))?;
+        out("Open it in a browser or with mpv. Ctrl-C ends the demonstration and removes its files.")?;
+    }
     Ok(())
+}
+
+fn list(nodes: &[Node]) -> String {
+    nodes.iter().map(|n| n.name).collect::<Vec<_>>().join(", ")
+}
+
+async fn start(folder: &Path, name: &'static str) -> Result<Node, Failure> {
+    let home = folder.join(name);
+    let program = std::env::current_exe().context("cannot find the program itself")?;
+    let mut command = Command::new(program);
+    command.arg("up").arg("--json").args(["--name", name]).arg("--home").arg(&home);
+    command.args(["--listen", "127.0.0.1:0", "--web", "127.0.0.1:0"]);
+    SHORTENED.iter().for_each(|set| {
+        command.args(["--set", set]);
+    });
+    // The demonstration's nodes are not the user's: no setting of hers reaches them.
+    for (key, _) in std::env::vars_os().filter(|(k, _)| k.to_string_lossy().starts_with("KITH_")) {
+        command.env_remove(key);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+    // A terminal's Ctrl-C is for the demonstration, which then stops its nodes in order.
+    command.process_group(0);
+    let mut child = command.spawn().context("cannot start a node")?;
+    let stdout = child.stdout.take().ok_or_else(|| failed("a node has no output"))?;
+    let mut line = String::new();
+    let mut stdout = BufReader::new(stdout);
+    match tokio::time::timeout(Duration::from_secs(20), stdout.read_line(&mut line)).await {
+        Ok(Ok(n)) if n > 0 => {}
+        _ => return Err(failed(format!("{name}'s node did not start"))),
+    }
+    let ready: Value =
+        serde_json::from_str(&line).map_err(|_| failed(format!("{name}'s node said nothing useful")))?;
+    let socket = ready.get("socket").and_then(Value::as_str).unwrap_or_default();
+    Ok(Node { name, child, client: Client::new(socket.into()) })
+}
+
+async fn befriend(left: &Node, right: &Node) -> Result<(), Failure> {
+    let invite = left.client.call(Method::POST, "/api/invites", Some(json!({}))).await?;
+    let added =
+        right.client.call(Method::POST, "/api/friends", Some(json!({"invite": invite["invite"]}))).await?;
+    match added.get("state").and_then(Value::as_str) {
+        Some("online") => Ok(()),
+        _ => Err(failed(format!("{} and {} did not become friends", left.name, right.name))),
+    }
+}
+
+async fn publish(node: &Node) -> Result<String, Failure> {
+    let meta = Meta {
+        title: TITLE.into(),
+        text: "A sample that came with kith".into(),
+        tags: vec!["sample".into()],
+        to: "fof".into(),
+        keep_metadata: true,
+        ..Meta::default()
+    };
+    let header = serde_json::to_string(&meta).map_err(|_| failed("the description cannot be written"))?;
+    let name = crate::api::PUBLISH_HEADER;
+    let (sender, answer) =
+        node.client.upload("/api/publish", (name, header), Some(SAMPLE.len() as u64)).await?;
+    let feed = async move {
+        for chunk in SAMPLE.chunks(65_536) {
+            if sender.send(Bytes::from_static(chunk)).await.is_err() {
+                break;
+            }
+        }
+    };
+    let ((), value) = tokio::join!(feed, answer);
+    value?.get("id").and_then(Value::as_str).map(str::to_owned).ok_or_else(|| failed("publishing gave no id"))
+}
+
+async fn search(node: &Node) -> Result<Vec<Value>, Failure> {
+    let answer = node.client.call(Method::GET, "/api/search?words=colours", None).await?;
+    Ok(answer.get("results").and_then(Value::as_array).cloned().unwrap_or_default())
+}
+
+async fn wait_for(node: &Node, id: &str) -> Result<Value, Failure> {
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Some(found) = search(node).await?.into_iter().find(|v| v.get("id") == Some(&json!(id))) {
+            return Ok(found);
+        }
+        if Instant::now() > until {
+            return Err(Failure::new(
+                Exit::TimedOut,
+                format!("{} did not hear of the video within 20 s", node.name),
+            ));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Plays the video by its stream address as a player would, while it arrives.
+async fn stream(node: &Node, id: &str) -> Result<(String, Duration, Duration), Failure> {
+    let started = Instant::now();
+    let body = json!({"id": id, "route": "fof"});
+    let opened = node.client.call(Method::POST, "/api/streams", Some(body)).await?;
+    let url = opened.get("url").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let rest = url.strip_prefix("http://").ok_or_else(|| failed("the stream address is odd"))?;
+    let (host, path) = rest.split_once('/').ok_or_else(|| failed("the stream address is odd"))?;
+    let mut connection =
+        tokio::net::TcpStream::connect(host).await.context("cannot reach the stream address")?;
+    let request = format!("GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    connection.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    let (mut first, mut buf) = (None, vec![0; 64 * 1024]);
+    loop {
+        let read = tokio::time::timeout(Duration::from_secs(20), connection.read(&mut buf)).await;
+        let n = read.map_err(|_| Failure::new(Exit::TimedOut, "the stream stalled"))??;
+        if n == 0 {
+            break;
+        }
+        answer.extend_from_slice(buf.get(..n).unwrap_or_default());
+        if first.is_none() && body_of(&answer).is_some_and(|b| !b.is_empty()) {
+            first = Some(started.elapsed());
+        }
+    }
+    let whole = started.elapsed();
+    if body_of(&answer) != Some(SAMPLE) {
+        return Err(Failure::new(Exit::Verification, "what Cem played is not what Ana published"));
+    }
+    Ok((url, first.unwrap_or(whole), whole))
+}
+
+fn body_of(answer: &[u8]) -> Option<&[u8]> {
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n")?;
+    answer.get(end + 4..)
+}
+
+struct Seen {
+    name: &'static str,
+    friends: Vec<(String, u64, u64, u64)>,
+}
+
+async fn traffic(nodes: &[Node]) -> Result<Vec<Seen>, Failure> {
+    let mut all = Vec::new();
+    for node in nodes {
+        let friends = node.client.call(Method::GET, "/api/friends", None).await?;
+        let number = |f: &Value, name: &str| f.get(name).and_then(Value::as_u64).unwrap_or(0);
+        let friends = friends.as_array().into_iter().flatten().map(|f| {
+            let name = f.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+            (name, number(f, "sent_bytes"), number(f, "received_bytes"), number(f, "relayed_bytes"))
+        });
+        all.push(Seen { name: node.name, friends: friends.collect() });
+    }
+    Ok(all)
+}
+
+/// One line a node, with figures from its own counters.
+fn seen(all: &[Seen]) -> Vec<String> {
+    all.iter()
+        .map(|node| {
+            let names = node.friends.iter().map(|f| f.0.as_str()).collect::<Vec<_>>().join(" and ");
+            let sum = |pick: fn(&(String, u64, u64, u64)) -> u64| node.friends.iter().map(pick).sum::<u64>();
+            let (sent, received, relayed) = (sum(|f| f.1), sum(|f| f.2), sum(|f| f.3));
+            let did = if relayed > 0 {
+                format!(
+                    "relayed {} of sealed cells; knows who asked, who answered and which video",
+                    human_bytes(relayed)
+                )
+            } else if sent > received {
+                format!("sent {}; knows that Bo or a friend of Bo wanted it, not which", human_bytes(sent))
+            } else if received > 0 {
+                format!(
+                    "received {}; knows that Bo or a friend of Bo has it, not which",
+                    human_bytes(received)
+                )
+            } else {
+                "carried nothing and saw nothing of this".to_owned()
+            };
+            format!("{:4} knows the addresses of {names} only; {did}", node.name)
+        })
+        .collect()
 }

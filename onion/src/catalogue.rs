@@ -84,10 +84,16 @@ struct Heard {
     release_ms: u64,
     /// Unix milliseconds at which it goes, once the friend is lost.
     leave_ms: Option<u64>,
+    /// Day after which it is dropped unless renewed.
+    expires_day: u32,
+    /// What this friend says of the object, if it differs from [`Known::entry`]: nobody can change
+    /// what another one has told.
+    copy: Option<Box<[u8]>>,
 }
 
 #[derive(Debug)]
 struct Known {
+    /// The own entry, or that of the friend who told of it first.
     entry: Box<[u8]>,
     own: Option<Own>,
     heard: Vec<Heard>,
@@ -104,6 +110,34 @@ impl Known {
 
     fn searchable(&self) -> bool {
         self.own.is_some() || self.heard.iter().any(|h| h.leave_ms.is_none())
+    }
+
+    /// What one friend says of the object.
+    fn said_by(&self, heard: &Heard) -> Option<Entry> {
+        let mut entry = Entry::decode(heard.copy.as_deref().unwrap_or(&self.entry)).ok()?;
+        entry.hops_left = heard.hops_left;
+        entry.expires_day = heard.expires_day;
+        Some(entry)
+    }
+
+    /// Other words stand for the object from now on; what each friend said stays.
+    fn reword(&mut self, words: Box<[u8]>) {
+        let old = std::mem::replace(&mut self.entry, words);
+        for heard in &mut self.heard {
+            let says = heard.copy.take().unwrap_or_else(|| old.clone());
+            heard.copy = (says != self.entry).then_some(says);
+        }
+    }
+
+    /// Takes a mention away; if it was the first, the next one's words count from now on.
+    fn forget(&mut self, gone: impl Fn(&Heard) -> bool) {
+        let first_goes = self.own.is_none() && self.heard.first().is_some_and(&gone);
+        let next = self.heard.iter().find(|h| !gone(h)).filter(|_| first_goes);
+        let words = next.and_then(|h| h.copy.clone());
+        if let Some(words) = words {
+            self.reword(words);
+        }
+        self.heard.retain(|h| !gone(h));
     }
 
     fn relayable(&self, now_ms: u64) -> bool {
@@ -271,7 +305,11 @@ impl Catalogue {
 
     /// Withdraws an own publication: it leaves all views. False if there is none.
     pub fn withdraw(&mut self, root: Root) -> bool {
-        let Some(own) = self.known.get_mut(&root).and_then(|k| k.own.take()) else { return false };
+        let Some(known) = self.known.get_mut(&root) else { return false };
+        let Some(own) = known.own.take() else { return false };
+        if let Some(words) = known.heard.first().and_then(|h| h.copy.clone()) {
+            known.reword(words);
+        }
         self.log_own(root, &own.audience, false, true);
         self.settle(root);
         true
@@ -480,9 +518,10 @@ impl Catalogue {
 
     fn relayed_entry(&self, friend: FriendKey, root: Root) -> Option<Entry> {
         let known = self.known.get(&root).filter(|k| k.listed && k.own.is_none())?;
-        // Nobody is told what only it told us.
-        known.heard.iter().find(|h| h.friend != friend && h.part == Part::Own && h.hops_left > 0)?;
-        let mut entry = Entry::decode(&known.entry).ok()?;
+        // Nobody is told what only it told us, nor anything before its time.
+        let told =
+            known.heard.iter().find(|h| h.friend != friend && h.part == Part::Own && h.hops_left > 0)?;
+        let mut entry = known.said_by(told)?;
         entry.hops_left = 0;
         Some(entry)
     }
@@ -572,7 +611,7 @@ impl Catalogue {
         release_ms: u64,
     ) -> bool {
         let today = (now.unix_s() / DAY_S) as u32;
-        let (root, encoded) = (entry.root(), entry.encode());
+        let root = entry.root();
         let Some(view) = self.views.get_mut(&friend) else { return false };
         if let Some(seen) = &mut view.part(part).restart {
             seen.insert(eid);
@@ -598,35 +637,51 @@ impl Catalogue {
             }
         }
         let known = self.known.entry(root).or_insert_with(Known::new);
-        // The publisher's own word counts most; among relays the longer life, so that renewals pass.
-        let from_publisher = part == Part::Own || known.heard.iter().all(|h| h.part == Part::Relayed);
-        let lives = Entry::decode(&known.entry).map_or(0, |e| e.expires_day);
-        let newer = part == Part::Own || entry.expires_day >= lives;
-        let nearest = known.own.is_none() && (known.entry.is_empty() || (from_publisher && newer));
-        let mut changed = nearest && *known.entry != *encoded;
-        if changed {
-            known.entry = encoded.into();
-            if known.listed {
-                known.changed = true;
-                self.due.insert((now.unix_ms, root));
-            }
+        let words: Box<[u8]> = plain_words(entry).into();
+        let first = known.own.is_none() && known.heard.is_empty();
+        if first {
+            known.entry = words.clone();
         }
-        let is_new = match known.heard.iter_mut().find(|h| h.friend == friend && h.part == part) {
-            Some(heard) => {
-                if std::mem::replace(&mut heard.hops_left, entry.hops_left) != entry.hops_left {
-                    changed = true;
-                    self.due.insert((now.unix_ms, root));
+        let main = &known.entry;
+        let copy = (*main != words).then_some(words);
+        let place = known.heard.iter().position(|h| h.friend == friend && h.part == part);
+        let (is_new, changed) = match place.and_then(|i| known.heard.get_mut(i).map(|h| (i, h))) {
+            Some((index, heard)) => {
+                let renewed = (heard.hops_left, heard.expires_day) != (entry.hops_left, entry.expires_day);
+                (heard.hops_left, heard.expires_day) = (entry.hops_left, entry.expires_day);
+                let reworded = heard.copy != copy;
+                if reworded && index == 0 && known.own.is_none() {
+                    // Whoever told of it first may change its own words.
+                    if let Some(words) = copy {
+                        known.reword(words);
+                        if let Some(first) = known.heard.first_mut() {
+                            first.copy = None;
+                        }
+                    }
+                } else {
+                    heard.copy = copy;
                 }
-                false
+                (false, renewed || reworded)
             }
             None => {
-                let heard = Heard { friend, part, hops_left: entry.hops_left, release_ms, leave_ms: None };
-                known.heard.push(heard);
-                true
+                known.heard.push(Heard {
+                    friend,
+                    part,
+                    hops_left: entry.hops_left,
+                    release_ms,
+                    leave_ms: None,
+                    expires_day: entry.expires_day,
+                    copy,
+                });
+                (true, false)
             }
         };
         if is_new {
             self.due.insert((release_ms, root));
+        } else if changed {
+            // Those who were told hear of the change with the next batch.
+            known.changed |= known.listed;
+            self.due.insert((now.unix_ms, root));
         }
         if is_new || changed {
             self.acts.push_back(Act::Listed(root));
@@ -640,7 +695,8 @@ impl Catalogue {
         let state = view.part(part);
         state.count = state.count.saturating_sub(1);
         if let Some(known) = self.known.get_mut(&root) {
-            known.heard.retain(|h| !(h.friend == friend && h.part == part));
+            known.forget(|h| h.friend == friend && h.part == part);
+            known.changed |= known.listed;
             // Gone from search at once, from the views of others with the next batch.
             self.due.insert((now_ms, root));
         }
@@ -703,13 +759,9 @@ impl Catalogue {
         let mut gone = BTreeSet::new();
         for root in roots {
             let Some(known) = self.known.get_mut(&root) else { continue };
-            known.heard.retain(|h| {
-                let leaves = h.leave_ms.is_some_and(|at| at <= now_ms);
-                if leaves {
-                    gone.insert((h.friend, root));
-                }
-                !leaves
-            });
+            let leaves = |h: &Heard| h.leave_ms.is_some_and(|at| at <= now_ms);
+            gone.extend(known.heard.iter().filter(|h| leaves(h)).map(|h| (h.friend, root)));
+            known.forget(leaves);
             let visible = known.relayable(now_ms);
             let changed = std::mem::take(&mut known.changed) && visible;
             if visible != known.listed || changed {
@@ -738,12 +790,10 @@ impl Catalogue {
             match &known.own {
                 Some(own) if own.renew_at_s <= now.unix_s() => renew.push((*root, own.audience)),
                 Some(_) => {}
-                None => {
-                    if Entry::decode(&known.entry).is_ok_and(|e| e.expires_day < today) {
-                        old.push(*root);
-                    }
-                }
+                None => {}
             }
+            let late = known.heard.iter().filter(|h| h.leave_ms.is_none() && h.expires_day < today);
+            old.extend(late.map(|h| (*root, h.friend, h.part)));
         }
         for (root, audience) in renew {
             let entry = self.known.get(&root).and_then(|k| Entry::decode(&k.entry).ok());
@@ -751,13 +801,10 @@ impl Catalogue {
                 self.publish(now, entry, audience, true);
             }
         }
-        for root in old {
-            let mentions: Vec<(FriendKey, Eid)> = self
-                .views
-                .iter()
-                .flat_map(|(f, v)| v.eids.iter().filter(|(_, (r, _))| *r == root).map(|(eid, _)| (*f, *eid)))
-                .collect();
-            for (friend, eid) in mentions {
+        for (root, friend, part) in old {
+            let Some(view) = self.views.get(&friend) else { continue };
+            let found = view.eids.iter().find(|(_, at)| **at == (root, part)).map(|(eid, _)| *eid);
+            if let Some(eid) = found {
                 self.del(now.unix_ms, friend, eid);
                 self.acts.push_back(Act::Record(friend, vec![del_record(eid)]));
             }
@@ -859,8 +906,7 @@ impl Catalogue {
         for (eid, (root, part)) in &view.eids {
             let Some(known) = self.known.get(root) else { continue };
             let heard = known.heard.iter().find(|h| h.friend == friend && h.part == *part);
-            if let (Some(heard), Ok(mut entry)) = (heard, Entry::decode(&known.entry)) {
-                entry.hops_left = heard.hops_left;
+            if let Some((heard, entry)) = heard.and_then(|h| Some((h, known.said_by(h)?))) {
                 records.push(add_record(*part, heard.release_ms, *eid, &entry));
             }
         }
@@ -875,6 +921,11 @@ impl Catalogue {
     }
 }
 
+/// An entry without what each mention has of its own: hops and expiry.
+fn plain_words(entry: &Entry) -> Vec<u8> {
+    Entry { hops_left: 0, expires_day: 0, ..entry.clone() }.encode()
+}
+
 // Records of a view log: 1 add, 2 delete, 3 mark, 4 leave.
 fn add_record(part: Part, release_ms: u64, eid: Eid, entry: &Entry) -> Vec<u8> {
     let mut w = Writer::new();
@@ -886,4 +937,83 @@ fn del_record(eid: Eid) -> Vec<u8> {
     let mut w = Writer::new();
     w.u8(2).raw(&eid.0);
     w.into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node() -> (Catalogue, Now) {
+        let pace = Pace { batch: Duration::from_secs(60), spread: Duration::from_secs(600) };
+        let now = Now { at: Duration::ZERO, unix_ms: 20_000 * DAY_S * 1000 };
+        (Catalogue::new(pace, Key::new([1; 32]), Rng::from_seed([2; 32])), now)
+    }
+
+    fn friend(n: u8) -> FriendKey {
+        FriendKey([n; 32])
+    }
+
+    /// Hands in what `from` says of the sample object in its own part.
+    fn hear(catalogue: &mut Catalogue, now: Now, from: FriendKey, eid: u8, change: impl FnOnce(&mut Entry)) {
+        let mut entry = Entry { published_day: 20_000, expires_day: 20_030, ..Entry::sample() };
+        change(&mut entry);
+        catalogue.add(now, from, Part::Own, Eid([eid; 8]), &entry, now.unix_ms);
+    }
+
+    fn title(catalogue: &Catalogue) -> String {
+        catalogue.listing(&Entry::sample().root()).map_or_else(String::new, |l| l.entry.title)
+    }
+
+    #[test]
+    fn nobody_changes_what_another_friend_said() {
+        let (mut c, now) = node();
+        (1..=3).for_each(|n| c.add_friend(friend(n)));
+        hear(&mut c, now, friend(1), 1, |_| {});
+        hear(&mut c, now, friend(2), 2, |e| {
+            e.title = "Something else".into();
+            e.cap.key = Key::new([9; 32]);
+        });
+        assert_eq!(title(&c), Entry::sample().title);
+        c.timeout(now);
+        // Friend 1 is told what friend 2 says, everybody else what the first one said.
+        let told = |c: &Catalogue, to| c.relayed_entry(to, Entry::sample().root()).map(|e| e.title);
+        assert_eq!(told(&c, friend(1)).as_deref(), Some("Something else"));
+        assert_eq!(told(&c, friend(3)), Some(Entry::sample().title));
+        // When the first is gone, the other's words are all there is.
+        assert!(c.del(now.unix_ms, friend(1), Eid([1; 8])));
+        assert_eq!(title(&c), "Something else");
+        assert_eq!(c.listing(&Entry::sample().root()).unwrap().entry.cap.key, Key::new([9; 32]));
+    }
+
+    #[test]
+    fn the_first_may_change_its_words_and_each_mention_expires_alone() {
+        let (mut c, now) = node();
+        (1..=2).for_each(|n| c.add_friend(friend(n)));
+        hear(&mut c, now, friend(1), 1, |e| e.expires_day = 20_001);
+        hear(&mut c, now, friend(2), 2, |_| {});
+        hear(&mut c, now, friend(1), 1, |e| {
+            e.title = "Renamed".into();
+            e.expires_day = 20_001;
+        });
+        assert_eq!(title(&c), "Renamed");
+        let later = Now { at: Duration::from_secs(7200), unix_ms: 20_003 * DAY_S * 1000 };
+        c.timeout(later);
+        assert_eq!(title(&c), Entry::sample().title, "friend 1 has not renewed, friend 2's words stay");
+    }
+
+    #[test]
+    fn a_view_survives_its_log() {
+        let (mut c, now) = node();
+        (1..=2).for_each(|n| c.add_friend(friend(n)));
+        hear(&mut c, now, friend(1), 1, |_| {});
+        hear(&mut c, now, friend(2), 2, |e| e.title = "Mine".into());
+        let (mut again, _) = node();
+        for n in 1..=2 {
+            again.add_friend(friend(n));
+            for record in c.snapshot(friend(n)) {
+                again.restore(now, friend(n), &record).unwrap();
+            }
+            assert_eq!(again.snapshot(friend(n)), c.snapshot(friend(n)));
+        }
+    }
 }

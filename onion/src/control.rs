@@ -248,7 +248,7 @@ impl Delta {
         let used = r.at();
         r.zeros()?;
         let padding = r.remaining().len();
-        if (used + padding) % DELTA_UNIT != 0 || padding >= DELTA_UNIT {
+        if !(used + padding).is_multiple_of(DELTA_UNIT) || padding >= DELTA_UNIT {
             return Err(DecodeError::Invalid { at: used, what: "padding" });
         }
         r.take(padding)?;

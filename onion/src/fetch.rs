@@ -518,7 +518,14 @@ mod tests {
         fetch
             .message(Duration::ZERO, id, Message::Block(Position::Root, blocks[&Position::Root].clone()))
             .unwrap();
-        fetch.written();
+        for position in burst(0, FIRST_BURST).skip(1) {
+            let message = match blocks.get(&position) {
+                Some(bytes) => Message::Block(position, bytes.clone()),
+                None => Message::Lack(position),
+            };
+            fetch.message(Duration::ZERO, id, message).unwrap();
+        }
+        (0..6).for_each(|_| fetch.written());
         fetch.set_reader(1, Some(300));
         let Some(Message::Want(wants)) = fetch.next_wants(Duration::ZERO, id) else { panic!() };
         let positions: Vec<_> = wants.iter().map(|w| w.position).collect();

@@ -293,7 +293,7 @@ pub enum Answered {
     /// The session stands.
     Done(Established),
     /// An invite: flight 3 is still to come.
-    Third(Third),
+    Third(Box<Third>),
 }
 
 impl Verified {
@@ -319,7 +319,8 @@ impl Verified {
         let answered = match self.peer.who {
             Who::Friend(_) => Answered::Done(establish(self.noise, self.peer.who)?),
             Who::Invite(_) => {
-                Answered::Third(Third { peer: self.peer, noise: self.noise, next: NextFlight::new(nonce) })
+                let next = NextFlight::new(nonce);
+                Answered::Third(Box::new(Third { peer: self.peer, noise: self.noise, next }))
             }
         };
         Ok((answered, flight))

@@ -197,8 +197,7 @@ fn nothing_leaves_before_it_is_stored() {
 fn a_view_survives_a_restart() {
     seeds::run("a_view_survives_a_restart", 20, |seed| {
         let mut world = line_of(seed, 3);
-        let caps: Vec<ReadCap> =
-            (0..5).map(|i| world.publish(0, "clip", 1_000 + i, Audience::Fof)).collect();
+        let caps: Vec<ReadCap> = (0..5).map(|i| world.publish(0, "clip", 1_000 + i, Audience::Fof)).collect();
         assert!(world.run_until(MINUTE, |w| caps.iter().all(|cap| shows(w, 2, cap))));
         let restart = millis(world.rng.range(0, 10_000));
         world.run(restart);
@@ -254,8 +253,10 @@ fn a_liar_two_links_away_gives_nothing() {
         world.nodes[0].mischief = Mischief::Corrupt;
         let cap = world.publish(0, "clip", 300_000, Audience::Fof);
         wait_for(&mut world, 2, &cap);
+        let ups = |w: &World| [w.nodes[0].ups, w.nodes[1].ups, w.nodes[2].ups];
+        let before = ups(&world);
         assert_eq!(world.fetch_now(2, &cap, Route::Fof, 3 * MINUTE), Outcome::Unreachable);
-        assert_eq!((world.nodes[0].ups, world.nodes[1].ups, world.nodes[2].ups), (1, 2, 1), "links stay");
+        assert_eq!(ups(&world), before, "no link is closed for it");
     });
 }
 
@@ -286,17 +287,18 @@ fn silent_and_failing_holders_are_left() {
 
 #[test]
 fn two_calls_at_once_leave_one_link() {
-    seeds::run("two_calls_at_once_leave_one_link", 40, |seed| {
+    seeds::run("two_calls_at_once_leave_one_link", 20, |seed| {
         let mut world = World::with_nodes(seed, 2);
         world.quality.latency = millis(world.rng.range(1, 400));
         world.introduce(0, 1);
-        for _ in 0..4 {
+        for round in 1..=4 {
             assert!(world.run_until(3 * MINUTE, |w| w.linked(0, 1)));
-            world.run(20 * SECOND);
+            world.run(12 * SECOND);
             let wires = world.wires_between(0, 1);
             assert!(world.linked(0, 1) && wires.len() == 1, "{} links", wires.len());
+            assert_eq!((world.nodes[0].ups, world.nodes[1].ups), (round, round), "nobody flickers");
             let lived = world.wires.len();
-            world.run(5 * MINUTE);
+            world.run(MINUTE);
             assert_eq!(world.wires.len(), lived, "it lasts");
             world.cut(wires[0], true);
             world.run(SECOND);
@@ -469,8 +471,7 @@ fn searching_changes_no_byte() {
         let run = |searches: u32| -> Vec<Write> {
             let mut world = line_of(seed, 3);
             world.writes = Some(Vec::new());
-            let caps: Vec<ReadCap> =
-                (0..4).map(|_| world.publish(0, "clip", 1_000, Audience::Fof)).collect();
+            let caps: Vec<ReadCap> = (0..4).map(|_| world.publish(0, "clip", 1_000, Audience::Fof)).collect();
             for _ in 0..120 {
                 for _ in 0..searches {
                     for cap in &caps {
@@ -511,6 +512,7 @@ fn refusals_take_exactly_three_seconds() {
             (&friends_only, Route::Fof),
             (&off_line, Route::Fof),
         ] {
+            world.run(SECOND / 2);
             world.writes = Some(Vec::new());
             let start = world.now;
             assert_eq!(world.fetch_now(2, cap, route, MINUTE), Outcome::Unreachable);
@@ -529,15 +531,15 @@ fn refusals_take_exactly_three_seconds() {
 fn many_requests_break_no_link() {
     seeds::run("many_requests_break_no_link", 5, |seed| {
         let mut world = line_of(seed, 2);
-        let caps: Vec<ReadCap> =
-            (0..100).map(|_| Object::random(&mut world.rng, 10).cap).collect();
+        let before = (world.nodes[0].ups, world.nodes[1].ups);
+        let caps: Vec<ReadCap> = (0..100).map(|_| Object::random(&mut world.rng, 10).cap).collect();
         for cap in &caps {
             world.fetch(0, cap, Route::Auto);
             world.fetch(1, cap, Route::Auto);
         }
         let ended = |w: &World| caps.iter().all(|c| w.outcome(0, c).is_some() && w.outcome(1, c).is_some());
         assert!(world.run_until(2 * MINUTE, ended));
-        assert_eq!((world.nodes[0].ups, world.nodes[1].ups), (1, 1));
+        assert_eq!((world.nodes[0].ups, world.nodes[1].ups), before, "the link stays");
         world.run(10 * SECOND);
         assert_eq!(world.nodes[0].core().load().tunnels + world.nodes[1].core().load().timers, 0);
     });
@@ -548,14 +550,19 @@ fn many_requests_break_no_link() {
 #[test]
 fn a_stalled_link_fills_one_window_only() {
     seeds::run("a_stalled_link_fills_one_window_only", 5, |seed| {
-        let mut world = line_of(seed, 3);
+        let mut world = World::with_nodes(seed, 3);
+        world.quality.buffer = 96 * 1024; // less than what a fetch asks for ahead
+        world.link(0, 1);
+        world.link(1, 2);
         let cap = world.publish(0, "clip", 4_000_000, Audience::Fof);
         wait_for(&mut world, 2, &cap);
         world.fetch(2, &cap, Route::Fof);
-        let pause = millis(world.rng.range(300, 900));
-        world.run(pause);
+        let some = world.rng.range(4, 25) as usize;
+        let here = |w: &World| w.nodes[2].partial.get(&cap.root).map_or(0, |blocks| blocks.len());
+        assert!(world.run_until(MINUTE, |w| here(w) >= some));
         let wire = world.wires_between(1, 2)[0];
-        world.wires[wire].quality.bandwidth = 1;
+        let stalled = world.wires[wire].nodes.iter().position(|n| *n == Some(1)).unwrap();
+        world.wires[wire].flows[stalled].free_at = world.now + 60 * MINUTE;
         world.run(9 * SECOND);
         let load = world.nodes[1].core().load();
         assert!(load.most_relayed > 8, "cells pile up: {load:?}");
@@ -576,6 +583,7 @@ fn a_stalled_link_fills_one_window_only() {
 fn a_removed_friend_leaves_slowly() {
     seeds::run("a_removed_friend_leaves_slowly", 5, |seed| {
         let mut world = paced_line(seed, 3, MINUTE, 60 * MINUTE);
+        world.run(5 * SECOND); // what is there at the first look would be spread
         let caps: Vec<ReadCap> = (0..20).map(|_| world.publish(0, "clip", 10, Audience::Fof)).collect();
         let left = |w: &World, node| caps.iter().filter(|cap| shows(w, node, cap)).count();
         assert!(world.run_until(5 * MINUTE, |w| left(w, 2) == 20));

@@ -59,6 +59,8 @@ pub(crate) struct OpenLink {
     peer_noise: [u8; 32],
     /// The peer's hello has come: it has proved to hold the session.
     heard: bool,
+    /// Another link took its place; the peer closes this one when it has seen that.
+    spare: bool,
     /// Messages that wait for the peer's hello.
     held_back: Vec<Control>,
     pub(super) credit_at: Option<Duration>,
@@ -129,8 +131,8 @@ impl Connection {
         match &self.stage {
             Stage::Open(link) => {
                 let alive = (self.last_received + DEAD_AFTER).min(self.keepalive_at);
-                let hello = (!link.heard).then_some(self.deadline);
-                earliest(Some(alive), earliest(link.credit_at, hello))
+                let over = (!link.heard || link.spare).then_some(self.deadline);
+                earliest(Some(alive), earliest(link.credit_at, over))
             }
             _ => Some(self.deadline),
         }
@@ -319,7 +321,7 @@ impl Core {
             }
             Ok((Answered::Third(third), flight)) => {
                 connection.flights.extend(flight);
-                connection.stage = Stage::Third(Box::new(third));
+                connection.stage = Stage::Third(third);
             }
             Err(_) => connection.stage = Stage::Draining,
         }
@@ -461,6 +463,7 @@ impl Core {
             opens: Bucket::new(20.0, 40.0),
             peer_noise,
             heard: false,
+            spare: false,
             held_back: Vec::new(),
             credit_at: None,
         };
@@ -499,20 +502,37 @@ impl Core {
             return true;
         };
         let we_are_lower = self.friends.get(&key).is_some_and(|f| self.me().noise < f.record.keys.noise);
-        if let Some(previous) = self.connections.get(&old) {
-            let together = now.at.saturating_sub(previous.established_at) < BOTH_DIALLED;
-            let by_lower = |inbound: bool| inbound != we_are_lower;
-            if together && previous.inbound != inbound && !by_lower(inbound) {
-                return false;
-            }
+        let together = self.connections.get(&old).is_some_and(|previous| {
+            let gap = now.at.saturating_sub(previous.established_at);
+            gap < BOTH_DIALLED && previous.inbound != inbound
+        });
+        let by_lower = inbound != we_are_lower;
+        if together && !by_lower {
+            self.retire(now, id, we_are_lower);
+            return false;
         }
         // The friend stays on line: its link moves before the old connection goes.
         if let Some(friend) = self.friends.get_mut(&key) {
             friend.link = Some(id);
         }
         self.catalogue.disconnected(key);
-        self.close(now, old);
+        self.retire(now, old, together && we_are_lower);
         true
+    }
+
+    /// Ends one of two links. When both sides dialled at once, the lower key's side knows of the
+    /// other link first: it keeps the spare one until the peer, who may be using it, has seen the
+    /// other too and closes it. Otherwise the friend would seem to go and come back.
+    fn retire(&mut self, now: Now, id: ConnId, keep: bool) {
+        let Some(connection) = self.connections.get_mut(&id).filter(|_| keep) else {
+            return self.close(now, id);
+        };
+        connection.deadline = now.at + BOTH_DIALLED;
+        if let Some(open) = connection.open() {
+            open.spare = true;
+            let tunnels = std::mem::take(&mut open.tunnels);
+            self.tunnels_lost(now, id, tunnels);
+        }
     }
 
     fn friend_up(&mut self, now: Now, id: ConnId, key: FriendKey) {
@@ -558,6 +578,9 @@ impl Core {
 
     fn cell(&mut self, now: Now, id: ConnId, cell: CellRef<'_>) -> Result<(), Broken> {
         let Some(open) = self.connections.get_mut(&id).and_then(Connection::open) else { return Ok(()) };
+        if open.spare {
+            return Ok(());
+        }
         let is_friend = matches!(open.who, Who::Friend(_));
         match (cell.command, cell.circ) {
             (Command::Pad, 0) => Ok(()),
@@ -595,7 +618,6 @@ impl Core {
             }
             if let Who::Friend(key) = who {
                 if !self.replace_link(now, id, key) {
-                    self.close(now, id);
                     return Ok(());
                 }
                 self.compare_clocks(now, key, unix_ms);
@@ -833,8 +855,8 @@ impl Core {
             let Some(connection) = self.connections.get_mut(&id) else { continue };
             match &mut connection.stage {
                 Stage::Open(open) => {
-                    let mute = !open.heard && now.at >= connection.deadline;
-                    if mute || now.at >= connection.last_received + DEAD_AFTER {
+                    let over = (!open.heard || open.spare) && now.at >= connection.deadline;
+                    if over || now.at >= connection.last_received + DEAD_AFTER {
                         self.close(now, id);
                         continue;
                     }

@@ -115,9 +115,9 @@ impl Core {
     fn opened(&mut self, now: Now, conn: ConnId, circ: CircId, request: TunOpen) -> Result<(), Broken> {
         let in_budget = {
             let open = self.open_link(conn).ok_or(Broken)?;
-            let ours_are_even = open.next_circ % 2 == 0;
+            let ours_are_even = open.next_circ.is_multiple_of(2);
             // The peer draws from its own half of the ids, never one in use.
-            if (circ % 2 == 0) == ours_are_even || open.tunnels.contains_key(&circ) {
+            if circ.is_multiple_of(2) == ours_are_even || open.tunnels.contains_key(&circ) {
                 return Err(Broken);
             }
             // Each side counts what it opened itself: what the other opens meanwhile is no fault of it.
@@ -313,14 +313,7 @@ impl Core {
     }
 
     /// The first answer wins; the asker's other requests end.
-    fn pass_answer(
-        &mut self,
-        now: Now,
-        conn: ConnId,
-        circ: CircId,
-        other: (ConnId, CircId),
-        front: Vec<u8>,
-    ) {
+    fn pass_answer(&mut self, now: Now, conn: ConnId, circ: CircId, other: (ConnId, CircId), front: Vec<u8>) {
         // The holder may have gone while the answer was held back.
         if !matches!(self.tunnel(other.0, other.1).map(|t| &t.role), Some(Role::Passed)) {
             return;
@@ -419,17 +412,15 @@ impl Core {
     }
 
     fn session_message(&mut self, now: Now, conn: ConnId, circ: CircId, message: Message) {
-        match self.tunnel(conn, circ).map(|t| &mut t.role) {
-            Some(Role::Fetching { fetch, .. }) => {
-                let fetch = *fetch;
-                self.fetch_message(now, conn, circ, fetch, message);
-            }
-            Some(Role::Serving { .. }) => {
-                if self.serve(now, conn, circ, message).is_err() {
-                    self.end_badly(now, conn, circ);
-                }
-            }
-            _ => {}
+        let fetch = match self.tunnel(conn, circ).map(|t| &t.role) {
+            Some(Role::Fetching { fetch, .. }) => Some(*fetch),
+            Some(Role::Serving { .. }) => None,
+            _ => return,
+        };
+        if let Some(fetch) = fetch {
+            self.fetch_message(now, conn, circ, fetch, message);
+        } else if self.serve(now, conn, circ, message).is_err() {
+            self.end_badly(now, conn, circ);
         }
     }
 

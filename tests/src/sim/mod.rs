@@ -215,7 +215,8 @@ impl World {
             let have = |p: Position| partial.is_some_and(|blocks| blocks.contains_key(&p));
             let root = partial.and_then(|blocks| blocks.get(&Position::Root)).map(|b| b.to_vec());
             let stored = root.map(|root| (root, &have as &dyn Fn(Position) -> bool));
-            let fetch = core.start_fetch(now, cap.clone(), *route, stored).expect("the stored root is genuine");
+            let fetch =
+                core.start_fetch(now, cap.clone(), *route, stored).expect("the stored root is genuine");
             if let Some(fetching) = node.fetches.get_mut(&cap.root) {
                 (fetching.id, fetching.unwritten) = (fetch, 0);
             }

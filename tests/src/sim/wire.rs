@@ -105,7 +105,8 @@ impl Wire {
         flow.written += bytes.len() as u64;
         let keep = KEPT.saturating_sub(flow.first.len()).min(bytes.len());
         flow.first.extend_from_slice(&bytes[..keep]);
-        let sending = Duration::from_nanos(bytes.len() as u64 * 1_000_000_000 / self.quality.bandwidth.max(1));
+        let sending =
+            Duration::from_nanos(bytes.len() as u64 * 1_000_000_000 / self.quality.bandwidth.max(1));
         flow.free_at = flow.free_at.max(now) + sending;
         flow.last_arrival = flow.last_arrival.max(flow.free_at + self.quality.latency);
         flow.last_arrival
