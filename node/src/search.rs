@@ -571,10 +571,10 @@ mod tests {
         assert_eq!(ids(&index, "ZOO"), [3, 4, 5, 2, 1, 6]);
         assert_eq!(ids(&index, "zool"), [5]);
         assert_eq!(ids(&index, "zoo day"), [1]);
-        assert_eq!(ids(&index, "zoo nothing"), []);
+        assert!(ids(&index, "zoo nothing").is_empty());
         assert_eq!(index.query("zoo", 2).len(), 2);
         assert_eq!(index.query("zoo", 0), []);
-        assert_eq!(ids(&index, " \"!\" "), []);
+        assert!(ids(&index, " \"!\" ").is_empty());
     }
 
     #[test]
@@ -607,7 +607,7 @@ mod tests {
         index.insert(2, title(&"y".repeat(MAX_WORD_BYTES)));
         assert_eq!(ids(&index, &"y".repeat(1 << 20)), [2]);
         index.insert(3, title(&"\u{FDFA} \u{301}".repeat(99_999)));
-        assert_eq!(ids(&index, &"\u{301}".repeat(99_999)), []);
+        assert!(ids(&index, &"\u{301}".repeat(99_999)).is_empty());
     }
 
     #[test]
@@ -620,7 +620,7 @@ mod tests {
         assert!(index.slots.len() <= 100 + MIN_DEAD_SLOTS && index.terms.len() <= 102 + MIN_DEAD_SLOTS);
         assert_eq!(ids(&index, "film").len(), 100);
         assert_eq!(ids(&index, "n49999"), [99]);
-        assert_eq!(ids(&index, "n49899"), []);
+        assert!(ids(&index, "n49899").is_empty());
     }
 
     // The model looks at every word of every entry.

@@ -181,7 +181,7 @@ fn log_thread(
         if !records.is_empty() {
             let result = store.append(&records);
             for answer in waiting {
-                let _ = answer.send(result.as_ref().map(|()| ()).map_err(ToString::to_string));
+                let _ = answer.send(result.as_ref().copied().map_err(ToString::to_string));
             }
             match result {
                 Ok(()) => tickets.into_iter().for_each(|t| {

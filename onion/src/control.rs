@@ -87,9 +87,10 @@ pub enum Control {
     Addresses {
         /// Increases with each announcement.
         seq: u64,
-        /// Where the sender can be reached now.
-        addrs: Vec<Address>,
-        /// Ed25519 over context, seq and addresses.
+        /// Where the sender can be reached now: an encoded list, kept as it was signed, because it
+        /// may hold kinds of addresses that this release skips.
+        list: Vec<u8>,
+        /// Ed25519 over context, seq and list.
         signature: [u8; 64],
     },
     /// Own certificate, on the first session only.
@@ -114,9 +115,15 @@ pub enum Control {
 }
 
 /// What addresses are signed as.
-pub fn addresses_to_sign(seq: u64, addrs: &[Address]) -> Vec<u8> {
+pub fn addresses_to_sign(seq: u64, list: &[u8]) -> Vec<u8> {
     let mut w = Writer::new();
-    w.raw(ADDRS_CONTEXT).u64(seq);
+    w.raw(ADDRS_CONTEXT).u64(seq).raw(list);
+    w.into_bytes()
+}
+
+/// The encoded form of a list of addresses.
+pub fn encode_addresses(addrs: &[Address]) -> Vec<u8> {
+    let mut w = Writer::new();
     Address::encode_list(addrs, &mut w);
     w.into_bytes()
 }
@@ -157,10 +164,8 @@ impl Control {
             Self::Hello { features, unix_ms } => {
                 w.u64(*features).u64(*unix_ms);
             }
-            Self::Addresses { seq, addrs, signature } => {
-                w.u64(*seq);
-                Address::encode_list(addrs, &mut w);
-                w.raw(signature);
+            Self::Addresses { seq, list, signature } => {
+                w.u64(*seq).raw(list).raw(signature);
             }
             Self::Certificate(cert) => {
                 w.bytes16(cert);
@@ -182,7 +187,11 @@ impl Control {
         let message = match number {
             1 => Self::Hello { features: r.u64()?, unix_ms: r.u64()? },
             2 => {
-                Self::Addresses { seq: r.u64()?, addrs: Address::decode_list(&mut r)?, signature: r.array()? }
+                let seq = r.u64()?;
+                let start = r.at();
+                Address::decode_list(&mut r)?;
+                let list = body.get(start..r.at()).unwrap_or_default().to_vec();
+                Self::Addresses { seq, list, signature: r.array()? }
             }
             3 => Self::Certificate(r.bytes16(MAX_CERT_LEN, "certificate")?.to_vec()),
             4 => Self::Welcome,
@@ -272,8 +281,11 @@ mod tests {
     #[test]
     fn every_message_round_trips() {
         round_trip(&Control::Hello { features: 3, unix_ms: 9 });
-        let addrs = vec![Address::Ip("127.0.0.1:9".parse().unwrap())];
-        round_trip(&Control::Addresses { seq: 1, addrs, signature: [7; 64] });
+        let list = encode_addresses(&[Address::Ip("127.0.0.1:9".parse().unwrap())]);
+        round_trip(&Control::Addresses { seq: 1, list, signature: [7; 64] });
+        // A kind of a later release is skipped and stays under the signature.
+        let list = [1, 3, 4, 9, 9, 1, 0].to_vec();
+        round_trip(&Control::Addresses { seq: 1, list, signature: [7; 64] });
         round_trip(&Control::Certificate(vec![1, 2, 3]));
         round_trip(&Control::Welcome);
         round_trip(&Control::Hint);

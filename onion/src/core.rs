@@ -355,8 +355,9 @@ impl Core {
     }
 
     pub(crate) fn addresses_message(&self) -> Control {
-        let signature = self.identity.sign(&crate::control::addresses_to_sign(self.addrs_seq, &self.addrs));
-        Control::Addresses { seq: self.addrs_seq, addrs: self.addrs.clone(), signature }
+        let list = crate::control::encode_addresses(&self.addrs);
+        let signature = self.identity.sign(&crate::control::addresses_to_sign(self.addrs_seq, &list));
+        Control::Addresses { seq: self.addrs_seq, list, signature }
     }
 
     fn broadcast(&mut self, now: Now, message: &Control) {

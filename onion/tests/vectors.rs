@@ -18,7 +18,7 @@ use kith_crypto::noise::{Handshake, Pattern, Session};
 use kith_crypto::rng::Rng;
 use kith_crypto::secret::Key;
 use kith_onion::cell::{self, BODY_LEN, CELL_LEN, CellRef, Command, TunOpen};
-use kith_onion::control::{Control, Delta, MESSAGE_HEAD, Part, ViewOp, addresses_to_sign};
+use kith_onion::control::{Control, Delta, MESSAGE_HEAD, Part, ViewOp, addresses_to_sign, encode_addresses};
 use kith_onion::entry::{Eid, Entry};
 use kith_onion::link::{Link, Outgoing};
 use kith_onion::session::{Assembler, ByteQueue, Have, Message, Want};
@@ -268,8 +268,8 @@ fn relabel(message: &[u8], body: &[u8]) -> Vec<u8> {
 #[test]
 fn control_messages() {
     let id = Identity::from_secrets([[1; 32], [2; 32], [3; 32]]);
-    let addrs = vec![Address::Ip("192.0.2.7:5483".parse().unwrap())];
-    let signature = id.sign(&addresses_to_sign(9, &addrs));
+    let list = encode_addresses(&[Address::Ip("192.0.2.7:5483".parse().unwrap())]);
+    let signature = id.sign(&addresses_to_sign(9, &list));
     let hello = check_control(
         "control_hello",
         "HELLO",
@@ -280,7 +280,7 @@ fn control_messages() {
     let addresses = check_control(
         "control_addresses",
         "ADDRESSES, signed by the identity in crypto/identity.hex",
-        &Control::Addresses { seq: 9, addrs, signature },
+        &Control::Addresses { seq: 9, list, signature },
         &[
             ("seq", 8),
             ("address count", 1),

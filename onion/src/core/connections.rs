@@ -7,6 +7,7 @@ use crate::control::addresses_to_sign;
 use crate::handshake::{Answered, Callee, Caller, Established, Recognised, Third, Verified};
 use crate::link::{Broken, Link};
 use crate::tunnel::{Bucket, Tunnel};
+use kith_crypto::codec::Reader;
 use kith_crypto::frame::Claim;
 
 /// A handshake must be over by then on the dialling side.
@@ -19,6 +20,8 @@ const DEAD_AFTER: Duration = Duration::from_secs(65);
 const BOTH_DIALLED: Duration = Duration::from_secs(5);
 const BACKOFF_START: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(300);
+/// A friend that said goodbye is not dialled before this.
+const AFTER_GOODBYE: Duration = Duration::from_secs(10);
 pub(super) const CREDIT_TICK: Duration = Duration::from_millis(25);
 /// First flights that one invite answers in all.
 const MAX_INVITE_TRIES: usize = 16;
@@ -644,9 +647,10 @@ impl Core {
         message: Control,
     ) -> Result<(), Broken> {
         match message {
-            Control::Addresses { seq, addrs, signature } => {
+            Control::Addresses { seq, list, signature } => {
+                let addrs = Address::decode_list(&mut Reader::new(&list))?;
                 let Some(friend) = self.friends.get_mut(&key) else { return Ok(()) };
-                if !friend.record.keys.verify(&addresses_to_sign(seq, &addrs), &signature) {
+                if !friend.record.keys.verify(&addresses_to_sign(seq, &list), &signature) {
                     return Err(Broken);
                 }
                 if seq > friend.record.addrs_seq {
@@ -665,7 +669,13 @@ impl Core {
                 }
             }
             Control::Delta(delta) => self.catalogue.delta(now, key, delta),
-            Control::Goodbye => self.close(now, id),
+            Control::Goodbye => {
+                self.close(now, id);
+                // It goes on purpose; whoever comes back dials by itself.
+                if let Some(friend) = self.friends.get_mut(&key) {
+                    friend.dialling.reset(now.at + AFTER_GOODBYE);
+                }
+            }
             Control::Hello { .. } | Control::Certificate(_) | Control::Welcome => return Err(Broken),
         }
         Ok(())
