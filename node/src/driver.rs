@@ -151,37 +151,41 @@ impl Driver {
 
     fn poll_storage(&mut self, cx: &mut Context<'_>) -> bool {
         let mut busy = false;
-        for _ in 0..64 {
-            let Poll::Ready(Some(done)) = self.storage.done.poll_recv(cx) else { break };
+        for _ in 0..8 {
+            let Poll::Ready(Some(group)) = self.storage.done.poll_recv(cx) else { break };
             busy = true;
-            let now = self.clock.now();
-            match done {
-                Done::Stored(ticket) => self.core.persisted(now, ticket),
-                Done::Read(conn, circ, position, block) => {
-                    self.core.block_read(now, conn, circ, position, block);
-                }
-                Done::Written(fetch, result) => {
-                    match result {
-                        Ok(()) => self.core.fetch_stored(now, fetch),
-                        Err(e) => {
-                            self.core.cancel_fetch(now, fetch);
-                            self.service.fetch_failed(fetch, &e.into());
-                        }
-                    }
-                    self.service.fetch_moved(&self.core, fetch);
-                }
-                Done::Complete(fetch, result) => {
-                    self.service.fetch_complete(now, &mut self.core, fetch, result);
-                }
-                Done::ReadOnly(e) => {
-                    tracing::error!("{e}");
-                    self.service.set_read_only(e.to_string());
-                }
+            for done in group {
+                self.done(done);
+                self.outputs();
             }
-            self.outputs();
         }
         self.storage.push_on();
         busy
+    }
+
+    fn done(&mut self, done: Done) {
+        let now = self.clock.now();
+        match done {
+            Done::Stored(ticket) => self.core.persisted(now, ticket),
+            Done::Read(conn, circ, position, block) => self.core.block_read(now, conn, circ, position, block),
+            Done::Written(fetch, result) => {
+                match result {
+                    Ok(()) => self.core.fetch_stored(now, fetch),
+                    Err(e) => {
+                        self.core.cancel_fetch(now, fetch);
+                        self.service.fetch_failed(fetch, &e.into());
+                    }
+                }
+                self.service.fetch_moved(&self.core, fetch);
+            }
+            Done::Complete(fetch, result) => {
+                self.service.fetch_complete(now, &mut self.core, fetch, result);
+            }
+            Done::ReadOnly(e) => {
+                tracing::error!("{e}");
+                self.service.set_read_only(e.to_string());
+            }
+        }
     }
 
     fn poll_commands(&mut self, cx: &mut Context<'_>) -> bool {

@@ -43,6 +43,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => return usage(&e),
     };
+    keep_freed_memory();
     // Two threads carry a node: one busy with links, one with the disk's answers and players.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = match runtime {
@@ -55,6 +56,13 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => fail(&failure),
     }
+}
+
+/// glibc gives the top of its heap back after every block of a video and takes it again for the next
+/// one, which costs more than copying it. Freeing one large allocation makes it keep some (the
+/// dynamic threshold of mallopt(3), `M_MMAP_THRESHOLD`); elsewhere this does nothing.
+fn keep_freed_memory() {
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(4 * 1024 * 1024)));
 }
 
 fn usage(e: &clap::Error) -> ExitCode {

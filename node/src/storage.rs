@@ -18,8 +18,10 @@ use tokio::sync::mpsc;
 const QUEUE: usize = 64;
 /// Blocks that came are marked as present at least this often.
 const FLUSH_EVERY: Duration = Duration::from_millis(1500);
-/// Answers that may wait for the driver.
-const DONE_QUEUE: usize = 256;
+/// Groups of answers that may wait for the driver.
+const DONE_QUEUE: usize = 32;
+/// Requests that the block thread answers together: a wake-up for each would cost more than the work.
+const GROUP: usize = 8;
 
 /// Work for the journal thread.
 #[derive(Debug)]
@@ -92,7 +94,7 @@ pub struct Storage {
     log: Lane<Log>,
     block: Lane<Block>,
     /// What was done.
-    pub done: mpsc::Receiver<Done>,
+    pub done: mpsc::Receiver<Vec<Done>>,
     threads: Vec<std::thread::JoinHandle<()>>,
 }
 
@@ -156,7 +158,7 @@ fn log_thread(
     store: &Store,
     mut views: HashMap<FriendKey, ViewLog>,
     requests: &Receiver<Log>,
-    done: &mpsc::Sender<Done>,
+    done: &mpsc::Sender<Vec<Done>>,
 ) {
     let mut failed = false;
     while let Ok(first) = requests.recv() {
@@ -184,12 +186,13 @@ fn log_thread(
                 let _ = answer.send(result.as_ref().copied().map_err(ToString::to_string));
             }
             match result {
-                Ok(()) => tickets.into_iter().for_each(|t| {
-                    let _ = done.blocking_send(Done::Stored(t));
-                }),
+                Ok(()) if tickets.is_empty() => {}
+                Ok(()) => {
+                    let _ = done.blocking_send(tickets.into_iter().map(Done::Stored).collect());
+                }
                 // What waits for these records never goes on: nothing is pretended.
                 Err(e) if !std::mem::replace(&mut failed, true) => {
-                    let _ = done.blocking_send(Done::ReadOnly(e));
+                    let _ = done.blocking_send(vec![Done::ReadOnly(e)]);
                 }
                 Err(_) => {}
             }
@@ -226,7 +229,7 @@ fn append_view(
     view.append(records)
 }
 
-fn block_thread(store: &Store, requests: &Receiver<Block>, done: &mpsc::Sender<Done>) {
+fn block_thread(store: &Store, requests: &Receiver<Block>, done: &mpsc::Sender<Vec<Done>>) {
     let mut packs: HashMap<Root, Arc<Pack>> = HashMap::new();
     let mut flushed_at = Instant::now();
     let mut dirty = false;
@@ -236,55 +239,66 @@ fn block_thread(store: &Store, requests: &Receiver<Block>, done: &mpsc::Sender<D
             flush_all(&packs);
             (flushed_at, dirty) = (Instant::now(), false);
         }
-        let request = match requests.recv_timeout(FLUSH_EVERY) {
+        let first = match requests.recv_timeout(FLUSH_EVERY) {
             Ok(request) => request,
             Err(RecvTimeoutError::Timeout) => continue,
             Err(RecvTimeoutError::Disconnected) => break,
         };
-        dirty |= matches!(request, Block::Begin(..) | Block::Write(..));
-        match request {
-            Block::Read(conn, circ, root, position) => {
-                let block = match packs.get(&root) {
-                    Some(pack) => pack.read(position),
-                    None => store.pack(&root).and_then(|pack| pack.read(position)),
-                };
-                let _ = done.blocking_send(Done::Read(conn, circ, position, block.ok()));
-            }
-            Block::Begin(fetch, begin) => {
-                let (cap, root_block, geometry, now_s) = *begin;
-                let result = store
-                    .begin_fetch(&cap.verify_cap(), Some(&cap.key), &root_block, geometry, now_s)
-                    .and_then(|pack| {
-                        let written = pack.write(root_block);
-                        packs.insert(cap.root, pack);
-                        written
-                    });
-                let _ = done.blocking_send(Done::Written(fetch, result));
-            }
-            Block::Write(fetch, root, block) => {
-                let result = match packs.get(&root) {
-                    Some(pack) => pack.write(block),
-                    None => store.pack(&root).and_then(|pack| {
-                        let written = pack.write(block);
-                        packs.insert(root, pack);
-                        written
-                    }),
-                };
-                let _ = done.blocking_send(Done::Written(fetch, result));
-            }
-            Block::Complete(fetch, root) => {
-                let flushed = packs.remove(&root).map_or(Ok(()), |pack| pack.flush());
-                let result = flushed.and_then(|()| store.mark_complete(&root));
-                let _ = done.blocking_send(Done::Complete(fetch, result));
-            }
-            Block::Keep(root) => {
-                if let Some(Err(e)) = packs.remove(&root).map(|pack| pack.flush()) {
-                    tracing::warn!("a partial video could not be flushed: {e}");
-                }
-            }
+        let mut answers = Vec::new();
+        for request in std::iter::once(first).chain(requests.try_iter()).take(GROUP) {
+            dirty |= matches!(request, Block::Begin(..) | Block::Write(..));
+            answers.extend(do_block(store, &mut packs, request));
+        }
+        if !answers.is_empty() {
+            let _ = done.blocking_send(answers);
         }
     }
     flush_all(&packs);
+}
+
+fn do_block(store: &Store, packs: &mut HashMap<Root, Arc<Pack>>, request: Block) -> Option<Done> {
+    match request {
+        Block::Read(conn, circ, root, position) => {
+            let block = match packs.get(&root) {
+                Some(pack) => pack.read(position),
+                None => store.pack(&root).and_then(|pack| pack.read(position)),
+            };
+            Some(Done::Read(conn, circ, position, block.ok()))
+        }
+        Block::Begin(fetch, begin) => {
+            let (cap, root_block, geometry, now_s) = *begin;
+            let result = store
+                .begin_fetch(&cap.verify_cap(), Some(&cap.key), &root_block, geometry, now_s)
+                .and_then(|pack| {
+                    let written = pack.write(root_block);
+                    packs.insert(cap.root, pack);
+                    written
+                });
+            Some(Done::Written(fetch, result))
+        }
+        Block::Write(fetch, root, block) => {
+            let result = match packs.get(&root) {
+                Some(pack) => pack.write(block),
+                None => store.pack(&root).and_then(|pack| {
+                    let written = pack.write(block);
+                    packs.insert(root, pack);
+                    written
+                }),
+            };
+            Some(Done::Written(fetch, result))
+        }
+        Block::Complete(fetch, root) => {
+            let flushed = packs.remove(&root).map_or(Ok(()), |pack| pack.flush());
+            let result = flushed.and_then(|()| store.mark_complete(&root));
+            Some(Done::Complete(fetch, result))
+        }
+        Block::Keep(root) => {
+            if let Some(Err(e)) = packs.remove(&root).map(|pack| pack.flush()) {
+                tracing::warn!("a partial video could not be flushed: {e}");
+            }
+            None
+        }
+    }
 }
 
 fn flush_all(packs: &HashMap<Root, Arc<Pack>>) {
