@@ -171,6 +171,9 @@ async fn status(State(api): State<Api>) -> Answer {
         value.insert("privacy".into(), json!(facts.privacy));
         value.insert("privacy_in_effect".into(), json!("fast"));
         value.insert("reach_note".into(), json!(facts.reach_note));
+        if value.get("read_only").is_none_or(Value::is_null) && api.store.read_only() {
+            value.insert("read_only".into(), json!("a write to disk failed: check the disk, then restart"));
+        }
     }
     Ok(Json(value))
 }
@@ -429,8 +432,15 @@ async fn remove_friend(State(api): State<Api>, Path(name): Path<String>) -> Answ
             cx.check_writable()?;
             let state = cx.service.state();
             if let Some(key) = state.friend_named(&name) {
+                let noise = state.friends.get(&key).map(|f| f.record.keys.noise);
+                // An invite that this friend completed must not let it in again.
+                let theirs = state.given.values().filter(|i| i.bound.is_some() && i.bound == noise);
+                let invites: Vec<InviteId> = theirs.map(|i| i.id).collect();
                 cx.core.remove_friend(cx.now, key);
-                return Ok(cx.store(vec![Record::FriendRemoved(key)]));
+                invites.iter().for_each(|id| cx.core.withdraw_invite(*id));
+                let mut records = vec![Record::FriendRemoved(key)];
+                records.extend(invites.into_iter().map(Record::InviteDone));
+                return Ok(cx.store(records));
             }
             let pending = state.taken.iter().find(|(_, i)| i.inviter.name == name).map(|(id, _)| *id);
             let id = pending.ok_or_else(|| no_friend(&name))?;
@@ -568,6 +578,7 @@ async fn remove_video(State(api): State<Api>, Path(id): Path<String>) -> Answer 
                 }
                 other => other?,
             };
+            cx.service.end_fetches_of(cx.now, cx.core, cx.storage, root);
             let published = cx.service.state().publications.contains_key(&root);
             let stored = cx.store(if published { vec![Record::Removed(root)] } else { Vec::new() });
             cx.core.withdraw(cx.now, root);
@@ -600,15 +611,16 @@ async fn publish_video(State(api): State<Api>, request: Request) -> Answer {
     getrandom::fill(&mut key).map_err(|_| Failure::new(Exit::Failure, "the system gives no randomness"))?;
     let now_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
 
-    let (chunks, mut incoming) = mpsc::channel::<Result<Bytes, Failure>>(4);
+    let (chunks, mut incoming) = mpsc::channel::<Result<Option<Bytes>, Failure>>(4);
     let store = api.store.clone();
     let about = meta.clone();
     let work = tokio::task::spawn_blocking(move || {
         let mut publication = None;
         let next = || match incoming.blocking_recv() {
-            Some(Ok(bytes)) => Ok(Some(Vec::from(bytes))),
+            Some(Ok(bytes)) => Ok(bytes.map(Vec::from)),
             Some(Err(e)) => Err(e),
-            None => Ok(None),
+            // The node is stopping: what came is not the whole.
+            None => Err(Failure::new(Exit::Interrupted, "the file ended before it was complete")),
         };
         publish::run(&store, &about, Key::new(key), now_s, next, |stored| {
             let p = Publication {
@@ -650,13 +662,16 @@ async fn publish_video(State(api): State<Api>, request: Request) -> Answer {
 }
 
 /// Moves a request's body into a bounded channel; a broken body is an error there, never an end.
-async fn forward(mut body: Body, to: mpsc::Sender<Result<Bytes, Failure>>) {
+async fn forward(mut body: Body, to: mpsc::Sender<Result<Option<Bytes>, Failure>>) {
     loop {
         let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
         let chunk = match frame {
-            None => return,
+            None => {
+                let _ = to.send(Ok(None)).await;
+                return;
+            }
             Some(Ok(frame)) => match frame.into_data() {
-                Ok(bytes) => Ok(bytes),
+                Ok(bytes) => Ok(Some(bytes)),
                 Err(_) => continue,
             },
             Some(Err(_)) => Err(Failure::new(Exit::Interrupted, "the file ended before it was complete")),

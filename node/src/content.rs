@@ -126,7 +126,10 @@ impl Reader {
         while at <= end {
             let index = at / BLOCK_LEN as u64;
             let offset = (at % BLOCK_LEN as u64) as usize;
-            let block = self.block(Position::Data(index)).await?;
+            let block = tokio::select! {
+                block = self.block(Position::Data(index)) => block?,
+                () = to.closed() => return Ok(()),
+            };
             let len = (BLOCK_LEN - offset).min((end - at + 1) as usize);
             let bytes = Bytes::from(block).slice(offset..offset + len);
             if to.send(bytes).await.is_err() {
@@ -141,10 +144,7 @@ impl Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         if let Some(fetch) = &self.fetch {
-            let (fetch, id) = (fetch.id, self.id);
-            // A full queue only means that the fetch keeps this reader's place a little longer.
-            let job = Command::Run(Box::new(move |cx| cx.core.set_reader(cx.now, fetch, id, None)));
-            let _ = self.commands.try_send(job);
+            fetch.release_reader(self.id);
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::storage::{Block, Done, Log, Storage};
 use kith_onion::handshake::Who;
 use kith_onion::link::RECORD_LEN;
 use kith_onion::{ConnId, Core, Event, FetchEvent, Now, Output};
-use std::collections::{BTreeMap, hash_map::DefaultHasher};
+use std::collections::{BTreeMap, VecDeque, hash_map::DefaultHasher};
 use std::future::Future;
 use std::hash::{Hash, Hasher};
 use std::io::ErrorKind;
@@ -73,7 +73,7 @@ pub struct Driver {
     listeners: Vec<TcpListener>,
     sockets: BTreeMap<ConnId, Socket>,
     dials: JoinSet<(Who, Option<TcpStream>)>,
-    waiting_dials: Vec<(Who, Vec<kith_crypto::cert::Address>)>,
+    waiting_dials: VecDeque<(Who, Vec<kith_crypto::cert::Address>)>,
     sleep: Pin<Box<tokio::time::Sleep>>,
     read_buf: Vec<u8>,
     write_buf: Vec<u8>,
@@ -100,7 +100,7 @@ impl Driver {
             listeners,
             sockets: BTreeMap::new(),
             dials: JoinSet::new(),
-            waiting_dials: Vec::new(),
+            waiting_dials: VecDeque::new(),
             sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
             read_buf: vec![0; READ_LEN],
             write_buf: vec![0; WRITE_LEN],
@@ -172,6 +172,9 @@ impl Driver {
                 match result {
                     Ok(()) => self.core.fetch_stored(now, fetch),
                     Err(e) => {
+                        if let Some(cap) = self.service.fetch_cap(fetch) {
+                            self.storage.block(Block::Keep(cap.root));
+                        }
                         self.core.cancel_fetch(now, fetch);
                         self.service.fetch_failed(fetch, &e.into());
                     }
@@ -252,7 +255,7 @@ impl Driver {
             self.outputs();
         }
         while self.dials.len() < MAX_DIALS {
-            let Some((who, addrs)) = self.waiting_dials.pop() else { break };
+            let Some((who, addrs)) = self.waiting_dials.pop_front() else { break };
             busy = true;
             self.dials.spawn(async move { (who, dial(&addrs).await) });
         }
@@ -363,7 +366,12 @@ impl Driver {
             self.core.timeout(now);
             return true;
         }
-        let wake = self.clock.instant(next.min(now.at + Duration::from_secs(30)));
+        let mut wake = self.clock.instant(next.min(now.at + Duration::from_secs(30)));
+        // Accepting goes on when its pause is over.
+        let instant = Instant::now();
+        if let Some(until) = self.accept_paused_until.filter(|until| *until > instant) {
+            wake = wake.min(until);
+        }
         self.sleep.as_mut().reset(wake.into());
         // Polled once for its waker; if it is due already the next turn comes at once.
         self.sleep.as_mut().poll(cx).is_ready()
@@ -374,7 +382,7 @@ impl Driver {
         while let Some(output) = self.core.poll_output() {
             let now = self.clock.now();
             match output {
-                Output::Dial(who, addrs) => self.waiting_dials.push((who, addrs)),
+                Output::Dial(who, addrs) => self.waiting_dials.push_back((who, addrs)),
                 Output::Close(id) => {
                     // What was transmitted before stays in the system's buffers and still leaves.
                     self.sockets.remove(&id);
@@ -427,7 +435,12 @@ impl Driver {
                 }
             }
             FetchEvent::Session(links) => self.service.fetch_session(&self.core, fetch, links),
-            FetchEvent::Unreachable => self.service.fetch_unreachable(fetch),
+            FetchEvent::Unreachable => {
+                if let Some(cap) = self.service.fetch_cap(fetch) {
+                    self.storage.block(Block::Keep(cap.root));
+                }
+                self.service.fetch_unreachable(fetch);
+            }
         }
     }
 }

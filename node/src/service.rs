@@ -71,14 +71,32 @@ pub struct FetchHandle {
     pub id: FetchId,
     /// How it stands.
     pub status: watch::Receiver<FetchStatus>,
-    released: Arc<Mutex<Vec<FetchId>>>,
+    released: Arc<Mutex<Vec<Released>>>,
+}
+
+/// Something that nobody uses any more.
+#[derive(Clone, Copy, Debug)]
+enum Released {
+    Fetch(FetchId),
+    Reader(FetchId, u64),
+}
+
+impl FetchHandle {
+    /// A reader of the fetch has gone.
+    pub fn release_reader(&self, reader: u64) {
+        self.release(Released::Reader(self.id, reader));
+    }
+
+    fn release(&self, what: Released) {
+        if let Ok(mut released) = self.released.lock() {
+            released.push(what);
+        }
+    }
 }
 
 impl Drop for FetchHandle {
     fn drop(&mut self) {
-        if let Ok(mut released) = self.released.lock() {
-            released.push(self.id);
-        }
+        self.release(Released::Fetch(self.id));
     }
 }
 
@@ -107,7 +125,7 @@ pub struct Service {
     roots: HashMap<u64, Root>,
     next_doc: u64,
     fetches: BTreeMap<FetchId, Fetching>,
-    released: Arc<Mutex<Vec<FetchId>>>,
+    released: Arc<Mutex<Vec<Released>>>,
     invite_waiters: HashMap<InviteId, oneshot::Sender<InviteOutcome>>,
     up_waiters: Vec<(FriendKey, oneshot::Sender<()>)>,
     saved_traffic: HashMap<FriendKey, Traffic>,
@@ -177,7 +195,14 @@ impl Service {
     /// Applies a change of the core and returns its record.
     pub fn keep(&mut self, change: &Change, now: Now) -> Vec<u8> {
         let state = &self.state;
-        let record = Record::of_change(change, |cert| state.free_name(&cert.name), now.unix_s());
+        let mut record = Record::of_change(change, |cert| state.free_name(&cert.name), now.unix_s());
+        if let Record::Friend(friend) = &mut record
+            && let Some(known) = state.friends.get(&FriendKey(friend.record.keys.sign))
+        {
+            // A renewed friendship keeps its name and its past.
+            (friend.name, friend.since_s, friend.traffic) =
+                (known.name.clone(), known.since_s, known.traffic);
+        }
         let bytes = record.encode();
         self.state.apply(record);
         bytes
@@ -317,12 +342,10 @@ impl Service {
     /// Makes sure that an object is here or on its way.
     pub fn want(&mut self, now: Now, core: &mut Core, text: &str, route: Route) -> Result<Wanted, Failure> {
         let (root, linked) = self.resolve(core, text)?;
-        let cap = match self.read_cap(core, &root) {
-            Ok(cap) => cap,
-            Err(e) => match linked {
-                Some(cap) if e.exit == Exit::NotFound => cap,
-                _ => return Err(e),
-            },
+        // A link carries its own key: what somebody lists under the same id does not count.
+        let cap = match linked {
+            Some(cap) => cap,
+            None => self.read_cap(core, &root)?,
         };
         let stored = self.store.object(&root).and_then(|o| Some((o, self.store.pack(&root).ok()?)));
         if let Some((object, pack)) = &stored
@@ -427,6 +450,8 @@ impl Service {
     pub fn fetch_complete(&mut self, now: Now, core: &mut Core, id: FetchId, result: Result<(), StoreError>) {
         let Some(cap) = self.fetch_cap(id) else { return };
         let result = result.and_then(|()| {
+            // It may have been removed while it was marked.
+            self.store.object(&cap.root).ok_or(StoreError::NotFound)?;
             let geometry = self.store.pack(&cap.root)?.geometry();
             core.hold(now, cap.verify_cap(), geometry);
             Ok(())
@@ -443,6 +468,17 @@ impl Service {
         }
     }
 
+    /// Ends the fetches of an object that is being removed.
+    pub fn end_fetches_of(&mut self, now: Now, core: &mut Core, storage: &mut Storage, root: Root) {
+        let ids: Vec<FetchId> =
+            self.fetches.iter().filter(|(_, f)| f.cap.root == root).map(|(id, _)| *id).collect();
+        for id in ids {
+            core.cancel_fetch(now, id);
+            self.end_fetch(id, Err(Failure::new(Exit::Failure, "the video was removed here meanwhile")));
+        }
+        storage.block(Block::Drop(root));
+    }
+
     /// Fetches under way.
     pub fn fetch_count(&self) -> usize {
         self.fetches.len()
@@ -453,7 +489,14 @@ impl Service {
             Ok(mut list) if !list.is_empty() => std::mem::take(&mut *list),
             _ => return,
         };
-        for id in released {
+        for what in released {
+            let id = match what {
+                Released::Fetch(id) => id,
+                Released::Reader(id, reader) => {
+                    core.set_reader(now, id, reader, None);
+                    continue;
+                }
+            };
             let Some(fetching) = self.fetches.get_mut(&id) else { continue };
             fetching.users -= 1;
             if fetching.users == 0 {

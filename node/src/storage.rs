@@ -48,6 +48,8 @@ pub enum Block {
     Complete(FetchId, Root),
     /// Keep what a cancelled fetch has.
     Keep(Root),
+    /// The object is being removed: let go of it.
+    Drop(Root),
 }
 
 /// What a thread has done.
@@ -138,7 +140,10 @@ impl Storage {
     /// Ends both threads after what they were given.
     pub fn stop(mut self) {
         self.push_on();
-        let Self { log, block, mut done, threads } = self;
+        let Self { log, mut block, mut done, threads } = self;
+        // Nobody waits for answers any more: the threads must not wait for room.
+        done.close();
+        block.waiting.retain(|request| !matches!(request, Block::Read(..)));
         for request in log.waiting {
             let _ = log.sender.send(request);
         }
@@ -180,7 +185,9 @@ fn log_thread(
                 other => others.push(other),
             }
         }
-        if !records.is_empty() {
+        if records.is_empty() {
+            waiting.drain(..).for_each(|answer| drop(answer.send(Ok(()))));
+        } else {
             let result = store.append(&records);
             for answer in waiting {
                 let _ = answer.send(result.as_ref().copied().map_err(ToString::to_string));
@@ -291,6 +298,10 @@ fn do_block(store: &Store, packs: &mut HashMap<Root, Arc<Pack>>, request: Block)
             let flushed = packs.remove(&root).map_or(Ok(()), |pack| pack.flush());
             let result = flushed.and_then(|()| store.mark_complete(&root));
             Some(Done::Complete(fetch, result))
+        }
+        Block::Drop(root) => {
+            packs.remove(&root);
+            None
         }
         Block::Keep(root) => {
             if let Some(Err(e)) = packs.remove(&root).map(|pack| pack.flush()) {

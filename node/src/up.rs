@@ -94,9 +94,14 @@ pub fn open(paths: &Paths, passphrase: Option<&[u8]>) -> Result<Home, Failure> {
     let mut state = State::default();
     let count = opened.records.len();
     let mut bad = opened.damaged_records;
+    let mut erased = false;
     for bytes in opened.records {
         match Record::decode(&bytes) {
-            Ok(Some(record)) => state.apply(record),
+            Ok(Some(record)) => {
+                erased |=
+                    matches!(record, Record::FriendRemoved(_) | Record::InviteDone(_) | Record::Removed(_));
+                state.apply(record);
+            }
             Ok(None) => {}
             Err(_) => bad += 1,
         }
@@ -110,7 +115,8 @@ pub fn open(paths: &Paths, passphrase: Option<&[u8]>) -> Result<Home, Failure> {
         return Err(Failure::new(Exit::Failure, what));
     }
     let live = state.live();
-    if bad == 0 && count > 4 * live.len() + 256 {
+    // What was removed is erased with the next start: secrets of lost friends and used invites go.
+    if bad == 0 && (erased && count > live.len() || count > 4 * live.len() + 256) {
         opened.store.compact(&live)?;
     }
     Ok(Home { store: Arc::new(opened.store), state })
@@ -224,7 +230,15 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
     let driving = tokio::spawn(driver.run());
     let socket_path = paths.socket.clone();
     let end = tokio::spawn(async move {
-        let asked = stops.recv().await;
+        let mut driving = driving;
+        let asked = tokio::select! {
+            asked = stops.recv() => asked,
+            // The driver ends by itself only when it failed: the process must not live on without it.
+            _ = &mut driving => {
+                eprintln!("kith: the node failed and stops; start it again, nothing stored is lost");
+                std::process::exit(1);
+            }
+        };
         // What was asked last still gets its answer.
         tokio::time::sleep(Duration::from_millis(50)).await;
         let (done, stopped) = oneshot::channel();

@@ -9,6 +9,7 @@ use crate::control::{Delta, MAX_DELTA, Part, ViewOp};
 use crate::core::FriendKey;
 use crate::entry::{Eid, Entry};
 use crate::time::{Now, earliest};
+use crate::tunnel::Bucket;
 use kith_crypto::codec::{DecodeError, Reader, Writer};
 use kith_crypto::content::Root;
 use kith_crypto::kdf::{self, Label};
@@ -19,6 +20,13 @@ use std::time::Duration;
 
 /// Entries kept of one part of one friend's view.
 pub const MAX_VIEW_ENTRIES: usize = 16_000;
+/// Pages of one part of a view, taken one after the other.
+const MAX_PAGES: u32 = 80;
+/// A view without end is asked for again after this.
+const AFTER_ENDLESS_VIEW: Duration = Duration::from_secs(3600);
+/// Changes of one friend's view that are stored: two full views at once, and two a day.
+const MAX_CHANGES: f64 = 4.0 * MAX_VIEW_ENTRIES as f64;
+const CHANGES_A_SECOND: f64 = MAX_CHANGES / DAY_S as f64;
 /// Days that an entry lives without renewal.
 pub const ENTRY_DAYS: u32 = 30;
 /// A lost friend's entries leave the views of others over this multiple of `spread` (3 days: 7).
@@ -182,6 +190,8 @@ struct PartState {
     count: usize,
     /// The first view was taken whole once.
     completed: bool,
+    /// Pages taken since the last complete one.
+    pages: u32,
 }
 
 #[derive(Debug, Default)]
@@ -191,9 +201,15 @@ struct View {
     relayed: PartState,
     connected: bool,
     gone: bool,
+    /// Changes that may still be stored.
+    changes: Option<Bucket>,
 }
 
 impl View {
+    fn may_change(&mut self, now: Duration) -> bool {
+        self.changes.get_or_insert_with(|| Bucket::new(CHANGES_A_SECOND, MAX_CHANGES)).take(now)
+    }
+
     fn part(&mut self, part: Part) -> &mut PartState {
         match part {
             Part::Own => &mut self.own,
@@ -537,6 +553,13 @@ impl Catalogue {
             return; // an answer that nobody asked for
         }
         let first_view = !state.completed;
+        // A view of full size has some forty pages; one without end is no view.
+        state.pages = if delta.more { state.pages + 1 } else { 0 };
+        if state.pages > MAX_PAGES {
+            (state.pages, state.log, state.upto, state.restart) = (0, 0, 0, None);
+            state.pull_at = Some(now.at + AFTER_ENDLESS_VIEW);
+            return;
+        }
         if delta.restart {
             state.restart = Some(BTreeSet::new());
         }
@@ -548,6 +571,7 @@ impl Catalogue {
         let moved = (state.log, state.upto) != (delta.log, delta.upto) || first_view;
         let mut records = Vec::new();
         for op in delta.ops {
+            let before = records.len();
             match op {
                 ViewOp::Add(eid, entry) => {
                     let release_ms = self.release_time(now, delta.part, first_view);
@@ -560,6 +584,18 @@ impl Catalogue {
                         records.push(del_record(eid));
                     }
                 }
+            }
+            let changed = records.len() > before;
+            if changed && !self.views.get_mut(&friend).is_some_and(|v| v.may_change(now.at)) {
+                // More changes than any honest friend has: the rest waits, as does the disk.
+                self.refused += 1;
+                self.acts.push_back(Act::Record(friend, records));
+                if let Some(view) = self.views.get_mut(&friend) {
+                    let state = view.part(delta.part);
+                    (state.pages, state.log, state.upto, state.restart) = (0, 0, 0, None);
+                    state.pull_at = Some(now.at + AFTER_ENDLESS_VIEW);
+                }
+                return;
             }
         }
         let Some(view) = self.views.get_mut(&friend) else { return };
@@ -613,9 +649,6 @@ impl Catalogue {
         let today = (now.unix_s() / DAY_S) as u32;
         let root = entry.root();
         let Some(view) = self.views.get_mut(&friend) else { return false };
-        if let Some(seen) = &mut view.part(part).restart {
-            seen.insert(eid);
-        }
         // An entry may live as long as a fresh one, and travels no further than its part allows.
         if entry.expires_day < today
             || entry.expires_day > today + 2 * ENTRY_DAYS
@@ -635,6 +668,10 @@ impl Catalogue {
                 view.part(part).count += 1;
                 view.eids.insert(eid, (root, part));
             }
+        }
+        // Only what counts is noted as seen, so that a restart's notes are bounded like the view.
+        if let Some(seen) = &mut view.part(part).restart {
+            seen.insert(eid);
         }
         let known = self.known.entry(root).or_insert_with(Known::new);
         let words: Box<[u8]> = plain_words(entry).into();
@@ -679,9 +716,10 @@ impl Catalogue {
         if is_new {
             self.due.insert((release_ms, root));
         } else if changed {
-            // Those who were told hear of the change with the next batch.
+            // Those who were told hear of the change with the next batch. One note an object is
+            // enough, however often it changes until then.
             known.changed |= known.listed;
-            self.due.insert((now.unix_ms, root));
+            self.due.insert((0, root));
         }
         if is_new || changed {
             self.acts.push_back(Act::Listed(root));

@@ -251,7 +251,6 @@ impl Default for Limits {
 }
 
 /// What a core is made of.
-#[derive(Debug)]
 pub struct Setup {
     /// Who this node is.
     pub identity: Identity,
@@ -455,6 +454,7 @@ impl Core {
     pub fn withdraw(&mut self, now: Now, root: Root) -> bool {
         let was = self.catalogue.withdraw(root);
         self.run_catalogue(now);
+        self.end_unshared(now, root);
         was
     }
 

@@ -18,6 +18,11 @@ const FIRST_BURST: u16 = 4;
 /// A session that owes blocks and brings none for so long is given up.
 pub const SESSION_STALL: Duration = Duration::from_secs(10);
 
+/// One block may take so long, and not longer, whatever else comes meanwhile.
+pub const BLOCK_STALL: Duration = Duration::from_secs(60);
+/// Blocks that a reader needs soon (4 MiB).
+const READER_WINDOW: u64 = 64;
+
 /// Why a session is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Over {
@@ -82,7 +87,8 @@ pub type SessionId = (u32, u32);
 
 #[derive(Debug)]
 struct Session {
-    have: Have,
+    /// It has said what it has.
+    told: bool,
     owed: BTreeMap<Position, Duration>,
     last_arrival: Duration,
     /// Bytes per second, smoothed.
@@ -117,7 +123,8 @@ pub struct Fetch {
     asked: BTreeMap<Position, SessionId>,
     sessions: BTreeMap<SessionId, Session>,
     unwritten: usize,
-    readers: BTreeMap<u64, u64>,
+    /// Readers and their places, the one that moved last at the end.
+    readers: Vec<(u64, u64)>,
     cursor: u64,
 }
 
@@ -131,7 +138,7 @@ impl Fetch {
             asked: BTreeMap::new(),
             sessions: BTreeMap::new(),
             unwritten: 0,
-            readers: BTreeMap::new(),
+            readers: Vec::new(),
             cursor: 0,
         }
     }
@@ -177,10 +184,8 @@ impl Fetch {
 
     /// A reader stands at a data block (`None`: it is gone). Its surroundings come first.
     pub fn set_reader(&mut self, reader: u64, block: Option<u64>) {
-        match block {
-            Some(block) => self.readers.insert(reader, block),
-            None => self.readers.remove(&reader),
-        };
+        self.readers.retain(|(id, _)| *id != reader);
+        self.readers.extend(block.map(|block| (reader, block)));
     }
 
     /// The owner has written a block.
@@ -191,7 +196,7 @@ impl Fetch {
     /// A session to a holder stands: what to send first.
     pub fn session_opened(&mut self, now: Duration, id: SessionId) -> Message {
         let session = Session {
-            have: Have::All,
+            told: false,
             owed: BTreeMap::new(),
             last_arrival: now,
             rate: 0.0,
@@ -230,14 +235,23 @@ impl Fetch {
 
     /// Sessions that owe blocks and have been silent for too long.
     pub fn stalled(&self, now: Duration) -> Vec<SessionId> {
-        let silent = |s: &Session| !s.owed.is_empty() && now.saturating_sub(s.last_arrival) > SESSION_STALL;
+        let silent = |s: &Session| {
+            let oldest = s.owed.values().min().copied().unwrap_or(now);
+            !s.owed.is_empty()
+                && (now.saturating_sub(s.last_arrival) > SESSION_STALL
+                    || now.saturating_sub(oldest) > BLOCK_STALL)
+        };
         self.sessions.iter().filter(|(_, s)| silent(s)).map(|(id, _)| *id).collect()
     }
 
     /// When [`Fetch::stalled`] may have something next.
     pub fn poll_timeout(&self) -> Option<Duration> {
         let owing = self.sessions.values().filter(|s| !s.owed.is_empty());
-        owing.map(|s| s.last_arrival + SESSION_STALL + Duration::from_millis(1)).min()
+        let limit = |s: &Session| {
+            let oldest = s.owed.values().min().map(|at| *at + BLOCK_STALL);
+            oldest.unwrap_or(Duration::MAX).min(s.last_arrival + SESSION_STALL)
+        };
+        owing.map(|s| limit(s) + Duration::from_millis(1)).min()
     }
 
     /// Takes a message of a session.
@@ -249,10 +263,11 @@ impl Fetch {
     ) -> Result<Option<Progress>, Over> {
         let Some(session) = self.sessions.get_mut(&id) else { return Ok(None) };
         match message {
-            Message::Have(have) => {
-                session.have = have;
-                Ok(None)
-            }
+            // Once, as the answer to the first request. Holders of parts exist from the swarm on;
+            // until then one that has not everything is of no use.
+            Message::Have(Have::All) if !std::mem::replace(&mut session.told, true) => Ok(None),
+            Message::Have(Have::Spans(_)) if !session.told => Err(Over::Gone),
+            Message::Have(_) => Err(Over::Lied),
             Message::Lack(position) => {
                 session.owed.remove(&position).ok_or(Over::Lied)?;
                 session.last_arrival = now;
@@ -310,7 +325,11 @@ impl Fetch {
                 self.got(geometry, position);
                 Ok(Some(Progress::Block(block)))
             }
-            Err(TreeError::NodeMissing(_)) => Ok(None), // came before the node above it: ask again
+            // A session answers in order, and the node was asked before: it was kept back.
+            Err(TreeError::NodeMissing(node)) if self.asked.get(&Position::Node(node)) == Some(&id) => {
+                Err(Over::Lied)
+            }
+            Err(TreeError::NodeMissing(_)) => Ok(None), // memory dropped the node: both are asked again
             Err(_) => Err(Over::Lied),
         }
     }
@@ -347,7 +366,7 @@ impl Fetch {
 
     fn first_missing(&self) -> Option<u64> {
         let end = self.geometry()?.data_count();
-        let from = self.readers.values().next().copied().unwrap_or(0).min(end);
+        let from = self.readers.last().map_or(0, |(_, block)| *block).min(end);
         self.have.next_empty(from, end).or_else(|| self.have.next_empty(0, from))
     }
 
@@ -359,14 +378,20 @@ impl Fetch {
             return Some(head);
         }
         let end = geometry.data_count();
-        let readers: Vec<u64> = self.readers.values().copied().collect();
-        for from in readers {
-            if let Some(found) = self.pick_from(geometry, id, from, end) {
+        // The last seek first, and for each reader what it needs soon; then what follows the last.
+        for (_, from) in self.readers.iter().rev() {
+            let soon = from.saturating_add(READER_WINDOW).min(end);
+            if let Some(found) = self.pick_from(geometry, *from, soon, id) {
                 return Some(found);
             }
         }
-        let found = self.pick_from(geometry, id, self.cursor, end);
-        let found = found.or_else(|| self.pick_from(geometry, id, 0, end));
+        if let Some((_, from)) = self.readers.last()
+            && let Some(found) = self.pick_from(geometry, *from, end, id)
+        {
+            return Some(found);
+        }
+        let found = self.pick_from(geometry, self.cursor, end, id);
+        let found = found.or_else(|| self.pick_from(geometry, 0, end, id));
         // Everything before the first missing block is here: later scans start there.
         self.cursor = self.have.next_empty(self.cursor, end).unwrap_or(0);
         found.or_else(|| {
@@ -378,12 +403,11 @@ impl Fetch {
         geometry.slot(p).is_some_and(|s| !self.have.has(s)) && !self.asked.contains_key(&p)
     }
 
-    fn pick_from(&self, geometry: Geometry, id: SessionId, from: u64, end: u64) -> Option<Position> {
+    fn pick_from(&self, geometry: Geometry, from: u64, end: u64, id: SessionId) -> Option<Position> {
         let mut index = self.have.next_empty(from, end)?;
-        let session = self.sessions.get(&id)?;
         loop {
             let position = Position::Data(index);
-            if !self.asked.contains_key(&position) && session.have.has(index) {
+            if !self.asked.contains_key(&position) {
                 let Some(node) = geometry.parent(index) else { return Some(position) };
                 let above = Position::Node(node);
                 let loaded = self.tree.as_ref().is_some_and(|t| t.has_node(node));
@@ -581,5 +605,60 @@ mod tests {
         fetch.session_opened(Duration::ZERO, (1, 1));
         assert!(fetch.stalled(SESSION_STALL).is_empty());
         assert_eq!(fetch.stalled(fetch.poll_timeout().unwrap()), [(1, 1)]);
+    }
+
+    /// A fetch whose session has answered the first burst of a two-level object, up to the node.
+    fn begun(object: &Object, bring: impl Fn(Position) -> bool) -> (Fetch, Result<(), Over>) {
+        let mut fetch = Fetch::new(object.0.verify_cap());
+        fetch.session_opened(Duration::ZERO, (1, 1));
+        let mut result = Ok(());
+        for position in burst(0, FIRST_BURST).filter(|p| bring(*p)) {
+            let message = match object.1.get(&position) {
+                Some(bytes) => Message::Block(position, bytes.clone()),
+                None => Message::Lack(position),
+            };
+            result = result.and(fetch.message(Duration::ZERO, (1, 1), message).map(drop));
+        }
+        (fetch, result)
+    }
+
+    #[test]
+    fn data_before_the_node_that_was_asked_first_is_a_lie() {
+        // Taking it and asking again would never end.
+        let object = object(2100);
+        assert!(begun(&object, |_| true).1.is_ok());
+        assert_eq!(begun(&object, |p| !matches!(p, Position::Node(_))).1, Err(Over::Lied));
+    }
+
+    #[test]
+    fn a_holder_says_once_what_it_has_and_has_it_all() {
+        let object = object(3);
+        let have =
+            |fetch: &mut Fetch, have| fetch.message(Duration::ZERO, (1, 1), Message::Have(have)).map(drop);
+        let (mut fetch, _) = begun(&object, |_| true);
+        assert_eq!(have(&mut fetch, Have::All), Ok(()));
+        assert_eq!(have(&mut fetch, Have::All), Err(Over::Lied));
+        let (mut fetch, _) = begun(&object, |_| true);
+        assert_eq!(have(&mut fetch, Have::Spans(Vec::new())), Err(Over::Gone));
+    }
+
+    #[test]
+    fn dripping_does_not_keep_a_session() {
+        let object = object(40);
+        let (mut fetch, _) = begun(&object, |_| true);
+        (0..MAX_UNWRITTEN).for_each(|_| fetch.written());
+        let id = (1, 1);
+        let mut now = Duration::ZERO;
+        let Some(Message::Want(wants)) = fetch.next_wants(now, id) else { panic!() };
+        // Every block but the first one comes, each just before the silence would be noticed.
+        for want in wants.iter().skip(1).cycle().take(20) {
+            now += SESSION_STALL - Duration::from_millis(1);
+            let bytes = object.1[&want.position].clone();
+            let _ = fetch.message(now, id, Message::Block(want.position, bytes));
+            if !fetch.stalled(now).is_empty() {
+                break;
+            }
+        }
+        assert!(now <= BLOCK_STALL + SESSION_STALL, "{now:?}");
     }
 }

@@ -22,6 +22,8 @@ pub(crate) struct Serving {
     /// Reads under way in the order of the requests: storage may answer out of order, and the
     /// requester verifies a block by the ones before it.
     pub(crate) reading: VecDeque<(Position, Option<ReadAnswer>)>,
+    /// The first request has come; there is only one.
+    pub(crate) started: bool,
 }
 
 /// What storage gave: the block, or that it cannot be read.
@@ -29,7 +31,7 @@ pub(crate) type ReadAnswer = Option<Vec<u8>>;
 
 impl Serving {
     pub(crate) fn new(root: Root) -> Self {
-        Self { root, wanted: VecDeque::new(), reading: VecDeque::new() }
+        Self { root, wanted: VecDeque::new(), reading: VecDeque::new(), started: false }
     }
 
     /// Takes an answer of storage and returns what can be sent now, in order.

@@ -130,3 +130,21 @@ fn only_media_is_published_unasked_and_its_metadata_is_spoken_of() {
     assert!(kept.stderr.is_empty(), "nothing to warn about: {}", kept.err());
     assert_eq!(json(&node, &["video", "list"]).as_array().unwrap().len(), 2);
 }
+
+#[test]
+fn what_was_fetched_can_be_removed() {
+    let [a, b] = line_of::<2>();
+    let (path, bytes) = random_file(&a, "big.bin", 3_000_000);
+    let id = id_of(&publish(&a, &path, "Heron", "friends"));
+    wait_found(&b, "heron", &id);
+    let stored = |node: &Node| json(node, &["store", "stats"])["objects"].as_u64();
+    kith(&b, &["get", &id]).expect_code(&[0]);
+    assert_eq!(stored(&b), Some(1));
+    kith(&b, &["video", "rm", &id]).expect_code(&[0]);
+    assert_eq!(stored(&b), Some(0), "the copy is gone from the disk");
+    // It is still listed by its publisher, and can be fetched again whole.
+    let out = b.scratch("again.bin");
+    let got = kith(&b, &["get", &id, "-o", out.to_str().unwrap(), "--json"]).json();
+    assert_eq!(got["mode"], "direct");
+    assert_same(&out, &bytes);
+}

@@ -266,3 +266,25 @@ fn only_what_is_known_can_be_watched() {
     kith(&node, &["watch", &"cd".repeat(32), "--player", "print"]).expect_refusal(&[4]);
     kith(&node, &["watch", &"cd".repeat(32), "--player", "nonsense"]).expect_code(&[2]);
 }
+
+/// A real mpv, with neither window nor sound.
+#[test]
+fn mpv_plays_what_is_not_here_yet() {
+    let Some(clip) = sample_video(3) else { return };
+    if std::process::Command::new("mpv").arg("--version").output().is_err() {
+        assert!(std::env::var_os("CI").is_none(), "mpv is missing: apt-get install mpv");
+        println!("mpv is missing, this test did nothing: apt-get install mpv");
+        return;
+    }
+    let [a, b] = line_of::<2>();
+    let id = id_of(&publish(&a, &clip.path, "Otters", "friends"));
+    wait_found(&b, "otters", &id);
+    let settings = b.scratch("mpv");
+    std::fs::create_dir_all(&settings).unwrap();
+    std::fs::write(settings.join("mpv.conf"), "vo=null\nao=null\nterminal=no\n").unwrap();
+    let mut watch = command(&b.home, &["watch", &id, "--player", "mpv"]);
+    watch.env("MPV_HOME", &settings);
+    Running::start(watch, b"").finish(Duration::from_secs(30)).expect_code(&[0]);
+    let got = kith(&b, &["get", &id, "--json"]).json();
+    assert_eq!(got["bytes"].as_u64(), Some(std::fs::metadata(&clip.path).unwrap().len()));
+}

@@ -60,6 +60,11 @@ pub(crate) struct OpenLink {
     pub(crate) next_circ: CircId,
     pub(crate) opens: Bucket,
     peer_noise: [u8; 32],
+    /// Announcements and catalogue pulls that the peer may still send.
+    announcements: Bucket,
+    pulls: Bucket,
+    /// The one certificate of an invite's link has come.
+    certified: bool,
     /// The peer's hello has come: it has proved to hold the session.
     heard: bool,
     /// Another link took its place; the peer closes this one when it has seen that.
@@ -98,6 +103,16 @@ pub(crate) enum AfterStore {
     Welcome(ConnId, Option<FriendKey>),
     /// The inviter is stored here: dial it as a friend.
     Joined(ConnId, InviteId, FriendKey),
+}
+
+impl AfterStore {
+    /// Whose connection waits. What is stored for a friendship goes on without one.
+    fn connection(&self) -> ConnId {
+        match self {
+            Self::Answer(id, _) | Self::Call(id, _) => *id,
+            Self::Welcome(..) | Self::Joined(..) => 0,
+        }
+    }
 }
 
 pub(crate) struct Connection {
@@ -452,6 +467,10 @@ impl Core {
 
     fn establish(&mut self, now: Now, id: ConnId, established: Established) {
         let Established { who, session, peer_noise } = established;
+        // The friend may have been removed while storage or the peer answered.
+        if matches!(who, Who::Friend(key) if !self.friends.contains_key(&key)) {
+            return self.close(now, id);
+        }
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let inbound = connection.inbound;
         connection.last_received = now.at;
@@ -465,6 +484,10 @@ impl Core {
             next_circ: if lower { 2 } else { 1 },
             opens: Bucket::new(20.0, 40.0),
             peer_noise,
+            announcements: Bucket::new(1.0 / 60.0, 5.0),
+            // A first view of full size takes some forty pages.
+            pulls: Bucket::new(2.0, 80.0),
+            certified: false,
             heard: false,
             spare: false,
             held_back: Vec::new(),
@@ -648,6 +671,11 @@ impl Core {
     ) -> Result<(), Broken> {
         match message {
             Control::Addresses { seq, list, signature } => {
+                // Each one costs a signature check and a record on disk; the surplus is dropped, and
+                // the next link brings the newest again.
+                if !self.within(id, now, |open| &mut open.announcements) {
+                    return Ok(());
+                }
                 let addrs = Address::decode_list(&mut Reader::new(&list))?;
                 let Some(friend) = self.friends.get_mut(&key) else { return Ok(()) };
                 if !friend.record.keys.verify(&addresses_to_sign(seq, &list), &signature) {
@@ -664,6 +692,9 @@ impl Core {
             }
             Control::Hint => self.catalogue.hinted(now, key),
             Control::Pull { part, log, since } => {
+                if !self.within(id, now, |open| &mut open.pulls) {
+                    return Ok(());
+                }
                 if let Some(delta) = self.catalogue.pulled(now, key, part, log, since) {
                     self.send_control(now, id, &Control::Delta(delta));
                 }
@@ -681,8 +712,14 @@ impl Core {
         Ok(())
     }
 
+    fn within(&mut self, id: ConnId, now: Now, bucket: impl FnOnce(&mut OpenLink) -> &mut Bucket) -> bool {
+        let open = self.connections.get_mut(&id).and_then(Connection::open);
+        open.is_some_and(|open| bucket(open).take(now.at))
+    }
+
     fn compare_clocks(&mut self, now: Now, key: FriendKey, unix_ms: u64) {
-        let offset = unix_ms as i64 - now.unix_ms as i64;
+        let clock = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+        let offset = clock(unix_ms).saturating_sub(clock(now.unix_ms));
         if let Some(friend) = self.friends.get_mut(&key) {
             friend.clock_offset_ms = offset;
         }
@@ -704,9 +741,20 @@ impl Core {
     fn invited(&mut self, now: Now, id: ConnId, invite: InviteId, bytes: &[u8]) -> Result<(), Broken> {
         let Some(given) = self.given.get(&invite) else { return Err(Broken) };
         let secret = given.invite.secret.clone();
-        let peer_noise = self.connections.get_mut(&id).and_then(Connection::open).map(|o| o.peer_noise);
+        let open = self.connections.get_mut(&id).and_then(Connection::open).ok_or(Broken)?;
+        if std::mem::replace(&mut open.certified, true) {
+            return Err(Broken);
+        }
+        let peer_noise = open.peer_noise;
         let cert = Certificate::decode(bytes).map_err(|_| Broken)?;
-        if Some(cert.keys.noise) != peer_noise || cert.keys == *self.me() {
+        let expired = u64::from(cert.expires) <= now.unix_s();
+        if cert.keys.noise != peer_noise || cert.keys == *self.me() || expired {
+            return Err(Broken);
+        }
+        // The invite belongs to one Noise key, and one Noise key is one friend: another certificate
+        // around it would be a second friend by one invite.
+        let taken = |f: &Friend| f.record.keys.noise == cert.keys.noise && f.record.keys != cert.keys;
+        if self.friends.values().any(taken) {
             return Err(Broken);
         }
         let key = FriendKey(cert.keys.sign);
@@ -924,6 +972,7 @@ impl Core {
     fn forget(&mut self, now: Now, id: ConnId) {
         let Some(mut connection) = self.connections.remove(&id) else { return };
         let (who, dialled) = (connection.who(), connection.dialled);
+        self.tickets.retain(|_, after| after.connection() != id);
         if let Some(open) = connection.open() {
             let tunnels = std::mem::take(&mut open.tunnels);
             self.tunnels_lost(now, id, tunnels);

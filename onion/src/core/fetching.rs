@@ -181,6 +181,8 @@ impl Core {
             let stalled = self.fetches.get(&id).map(|s| s.fetch.stalled(now.at)).unwrap_or_default();
             for (conn, circ) in stalled {
                 self.end_tunnel(now, conn, circ, true);
+                // Whatever became of the tunnel, the session is over.
+                self.session_gone(now, conn, circ, id, Gone::Lost);
             }
             self.attempt(now, id);
             if let Some(state) = self.fetches.get(&id)

@@ -264,7 +264,10 @@ impl Core {
         message: Vec<u8>,
     ) -> Result<(), Broken> {
         let Some(tunnel) = self.tunnel(conn, circ) else { return Ok(()) };
-        match std::mem::replace(&mut tunnel.role, Role::Answering) {
+        if !matches!(tunnel.role, Role::Asking { .. } | Role::Passed) {
+            return Err(Broken);
+        }
+        match std::mem::replace(&mut tunnel.role, Role::Passed) {
             Role::Asking { fetch, mut noise, sealed } => {
                 let session = noise
                     .read(&message)
@@ -282,9 +285,6 @@ impl Core {
                 Ok(())
             }
             Role::Passed => {
-                if let Some(tunnel) = self.tunnel(conn, circ) {
-                    tunnel.role = Role::Passed;
-                }
                 let Some((back, back_circ)) = self.waiting_for(conn, circ) else {
                     // Too late, or somebody else answered first.
                     self.end_tunnel(now, conn, circ, true);
@@ -424,6 +424,22 @@ impl Core {
         }
     }
 
+    /// Ends the sessions of those who may no longer have an object.
+    pub(super) fn end_unshared(&mut self, now: Now, root: Root) {
+        let mut ended = Vec::new();
+        for (conn, connection) in &self.connections {
+            let Some(open) = connection.peek() else { continue };
+            let Who::Friend(key) = open.who else { continue };
+            let serves =
+                |t: &Tunnel| matches!(&t.role, Role::Serving { serving, .. } if serving.root == root);
+            if !self.catalogue.may_serve(key, &root) {
+                let mine = open.tunnels.iter().filter(|(_, t)| serves(t));
+                ended.extend(mine.map(|(circ, _)| (*conn, *circ)));
+            }
+        }
+        ended.into_iter().for_each(|(conn, circ)| self.end_tunnel(now, conn, circ, true));
+    }
+
     /// The other end of a session broke the rules: the tunnel ends, and a source that did it is
     /// not asked again.
     pub(super) fn end_badly(&mut self, now: Now, conn: ConnId, circ: CircId) {
@@ -442,7 +458,7 @@ impl Core {
         };
         match message {
             Message::Start { resume, first, count } => {
-                if count > 64 {
+                if count > 64 || std::mem::replace(&mut serving.started, true) {
                     return Err(Broken);
                 }
                 if !resume {
