@@ -1,4 +1,5 @@
-//! The one place that spawns: every task has a name, is counted, and ends at shutdown.
+//! Tasks of the API and of players: each has a name, is counted, and ends at shutdown. The driver and
+//! the task that waits for its end are the only others in a node.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex};

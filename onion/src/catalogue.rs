@@ -309,7 +309,8 @@ impl Catalogue {
         entry.expires_day = today + ENTRY_DAYS - if fresh { 0 } else { self.rng.range(0, 7) as u32 };
         let renew_at_s = now.unix_s() + self.rng.range(5 * DAY_S, 9 * DAY_S);
         let known = self.known.entry(root).or_insert_with(Known::new);
-        known.entry = entry.encode().into();
+        // An own entry counts for more than what anybody said; what they said stays theirs.
+        known.reword(entry.encode().into());
         let before = known.own.replace(Own { audience, renew_at_s });
         self.acts.push_back(Act::Listed(root));
         if let Some(before) = before.filter(|own| own.audience != audience) {
@@ -502,7 +503,7 @@ impl Catalogue {
                     Some(entry) => ViewOp::Add(self.eid(friend, *root), entry),
                     None => continue,
                 },
-                (Part::Relayed, true) => match self.relayed_entry(friend, *root) {
+                (Part::Relayed, true) => match self.relayed_entry(now, friend, *root) {
                     Some(entry) => ViewOp::Add(self.eid(friend, *root), entry),
                     None => continue,
                 },
@@ -532,11 +533,12 @@ impl Catalogue {
         Entry::decode(&known.entry).ok()
     }
 
-    fn relayed_entry(&self, friend: FriendKey, root: Root) -> Option<Entry> {
+    fn relayed_entry(&self, now: Now, friend: FriendKey, root: Root) -> Option<Entry> {
         let known = self.known.get(&root).filter(|k| k.listed && k.own.is_none())?;
         // Nobody is told what only it told us, nor anything before its time.
-        let told =
-            known.heard.iter().find(|h| h.friend != friend && h.part == Part::Own && h.hops_left > 0)?;
+        let told = known.heard.iter().find(|h| {
+            h.friend != friend && h.part == Part::Own && h.hops_left > 0 && h.release_ms <= now.unix_ms
+        })?;
         let mut entry = known.said_by(told)?;
         entry.hops_left = 0;
         Some(entry)
@@ -1014,7 +1016,7 @@ mod tests {
         assert_eq!(title(&c), Entry::sample().title);
         c.timeout(now);
         // Friend 1 is told what friend 2 says, everybody else what the first one said.
-        let told = |c: &Catalogue, to| c.relayed_entry(to, Entry::sample().root()).map(|e| e.title);
+        let told = |c: &Catalogue, to| c.relayed_entry(now, to, Entry::sample().root()).map(|e| e.title);
         assert_eq!(told(&c, friend(1)).as_deref(), Some("Something else"));
         assert_eq!(told(&c, friend(3)), Some(Entry::sample().title));
         // When the first is gone, the other's words are all there is.

@@ -267,7 +267,7 @@ impl Core {
         if !matches!(tunnel.role, Role::Asking { .. } | Role::Passed) {
             return Err(Broken);
         }
-        match std::mem::replace(&mut tunnel.role, Role::Passed) {
+        match std::mem::replace(&mut tunnel.role, Role::Answering) {
             Role::Asking { fetch, mut noise, sealed } => {
                 let session = noise
                     .read(&message)
@@ -285,6 +285,9 @@ impl Core {
                 Ok(())
             }
             Role::Passed => {
+                if let Some(tunnel) = self.tunnel(conn, circ) {
+                    tunnel.role = Role::Passed;
+                }
                 let Some((back, back_circ)) = self.waiting_for(conn, circ) else {
                     // Too late, or somebody else answered first.
                     self.end_tunnel(now, conn, circ, true);
