@@ -157,7 +157,8 @@ impl Connection {
     }
 
     pub(crate) fn is_half_open(&self) -> bool {
-        self.inbound && !matches!(self.stage, Stage::Open(_))
+        // A session whose peer has not spoken counts too: somebody with good keys must not pile them up.
+        self.inbound && self.peek().is_none_or(|link| !link.heard)
     }
 
     fn who(&self) -> Option<Who> {
