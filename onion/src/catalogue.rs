@@ -286,6 +286,11 @@ impl Catalogue {
         }
     }
 
+    /// Length of a batch of relayed entries: friends pull that often.
+    pub const fn batch(&self) -> Duration {
+        self.pace.batch
+    }
+
     /// The next thing to do.
     pub fn poll(&mut self) -> Option<Act> {
         self.acts.pop_front()
@@ -422,7 +427,7 @@ impl Catalogue {
         for (eid, root) in entries {
             let draw = kdf::mac16(&Key::new(*seed), &eid.0);
             let draw = draw.first_chunk::<8>().map_or(0, |b| u64::from_le_bytes(*b));
-            let at = from_ms + draw % span_ms.max(1);
+            let at = from_ms.saturating_add(draw % span_ms.max(1));
             if let Some(known) = self.known.get_mut(&root) {
                 known.heard.iter_mut().filter(|h| h.friend == friend).for_each(|h| h.leave_ms = Some(at));
                 self.due.insert((at, root));

@@ -486,8 +486,9 @@ impl Core {
             opens: Bucket::new(20.0, 40.0),
             peer_noise,
             announcements: Bucket::new(1.0 / 60.0, 5.0),
-            // A first view of full size takes some forty pages.
-            pulls: Bucket::new(2.0, 80.0),
+            // A first view of full size takes some forty pages; after that a pull a batch and one a
+            // hint, with as much again to spare.
+            pulls: Bucket::new(2.0 + 2.0 / self.catalogue.batch().as_secs_f64().max(0.05), 80.0),
             certified: false,
             heard: false,
             spare: false,
@@ -1001,14 +1002,6 @@ impl Core {
         // A link that is stuck ends with the process anyway.
         for open in self.connections.values_mut().filter_map(Connection::open).filter(|o| o.heard) {
             let _ = open.link.send(&Control::Goodbye);
-        }
-    }
-
-    /// The driver suspects that the machine slept or changed networks: everybody is dialled anew.
-    pub fn redial_all(&mut self, now: Now) {
-        for friend in self.friends.values_mut().filter(|f| f.link.is_none()) {
-            let wait = Duration::from_millis(self.rng.range(0, 2_000));
-            friend.dialling.reset(now.at + wait);
         }
     }
 }
