@@ -45,6 +45,15 @@ pub fn note(text: &str) {
     let _ = writeln!(std::io::stderr(), "{}", safe(text));
 }
 
+/// The fields of a documented answer, in place of all that the API says.
+fn pick(value: &Value, names: &[&str]) -> Value {
+    names
+        .iter()
+        .map(|name| ((*name).to_owned(), value[*name].clone()))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
+
 /// Percent-encodes one part of a path or query.
 fn encode(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
@@ -378,12 +387,7 @@ impl Shell {
                  this release does not clean it; --keep-metadata silences this",
             );
         }
-        let wanted = ["id", "link", "title", "bytes", "blocks", "audience", "stripped"];
-        let shown: Value = wanted
-            .iter()
-            .map(|k| ((*k).to_owned(), value[*k].clone()))
-            .collect::<serde_json::Map<_, _>>()
-            .into();
+        let shown = pick(&value, &["id", "link", "title", "bytes", "blocks", "audience", "stripped"]);
         self.print(&shown, || {
             let title = safe(text(&value, "title"));
             let size = human_bytes(number(&value, "bytes"));
@@ -517,12 +521,7 @@ impl Shell {
         if to_stdout {
             return Ok(());
         }
-        let wanted = ["id", "path", "bytes", "seconds", "mode", "hops", "sources"];
-        let shown: Value = wanted
-            .iter()
-            .map(|k| ((*k).to_owned(), value[*k].clone()))
-            .collect::<serde_json::Map<_, _>>()
-            .into();
+        let shown = pick(&value, &["id", "path", "bytes", "seconds", "mode", "hops", "sources"]);
         self.print(&shown, || {
             let way = match text(&value, "mode") {
                 "local" => "it was here already".to_owned(),
