@@ -277,6 +277,10 @@ pub(crate) struct Friend {
     restored_until: Option<Duration>,
     /// Handshakes with own link keys that the friend may know already.
     candidates: Vec<rotation::Candidate>,
+    /// The friend's new link keys are being stored: the own ones wait.
+    taking_keys: bool,
+    /// That the friend knows own link keys is being stored: newer ones, which stand on these, wait.
+    storing_own_keys: bool,
     /// The ping that waits for its answer.
     ping: Option<(u64, Duration)>,
 }
@@ -424,6 +428,7 @@ impl Core {
     /// The certificate that new friends get, and the addresses that all friends get.
     pub fn set_certificate(&mut self, now: Now, cert: Certificate) {
         let changed = self.addrs != cert.addrs;
+        let keys = self.own_cert.as_ref().is_some_and(|old| old.keys != cert.keys);
         self.addrs = cert.addrs.clone();
         self.own_cert = Some(cert);
         if changed {
@@ -431,6 +436,11 @@ impl Core {
             if let Some(message) = self.addresses_message() {
                 self.broadcast(now, &message);
             }
+        }
+        if keys {
+            let links = self.friends.iter().filter_map(|(key, f)| Some((*key, f.link?)));
+            let links: Vec<(FriendKey, ConnId)> = links.collect();
+            links.into_iter().for_each(|(key, conn)| self.show_keys(now, conn, key));
         }
     }
 
@@ -479,6 +489,8 @@ impl Core {
             other_version: None,
             restored_until: None,
             candidates,
+            taking_keys: false,
+            storing_own_keys: false,
             ping: None,
         });
     }

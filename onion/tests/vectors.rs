@@ -365,6 +365,14 @@ fn control_messages() {
     check_control("control_done", "DONE", &Control::Done([0xbf; 16]), &[], "proof");
     check_control("control_ping", "PING", &Control::Ping(7), &[], "number");
     check_control("control_pong", "PONG", &Control::Pong(7), &[], "number");
+    let keys = check_control(
+        "control_keys",
+        "KEYS; root id and certificate are only bytes here",
+        &Control::Keys { base: [0xba; 16], certificate: vec![0xce; 5] },
+        &[("base", 16), ("certificate length", 2)],
+        "certificate",
+    );
+    check_control("control_keys_known", "KEYS_KNOWN", &Control::KeysKnown([0xba; 16]), &[], "root");
     let body = |message: &[u8]| message[5..].to_vec();
     let surplus = |message: &[u8]| relabel(message, &[&message[5..], &[0]].concat());
     let nine = [[9; 8].as_slice(), &[9], [1, 6, 127, 0, 0, 1, 1, 0].repeat(9).as_slice(), &[0; 64]].concat();
@@ -373,7 +381,9 @@ fn control_messages() {
         "control",
         &[
             ("type-0", with(&hello, 0, &[0])),
-            ("type-15", with(&hello, 0, &[15])),
+            ("type-17", with(&hello, 0, &[17])),
+            ("keys-truncated", relabel(&keys, &keys[5..25])),
+            ("keys-trailing", surplus(&keys)),
             ("offer-truncated", relabel(&offer, &offer[5..600])),
             ("offer-too-long", surplus(&offer)),
             ("reply-truncated", relabel(&reply, &reply[5..2000])),

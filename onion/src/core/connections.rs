@@ -35,6 +35,8 @@ pub(crate) struct OpenLink {
     pub(super) full: bool,
     /// Handshake hash.
     pub(super) hash: [u8; 32],
+    /// Which of the own link keys the handshake used.
+    pub(super) own_keys: u32,
     /// What the peer may still ask for that costs more than a copy.
     pub(super) announcements: Bucket,
     pub(super) pulls: Bucket,
@@ -88,6 +90,8 @@ pub(crate) enum AfterStore {
     Exchange(ConnId, FriendKey, Stored),
     /// A friend's new link keys are stored: use them.
     FriendKeys(ConnId, FriendKey, Box<NewKeys>),
+    /// That a friend knows own link keys is stored: show newer ones, if there are any.
+    OwnKeys(FriendKey),
 }
 
 impl AfterStore {
@@ -95,7 +99,7 @@ impl AfterStore {
     fn connection(&self) -> ConnId {
         match self {
             Self::Answer(id, _) | Self::Call(id, _) | Self::Exchange(id, ..) => *id,
-            Self::Welcome(..) | Self::Joined(..) | Self::FriendKeys(..) => 0,
+            Self::Welcome(..) | Self::Joined(..) | Self::FriendKeys(..) | Self::OwnKeys(_) => 0,
         }
     }
 }
@@ -240,6 +244,7 @@ impl Core {
             }
             Some(AfterStore::Exchange(id, key, stored)) => self.exchange_stored(now, id, key, stored),
             Some(AfterStore::FriendKeys(id, key, new)) => self.keys_stored(now, id, key, *new),
+            Some(AfterStore::OwnKeys(key)) => self.own_keys_stored(now, key),
             None => {}
         }
     }
@@ -453,6 +458,7 @@ impl Core {
             mode,
             full: matches!(mode, Mode::Generation(1..)),
             hash,
+            own_keys,
             announcements: Bucket::new(1.0 / 60.0, 5.0),
             certificates: Bucket::new(1.0 / 60.0, 3.0),
             exchanges: Bucket::new(1.0 / 60.0, 3.0),
@@ -517,7 +523,9 @@ impl Core {
             friend.link = Some(id);
         }
         self.catalogue.disconnected(key);
-        self.retire(now, old, together && we_are_lower);
+        // A link that this side renews goes on until the peer has seen the new one.
+        let renewed = !together && self.friends.get(&key).is_some_and(|f| f.renewing);
+        self.retire(now, old, renewed || together && we_are_lower);
         true
     }
 

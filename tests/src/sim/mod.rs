@@ -142,6 +142,7 @@ impl World {
         self.nodes.push(Node {
             name,
             secrets: identity.secrets(),
+            older: Vec::new(),
             own_secret: Key::new(self.rng.bytes()),
             cert,
             addr,
@@ -191,6 +192,9 @@ impl World {
             secret: node.own_secret.clone(),
             seed,
         });
+        let own_keys = node.older.len() as u32;
+        let older = node.older.iter().enumerate();
+        core.set_own_keys(own_keys, older.map(|(n, s)| (n as u32, Identity::from_secrets(*s))).collect());
         core.set_certificate(now, node.cert.clone());
         for record in node.journal.friends.values() {
             core.add_friend(now, record.clone());
@@ -288,6 +292,26 @@ impl World {
             self.nodes[me].journal.friends.insert(FriendKey(cert.keys.sign), record.clone());
             self.act(me, |core, now| core.add_friend(now, record));
         }
+    }
+
+    /// A node draws new link keys and shows them to its friends.
+    pub fn rotate(&mut self, id: NodeId) {
+        let now = self.time(id);
+        let node = &mut self.nodes[id];
+        // The keys are in the journal before they are used, and so is all that came before.
+        node.journal.sync_all();
+        let identity = node.identity().rotated(&mut self.rng);
+        node.older.push(node.secrets);
+        node.secrets = identity.secrets();
+        node.journal.given.clear();
+        let created = now.unix_s() as u32;
+        let addrs = std::slice::from_ref(&node.addr);
+        node.cert = Certificate::sign(&identity, node.name, addrs, created, u32::MAX).expect("a plain name");
+        let cert = node.cert.clone();
+        self.act(id, |core, now| {
+            core.rotate(identity);
+            core.set_certificate(now, cert);
+        });
     }
 
     /// Introduces and waits for the link.

@@ -75,6 +75,8 @@ pub struct Node {
     /// Shown in failures.
     pub name: &'static str,
     pub(super) secrets: [[u8; 32]; 3],
+    /// Secrets before each rotation of its link keys.
+    pub older: Vec<[[u8; 32]; 3]>,
     pub(super) own_secret: Key,
     /// The certificate it shows.
     pub cert: Certificate,
