@@ -1,0 +1,94 @@
+//! Invites and friends.
+
+use super::*;
+
+impl Shell {
+    /// `kith friend invite`
+    pub async fn invite(&self, expires: Option<&str>) -> Result<(), Failure> {
+        let expires_s = match expires {
+            None => None,
+            Some(time) => Some(parse_duration(time).filter(|d| d.as_secs() >= 1).ok_or_else(|| {
+                Failure::new(Exit::Usage, format!("--expires {time} is not a time: use one like 12h or 7d"))
+            })?),
+        };
+        let body = json!({"expires_s": expires_s.map(|d| d.as_secs())});
+        let value = self.client.call(Method::POST, "/api/invites", Some(body)).await?;
+        let invite = text(&value, "invite").to_owned();
+        if let Some(why) = value.get("note").and_then(Value::as_str) {
+            note(&format!("kith: {why}"));
+        }
+        if self.json {
+            return out(&json!({"invite": invite, "expires": value.get("expires")}).to_string());
+        }
+        out(&invite)?;
+        if std::io::stdout().is_terminal() {
+            if let Some(picture) = qr(&invite) {
+                out(&picture)?;
+            }
+            out(
+                "Give this line to one friend, over a way that others do not read. They run:  kith friend add -",
+            )?;
+        }
+        Ok(())
+    }
+
+    /// `kith friend add`
+    pub async fn add(&self, argument: &str) -> Result<(), Failure> {
+        let invite = text_argument(argument)?;
+        let value =
+            self.client.call(Method::POST, "/api/friends", Some(json!({"invite": invite.trim()}))).await?;
+        let shown =
+            json!({"name": value["name"], "fingerprint": value["fingerprint"], "state": value["state"]});
+        self.print(&shown, || {
+            let name = safe(text(&value, "name"));
+            match text(&value, "state") {
+                _ if value.get("already").is_some() => format!("{name} is already a friend."),
+                "online" => format!(
+                    "{name} is a friend now. Compare fingerprints when you meet: {}",
+                    text(&value, "fingerprint")
+                ),
+                _ => format!("{name} cannot be reached now. The invite is kept and tried until it expires."),
+            }
+        })
+    }
+
+    /// `kith friend list`
+    pub async fn friends(&self) -> Result<(), Failure> {
+        let value = self.get("/api/friends").await?;
+        let list = value.as_array().cloned().unwrap_or_default();
+        self.print(&value, || {
+            if list.is_empty() {
+                return "No friends yet. Make an invite with `kith friend invite`.".into();
+            }
+            let mut table = Table::new(["NAME", "STATE", "SENT", "RECEIVED", "RELAYED", "FINGERPRINT"])
+                .right(2)
+                .right(3)
+                .right(4);
+            for f in &list {
+                table.row([
+                    text(f, "name"),
+                    text(f, "state"),
+                    &human_bytes(number(f, "sent_bytes")),
+                    &human_bytes(number(f, "received_bytes")),
+                    &human_bytes(number(f, "relayed_bytes")),
+                    text(f, "fingerprint"),
+                ]);
+            }
+            table.render(self.style)
+        })
+    }
+
+    /// `kith friend show`
+    pub async fn friend(&self, name: &str) -> Result<(), Failure> {
+        let value = self.get(&format!("/api/friends/{}", encode(name))).await?;
+        self.print(&value, || fields(&value))
+    }
+
+    /// `kith friend remove`
+    pub async fn remove_friend(&self, name: &str) -> Result<(), Failure> {
+        let value = self.client.call(Method::DELETE, &format!("/api/friends/{}", encode(name)), None).await?;
+        self.print(&value, || {
+            format!("{} is no longer a friend. What they already have stays with them.", safe(name))
+        })
+    }
+}
