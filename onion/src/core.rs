@@ -6,10 +6,12 @@
 //! [`Output`]s ([`Core::poll_output`]) in order. Invariant: nothing that must survive a crash before
 //! a peer may see its effect is sent before the driver has said that it is stored.
 
+mod accounts;
 mod connections;
 mod fetching;
 mod tunnels;
 
+pub use accounts::Rates;
 pub use fetching::{Route, Stored};
 
 use crate::catalogue::{Act, Audience, Catalogue, Listing, Pace};
@@ -291,6 +293,8 @@ pub struct Core {
     fetches: BTreeMap<FetchId, FetchState>,
     next_fetch: FetchId,
     outputs: VecDeque<Output>,
+    rates: Rates,
+    friend_rates: BTreeMap<FriendKey, (Option<u64>, Option<u64>)>,
 }
 
 impl std::fmt::Debug for Core {
@@ -328,6 +332,8 @@ impl Core {
             fetches: BTreeMap::new(),
             next_fetch: 1,
             outputs: VecDeque::new(),
+            rates: Rates::default(),
+            friend_rates: BTreeMap::new(),
         }
     }
 
