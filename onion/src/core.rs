@@ -388,6 +388,13 @@ impl Core {
         });
     }
 
+    /// The friendship with the owner of a certificate, if both sides have exchanged theirs. `None`:
+    /// its keys are no good.
+    pub fn friendship(&self, cert: &Certificate) -> Option<FriendRecord> {
+        let root = PairRoot::new(&self.identity, &cert.keys, None)?;
+        Some(connections::new_record(cert, root))
+    }
+
     /// Ends a friendship on this side. The caller erases the secrets it stored.
     pub fn remove_friend(&mut self, now: Now, key: FriendKey) {
         let Some(friend) = self.friends.remove(&key) else { return };
@@ -454,6 +461,14 @@ impl Core {
     pub fn publish(&mut self, now: Now, entry: Entry, audience: Audience, fresh: bool) {
         self.catalogue.publish(now, entry, audience, fresh);
         self.run_catalogue(now);
+    }
+
+    /// Says who is in a circle that [`Audience::Circle`] names, from now on and for all that was
+    /// published to it.
+    pub fn set_circle(&mut self, now: Now, id: u64, members: BTreeSet<FriendKey>) {
+        let roots = self.catalogue.set_circle(id, members);
+        self.run_catalogue(now);
+        roots.into_iter().for_each(|root| self.end_unshared(now, root));
     }
 
     /// Withdraws an own publication.

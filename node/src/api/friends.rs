@@ -1,6 +1,14 @@
 //! Invites and friends.
 
 use super::*;
+use crate::records::{Friend, Settings, Trust};
+use kith_crypto::cert::Certificate;
+use kith_onion::Traffic;
+
+/// Most friends of one node, invites that wait included. Links, views and dials are bounded with it.
+const MAX_FRIENDS: usize = 1024;
+/// A certificate may come from a clock that is ahead by so much.
+const CLOCK_SLACK_S: u64 = DAY_S;
 
 /// The requests.
 pub(super) fn routes() -> Router<Api> {
@@ -8,6 +16,11 @@ pub(super) fn routes() -> Router<Api> {
         .route("/api/invites", post(invite))
         .route("/api/friends", get(friends).post(add_friend))
         .route("/api/friends/{name}", get(show_friend).delete(remove_friend))
+        .route("/api/friends/{name}/rename", post(rename))
+        .route("/api/friends/{name}/trust", post(trust))
+        .route("/api/friends/{name}/limit", post(limit))
+        .route("/api/friends/{name}/block", post(block))
+        .route("/api/friends/{name}/unblock", post(unblock))
 }
 
 /// A friend that was invited is waited for this long before the invite counts as pending.
@@ -30,6 +43,7 @@ async fn invite(State(api): State<Api>, Json(request): Json<InviteRequest>) -> A
             let cert = cert.ok_or_else(|| Failure::new(Exit::Failure, "the certificate is not made yet"))?;
             let expires =
                 u32::try_from(unix_s(cx.now).saturating_add(lifetime.as_secs())).unwrap_or(u32::MAX);
+            check_room(cx)?;
             let mut random = [0; 40];
             getrandom::fill(&mut random)
                 .map_err(|_| Failure::new(Exit::Failure, "the system gives no randomness"))?;
@@ -59,6 +73,9 @@ enum Added {
 
 async fn add_friend(State(api): State<Api>, Json(request): Json<AddRequest>) -> Answer {
     let refused = |what: String| Failure::new(Exit::Refused, what);
+    if request.invite.starts_with("kith:c1:") {
+        return add_certificate(&api, &request.invite).await;
+    }
     let invite = Invite::from_text(&request.invite)
         .map_err(|e| refused(format!("this invite cannot be used: {e}. Ask for it once more")))?;
     let (name, fingerprint) = (invite.inviter.name.clone(), invite.inviter.keys.fingerprint());
@@ -75,18 +92,22 @@ async fn add_friend(State(api): State<Api>, Json(request): Json<AddRequest>) -> 
     };
     durable(stored).await?;
     let outcome = tokio::time::timeout(INVITE_WAIT, outcome).await;
-    let answer =
-        |name: &str, state: &str| Ok(Json(json!({"name": name, "fingerprint": fingerprint, "state": state})));
+    let wanted = name.clone();
+    let answer = |name: &str, state: &str, note: Option<String>| {
+        Ok(Json(json!({"name": name, "fingerprint": fingerprint, "state": state, "note": note})))
+    };
     match outcome {
         Ok(Ok(InviteOutcome::Friends(friend))) => {
-            let (name, up) = api
+            let (name, note, up) = api
                 .call(move |cx| {
                     let name = cx.service.state().friends.get(&friend).map(|f| f.name.clone());
-                    Ok((name.unwrap_or_default(), cx.service.await_up(cx.core, friend)))
+                    let name = name.unwrap_or_default();
+                    let note = same_name(cx, friend, &wanted, &name);
+                    Ok((name, note, cx.service.await_up(cx.core, friend)))
                 })
                 .await?;
             let online = tokio::time::timeout(Duration::from_secs(5), up).await;
-            answer(&name, if matches!(online, Ok(Ok(()))) { "online" } else { "pending" })
+            answer(&name, if matches!(online, Ok(Ok(()))) { "online" } else { "pending" }, note)
         }
         Ok(Ok(InviteOutcome::Refused)) => {
             let stored = api
@@ -100,7 +121,7 @@ async fn add_friend(State(api): State<Api>, Json(request): Json<AddRequest>) -> 
                         has expired or was withdrawn; ask for a new one";
             Err(refused(what.into()).into())
         }
-        _ => answer(&name, "pending"),
+        _ => answer(&name, "pending", None),
     }
 }
 
@@ -109,20 +130,12 @@ fn begin_adding(cx: &mut Context<'_>, invite: Invite, key: FriendKey) -> Result<
     if invite.inviter.keys == *cx.core.me() {
         return Err(refused("this is your own invite: give it to a friend, who adds you with it"));
     }
-    let state = cx.service.state();
-    if let Some(friend) = state.friends.get(&key) {
-        let online = if cx.core.is_online(key) { "online" } else { "offline" };
-        let fingerprint = friend.record.keys.fingerprint();
-        let value =
-            json!({"name": friend.name, "fingerprint": fingerprint, "state": online, "already": true});
+    if let Some(value) = already(cx, key) {
         return Ok(Added::Already(value));
     }
-    let now_s = unix_s(cx.now);
-    if u64::from(invite.expires) <= now_s || u64::from(invite.inviter.expires) <= now_s {
-        let ago = now_s.saturating_sub(u64::from(invite.expires.min(invite.inviter.expires)));
-        let ago = crate::terminal::human_duration(Duration::from_secs(ago));
-        return Err(Failure::new(Exit::Refused, format!("this invite expired {ago} ago: ask for a new one")));
-    }
+    let expires = invite.expires.min(invite.inviter.expires);
+    check_dates(unix_s(cx.now), "invite", invite.inviter.created, expires)?;
+    let state = cx.service.state();
     let same = state.taken.iter().find(|(_, i)| i.encoded() == invite.encoded()).map(|(id, _)| *id);
     if let Some(id) = same {
         // Given again while it waits: tried at once.
@@ -131,11 +144,102 @@ fn begin_adding(cx: &mut Context<'_>, invite: Invite, key: FriendKey) -> Result<
         let _ = sender.send(Ok(()));
         return Ok(Added::Waiting(id, cx.service.await_invite(id), stored));
     }
+    check_room(cx)?;
     let id = InviteId(cx.now.unix_ms ^ u64::from_le_bytes(first8(invite.secret.expose())));
     let stored = cx.store(vec![Record::Taken(id, invite.clone())]);
     let outcome = cx.service.await_invite(id);
     cx.core.take_invite(cx.now, id, invite);
     Ok(Added::Waiting(id, outcome, stored))
+}
+
+/// What is said of somebody who is a friend already.
+fn already(cx: &Context<'_>, key: FriendKey) -> Option<Value> {
+    let friend = cx.service.state().friends.get(&key)?;
+    let fingerprint = friend.record.keys.fingerprint();
+    let state = state_of(cx, key);
+    Some(json!({"name": friend.name, "fingerprint": fingerprint, "state": state, "already": true}))
+}
+
+/// Refuses what is not valid now, and names both dates.
+fn check_dates(now_s: u64, what: &str, created: u32, expires: u32) -> Result<(), Failure> {
+    let day = |s: u64| {
+        let time = jiff::Timestamp::from_second(i64::try_from(s).unwrap_or(i64::MAX)).unwrap_or_default();
+        time.strftime("%Y-%m-%d %H:%M UTC").to_string()
+    };
+    let (from, to) = (day(u64::from(created)), day(u64::from(expires)));
+    let why = if u64::from(expires) <= now_s {
+        format!("this {what} was made on {from} and expired on {to}: ask for a new one")
+    } else if u64::from(created) > now_s + CLOCK_SLACK_S {
+        format!("this {what} is valid from {from} to {to} and it is {} here: check the clock", day(now_s))
+    } else {
+        return Ok(());
+    };
+    Err(Failure::new(Exit::Refused, why))
+}
+
+fn check_room(cx: &Context<'_>) -> Result<(), Failure> {
+    let state = cx.service.state();
+    let now_s = unix_s(cx.now);
+    let given = state.given.values().filter(|i| u64::from(i.expires) > now_s).count();
+    if state.friends.len() + state.taken.len() + given < MAX_FRIENDS {
+        return Ok(());
+    }
+    let what = format!("{MAX_FRIENDS} friends and open invites are the most: remove some first");
+    Err(Failure::new(Exit::Full, what))
+}
+
+/// A new friend whose own name belonged to somebody else already got another one: both are named.
+fn same_name(cx: &Context<'_>, friend: FriendKey, wanted: &str, name: &str) -> Option<String> {
+    let state = cx.service.state();
+    let other = state.friend_named(wanted).filter(|other| *other != friend && wanted != name)?;
+    let print = |key| state.friends.get(&key).map(|f| f.record.keys.fingerprint()).unwrap_or_default();
+    Some(format!(
+        "a friend called {wanted} exists already (fingerprint {}); the new one (fingerprint {}) is called {name} here",
+        print(other),
+        print(friend)
+    ))
+}
+
+/// A certificate without an invite: the friendship works once the other side adds ours, too.
+async fn add_certificate(api: &Api, text: &str) -> Answer {
+    let cert = Certificate::from_text(text).map_err(|e| {
+        Failure::new(Exit::Refused, format!("this certificate cannot be used: {e}. Ask for it once more"))
+    })?;
+    let (value, stored) = api
+        .call(move |cx| {
+            cx.check_writable()?;
+            let key = FriendKey(cert.keys.sign);
+            if cert.keys == *cx.core.me() {
+                let what = "this is your own certificate: give it to a friend, and add theirs";
+                return Err(Failure::new(Exit::Refused, what));
+            }
+            if let Some(value) = already(cx, key) {
+                return Ok((value, None));
+            }
+            check_dates(unix_s(cx.now), "certificate", cert.created, cert.expires)?;
+            check_room(cx)?;
+            let record = cx.core.friendship(&cert);
+            let record = record
+                .ok_or_else(|| Failure::new(Exit::Refused, "this certificate has keys that are no good"))?;
+            let name = cx.service.state().free_name(&cert.name);
+            let friend = Friend {
+                record: record.clone(),
+                name: name.clone(),
+                since_s: unix_s(cx.now),
+                traffic: Traffic::default(),
+            };
+            let stored = cx.store(vec![Record::Friend(Box::new(friend))]);
+            cx.core.add_friend(cx.now, record);
+            let note = same_name(cx, key, &cert.name, &name);
+            let fingerprint = cert.keys.fingerprint();
+            let value = json!({"name": name, "fingerprint": fingerprint, "state": "pending", "note": note});
+            Ok((value, Some(stored)))
+        })
+        .await?;
+    if let Some(stored) = stored {
+        durable(stored).await?;
+    }
+    Ok(Json(value))
 }
 
 fn first8(bytes: &[u8; 32]) -> [u8; 8] {
@@ -145,16 +249,32 @@ fn first8(bytes: &[u8; 32]) -> [u8; 8] {
 fn friend_json(cx: &Context<'_>, key: FriendKey) -> Option<Value> {
     let friend = cx.service.state().friends.get(&key)?;
     let traffic = cx.service.traffic(cx.core, key);
+    let state = cx.service.state();
+    let settings = state.settings_of(key);
+    let circles = state.circles.values().filter(|c| c.members.contains(&key));
     Some(json!({
         "name": friend.name,
         "fingerprint": friend.record.keys.fingerprint(),
-        "state": if cx.core.is_online(key) { "online" } else { "offline" },
+        "state": state_of(cx, key),
         "since": friend.since_s,
-        "trust": "normal",
+        "trust": settings.trust.as_str(),
         "sent_bytes": traffic.sent,
         "received_bytes": traffic.received,
         "relayed_bytes": traffic.relayed,
+        "blocked": settings.blocked,
+        "limits": {"up": settings.up, "down": settings.down},
+        "circles": circles.map(|c| c.name.as_str()).collect::<Vec<_>>(),
+        "met": state.met.get(&key),
     }))
+}
+
+/// `pending`: no link has ever stood; the other side may not have added this node yet.
+fn state_of(cx: &Context<'_>, key: FriendKey) -> &'static str {
+    match (cx.core.is_online(key), cx.service.state().met.contains_key(&key)) {
+        (true, _) => "online",
+        (false, true) => "offline",
+        (false, false) => "pending",
+    }
 }
 
 fn pending_json(invite: &Invite) -> Value {
@@ -167,6 +287,10 @@ fn pending_json(invite: &Invite) -> Value {
         "sent_bytes": 0,
         "received_bytes": 0,
         "relayed_bytes": 0,
+        "blocked": false,
+        "limits": {"up": null, "down": null},
+        "circles": [],
+        "met": null,
     })
 }
 
@@ -213,15 +337,11 @@ async fn remove_friend(State(api): State<Api>, Path(name): Path<String>) -> Answ
             cx.check_writable()?;
             let state = cx.service.state();
             if let Some(key) = state.friend_named(&name) {
-                let noise = state.friends.get(&key).map(|f| f.record.keys.noise);
-                // An invite that this friend completed must not let it in again.
-                let theirs = state.given.values().filter(|i| i.bound.is_some() && i.bound == noise);
-                let invites: Vec<InviteId> = theirs.map(|i| i.id).collect();
-                cx.core.remove_friend(cx.now, key);
-                invites.iter().for_each(|id| cx.core.withdraw_invite(*id));
                 let mut records = vec![Record::FriendRemoved(key)];
-                records.extend(invites.into_iter().map(Record::InviteDone));
-                return Ok(cx.store(records));
+                records.extend(end_link(cx, key));
+                let stored = cx.store(records);
+                super::circles::tell_all(cx);
+                return Ok(stored);
             }
             let pending = state.taken.iter().find(|(_, i)| i.inviter.name == name).map(|(id, _)| *id);
             let id = pending.ok_or_else(|| no_friend(&name))?;
@@ -231,4 +351,153 @@ async fn remove_friend(State(api): State<Api>, Path(name): Path<String>) -> Answ
         .await?;
     durable(stored).await?;
     Ok(Json(json!({"removed": shown})))
+}
+
+/// Ends the link to a friend for good: what comes from it now meets silence.
+fn end_link(cx: &mut Context<'_>, key: FriendKey) -> Vec<Record> {
+    let state = cx.service.state();
+    let noise = state.friends.get(&key).map(|f| f.record.keys.noise);
+    // An invite that this friend completed must not let it in again.
+    let theirs = state.given.values().filter(|i| i.bound.is_some() && i.bound == noise);
+    let invites: Vec<InviteId> = theirs.map(|i| i.id).collect();
+    cx.core.remove_friend(cx.now, key);
+    invites.iter().for_each(|id| cx.core.withdraw_invite(*id));
+    invites.into_iter().map(Record::InviteDone).collect()
+}
+
+/// The friend with this name; one that has not been added on both sides has no settings yet.
+pub(super) fn friend_called(cx: &Context<'_>, name: &str) -> Result<FriendKey, Failure> {
+    cx.service.state().friend_named(name).ok_or_else(|| no_friend(name))
+}
+
+/// Changes what is set for a friend; the answer is the friend as `show` gives it.
+async fn set(
+    api: &Api,
+    name: String,
+    change: impl FnOnce(&mut Settings) -> Result<(), Failure> + Send + 'static,
+) -> Answer {
+    let (value, stored) = api
+        .call(move |cx| {
+            cx.check_writable()?;
+            let key = friend_called(cx, &name)?;
+            let before = cx.service.state().settings_of(key);
+            let mut settings = before;
+            change(&mut settings)?;
+            let mut records = vec![Record::FriendSettings(key, settings)];
+            if settings.blocked && !before.blocked {
+                records.extend(end_link(cx, key));
+            }
+            let stored = cx.store(records);
+            if before.blocked && !settings.blocked {
+                let record = cx.service.state().friends.get(&key).map(|f| f.record.clone());
+                cx.core.add_friend(cx.now, record.ok_or_else(bug)?);
+            }
+            cx.core.set_friend_rates(cx.now, key, settings.up, settings.down);
+            Ok((friend_json(cx, key).unwrap_or_default(), stored))
+        })
+        .await?;
+    durable(stored).await?;
+    Ok(Json(value))
+}
+
+#[derive(Deserialize)]
+struct RenameRequest {
+    new: String,
+}
+
+async fn rename(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    Json(request): Json<RenameRequest>,
+) -> Answer {
+    let new = crate::up::plain_name(&request.new)?;
+    let (value, stored) = api
+        .call(move |cx| {
+            cx.check_writable()?;
+            let key = friend_called(cx, &name)?;
+            let state = cx.service.state();
+            if state.friend_named(&new).is_some_and(|other| other != key) {
+                let what = format!("another friend is called {new} already: choose another name");
+                return Err(Failure::new(Exit::Usage, what));
+            }
+            let stored = cx.store(vec![Record::FriendNamed(key, new)]);
+            Ok((friend_json(cx, key).unwrap_or_default(), stored))
+        })
+        .await?;
+    durable(stored).await?;
+    Ok(Json(value))
+}
+
+#[derive(Deserialize)]
+struct TrustRequest {
+    trust: String,
+}
+
+async fn trust(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    Json(request): Json<TrustRequest>,
+) -> Answer {
+    let trust = Trust::from_name(&request.trust)
+        .ok_or_else(|| Failure::new(Exit::Usage, "trust is close, normal or low"))?;
+    set(&api, name, move |settings| {
+        settings.trust = trust;
+        Ok(())
+    })
+    .await
+}
+
+#[derive(Deserialize)]
+struct LimitRequest {
+    up: Option<String>,
+    down: Option<String>,
+}
+
+async fn limit(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    Json(request): Json<LimitRequest>,
+) -> Answer {
+    let read = |text: Option<String>| text.map(|t| crate::limits::rate(&t)).transpose();
+    let (up, down) = (read(request.up)?, read(request.down)?);
+    set(&api, name, move |settings| {
+        settings.up = up.unwrap_or(settings.up);
+        settings.down = down.unwrap_or(settings.down);
+        Ok(())
+    })
+    .await
+}
+
+async fn block(State(api): State<Api>, Path(name): Path<String>) -> Answer {
+    set(&api, name, |settings| {
+        settings.blocked = true;
+        Ok(())
+    })
+    .await
+}
+
+async fn unblock(State(api): State<Api>, Path(name): Path<String>) -> Answer {
+    set(&api, name, |settings| {
+        settings.blocked = false;
+        Ok(())
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_told_when_they_do_not_fit() {
+        let now = 1_764_000_000; // 2025-11-24 16:00 UTC
+        assert!(check_dates(now, "certificate", now as u32 - 5, now as u32 + 5).is_ok());
+        assert!(check_dates(now, "certificate", now as u32 + 3_600, now as u32 + 7_200).is_ok());
+        let expired = check_dates(now, "certificate", 1_700_000_000, now as u32).unwrap_err();
+        assert!(expired.what.contains("2023-11-14 22:13 UTC"), "{expired}");
+        assert!(expired.what.contains("expired on 2025-11-24 16:00 UTC"), "{expired}");
+        let early = check_dates(now, "invite", now as u32 + 90_000, now as u32 + 180_000).unwrap_err();
+        assert!(early.what.contains("2025-11-25") && early.what.contains("2025-11-26"), "{early}");
+        assert_eq!((expired.exit, early.exit), (Exit::Refused, Exit::Refused));
+    }
 }

@@ -3,6 +3,7 @@
 //!
 //! The socket is 0600, so whoever can connect is the node's owner.
 
+mod circles;
 mod fetch;
 mod friends;
 mod node;
@@ -17,6 +18,7 @@ use videos::duration;
 
 use crate::content::{ChannelBody, Reader};
 use crate::exit::{Exit, Failure};
+use crate::limits::LiveConfig;
 use crate::publish::{self, Meta};
 use crate::records::{Publication, Record};
 use crate::service::{Command, Context, FetchStatus, Wanted};
@@ -73,6 +75,8 @@ pub struct Api {
     pub tasks: Tasks,
     /// Unchanging facts.
     pub facts: Arc<Facts>,
+    /// Where the configuration comes from, and the limits in force.
+    pub settings: LiveConfig,
     /// Asks the process to end.
     pub stop: mpsc::Sender<oneshot::Sender<()>>,
 }
@@ -106,6 +110,7 @@ impl Api {
         Router::new()
             .merge(node::routes())
             .merge(friends::routes())
+            .merge(circles::routes())
             .merge(videos::routes())
             .merge(search::routes())
             .merge(fetch::routes())

@@ -1,6 +1,8 @@
 //! The node itself.
 
 use super::*;
+use crate::doctor;
+use kith_crypto::cert::Address;
 
 /// The requests.
 pub(super) fn routes() -> Router<Api> {
@@ -10,6 +12,10 @@ pub(super) fn routes() -> Router<Api> {
         .route("/api/stop", post(stop))
         .route("/api/id", get(id))
         .route("/api/store", get(store_stats))
+        .route("/api/config", get(config))
+        .route("/api/config/reload", post(reload))
+        .route("/api/limits", get(limits))
+        .route("/api/doctor", get(doctor))
 }
 
 async fn status(State(api): State<Api>) -> Answer {
@@ -92,4 +98,68 @@ async fn store_stats(State(api): State<Api>) -> Answer {
         "free_bytes": stats.free_bytes,
         "read_only": read_only,
     })))
+}
+
+async fn config(State(api): State<Api>) -> Answer {
+    Ok(Json(api.settings.shown()?))
+}
+
+async fn limits(State(api): State<Api>) -> Answer {
+    Ok(Json(api.settings.limits_json()))
+}
+
+async fn reload(State(api): State<Api>) -> Answer {
+    let rates = api.settings.reload()?;
+    api.call(move |cx| {
+        cx.core.set_rates(cx.now, rates);
+        Ok(())
+    })
+    .await?;
+    config(State(api)).await
+}
+
+/// What the node knows for `kith doctor`.
+async fn doctor(State(api): State<Api>) -> Answer {
+    let facts = api.facts.clone();
+    let node = api
+        .call(move |cx| {
+            let friends = doctor_friends(cx);
+            let listen = facts.ready["listen"].as_array().into_iter().flatten();
+            Ok(doctor::Node {
+                read_only: cx.service.read_only().map(str::to_owned),
+                clock_skew_s: cx.service.clock_warning().map(|ms| ms / 1000),
+                listen: listen.filter_map(Value::as_str).map(str::to_owned).collect(),
+                advertised: addresses(cx.core.certificate().map_or(&[], |c| &c.addrs)),
+                friends,
+            })
+        })
+        .await?;
+    Ok(Json(serde_json::to_value(node).map_err(|_| bug())?))
+}
+
+fn addresses(list: &[Address]) -> Vec<String> {
+    list.iter().map(ToString::to_string).collect()
+}
+
+fn doctor_friends(cx: &Context<'_>) -> Vec<doctor::Friend> {
+    let state = cx.service.state();
+    let friends = state.friends.iter().map(|(key, friend)| doctor::Friend {
+        name: friend.name.clone(),
+        online: cx.core.is_online(*key),
+        blocked: state.settings_of(*key).blocked,
+        invite_expires: None,
+        met: state.met.get(key).copied(),
+        addresses: addresses(&friend.record.addrs),
+        last_dial: cx.service.last_dial(*key).cloned(),
+    });
+    let invites = state.taken.values().map(|invite| doctor::Friend {
+        name: invite.inviter.name.clone(),
+        invite_expires: Some(u64::from(invite.expires)),
+        addresses: addresses(&invite.inviter.addrs),
+        last_dial: cx.service.last_dial(FriendKey(invite.inviter.keys.sign)).cloned(),
+        ..doctor::Friend::default()
+    });
+    let mut all: Vec<doctor::Friend> = friends.chain(invites).collect();
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    all
 }

@@ -21,6 +21,10 @@ fn audience_text(state: &crate::records::State, audience: Option<Audience>) -> S
             let name = state.friends.get(&key).map_or("(removed)", |f| f.name.as_str());
             format!("friend:{name}")
         }
+        Some(Audience::Circle(id)) => {
+            let name = state.circles.get(&id).map_or("(removed)", |c| c.name.as_str());
+            format!("circle:{name}")
+        }
     }
 }
 
@@ -28,10 +32,17 @@ fn audience_of(state: &crate::records::State, to: &str) -> Result<Audience, Fail
     match to {
         "friends" => Ok(Audience::Friends),
         "fof" => Ok(Audience::Fof),
-        _ => match to.strip_prefix("friend:") {
-            Some(name) => state.friend_named(name).map(Audience::One).ok_or_else(|| no_friend(name)),
-            None => {
-                let what = format!("--to {to} is not an audience: use friends, fof or friend:NAME");
+        _ => match to.split_once(':') {
+            Some(("friend", name)) => {
+                state.friend_named(name).map(Audience::One).ok_or_else(|| no_friend(name))
+            }
+            Some(("circle", name)) => {
+                let found = state.circle_named(name).map(|(id, _)| Audience::Circle(id));
+                found.ok_or_else(|| super::circles::no_circle(name))
+            }
+            _ => {
+                let what =
+                    format!("--to {to} is not an audience: use friends, fof, friend:NAME or circle:NAME");
                 Err(Failure::new(Exit::Usage, what))
             }
         },

@@ -1,6 +1,7 @@
 //! Invites and friends.
 
 use super::*;
+use crate::cli;
 
 impl Shell {
     /// `kith friend invite`
@@ -37,6 +38,9 @@ impl Shell {
         let invite = text_argument(argument)?;
         let value =
             self.client.call(Method::POST, "/api/friends", Some(json!({"invite": invite.trim()}))).await?;
+        if let Some(why) = value.get("note").and_then(Value::as_str) {
+            note(&format!("kith: {why}"));
+        }
         let shown =
             json!({"name": value["name"], "fingerprint": value["fingerprint"], "state": value["state"]});
         self.print(&shown, || {
@@ -47,6 +51,11 @@ impl Shell {
                     "{name} is a friend now. Compare fingerprints when you meet: {}",
                     text(&value, "fingerprint")
                 ),
+                _ if invite.trim().starts_with("kith:c1:") => {
+                    format!(
+                        "{name} is kept. The link stands once {name} has added your certificate (kith id)."
+                    )
+                }
                 _ => format!("{name} cannot be reached now. The invite is kept and tried until it expires."),
             }
         })
@@ -90,5 +99,42 @@ impl Shell {
         self.print(&value, || {
             format!("{} is no longer a friend. What they already have stays with them.", safe(name))
         })
+    }
+
+    /// `kith friend rename`
+    pub async fn rename(&self, name: &str, new: &str) -> Result<(), Failure> {
+        let value = self.set(name, "rename", json!({"new": new})).await?;
+        self.print(&value, || format!("{} is called {} here now.", safe(name), safe(new)))
+    }
+
+    /// `kith friend trust`
+    pub async fn trust(&self, name: &str, trust: cli::Trust) -> Result<(), Failure> {
+        let value = self.set(name, "trust", json!({"trust": trust.as_str()})).await?;
+        self.print(&value, || format!("{}: {}", safe(name), trust.as_str()))
+    }
+
+    /// `kith friend limit`
+    pub async fn limit(&self, name: &str, up: Option<&str>, down: Option<&str>) -> Result<(), Failure> {
+        let value = self.set(name, "limit", json!({"up": up, "down": down})).await?;
+        self.print(&value, || {
+            let rate = |side: &str| crate::rates::format(value["limits"][side].as_u64());
+            format!("{}: up {}, down {}", safe(name), rate("up"), rate("down"))
+        })
+    }
+
+    /// `kith friend block`, `kith friend unblock`
+    pub async fn block(&self, name: &str, blocked: bool) -> Result<(), Failure> {
+        let value = self.set(name, if blocked { "block" } else { "unblock" }, json!({})).await?;
+        self.print(&value, || match blocked {
+            true => {
+                format!("{} is blocked: no link, no answer, nothing of theirs in your search.", safe(name))
+            }
+            false => format!("{} is no longer blocked.", safe(name)),
+        })
+    }
+
+    async fn set(&self, name: &str, what: &str, body: Value) -> Result<Value, Failure> {
+        let path = format!("/api/friends/{}/{what}", encode(name));
+        self.client.call(Method::POST, &path, Some(body)).await
     }
 }

@@ -1,15 +1,23 @@
 //! What each command does: ask the node, show the answer. No state, no protocol.
 
+mod about;
+mod circles;
+mod config;
+mod doctor;
 mod fetch;
 mod friends;
+mod limits;
 mod node;
 mod videos;
 
+pub use about::{completions, man, version};
+pub use config::value_json;
 pub use node::{passphrase, paths};
 
 use crate::client::Client;
 use crate::config::parse_duration;
 use crate::exit::{Context, Exit, Failure};
+use crate::paths::Paths;
 use crate::terminal::{Style, Table, human_bytes, human_duration, human_rate, safe};
 use axum::body::Bytes;
 use hyper::Method;
@@ -24,6 +32,8 @@ const MAX_TEXT: u64 = 64 * 1024;
 
 /// A running command: the node's client, and how to show things.
 pub struct Shell {
+    /// Where everything lies.
+    pub paths: Paths,
     /// The node.
     pub client: Client,
     /// One JSON document instead of text.

@@ -1012,7 +1012,7 @@ impl OpenLink {
     }
 }
 
-fn new_record(cert: &Certificate, root: PairRoot) -> FriendRecord {
+pub(super) fn new_record(cert: &Certificate, root: PairRoot) -> FriendRecord {
     FriendRecord {
         keys: cert.keys,
         root,
