@@ -15,6 +15,7 @@ pub mod doctor;
 pub mod driver;
 pub mod exit;
 pub mod limits;
+pub mod logs;
 pub mod media_type;
 pub mod paths;
 pub mod publish;
@@ -176,9 +177,7 @@ async fn up(paths: Paths, args: cli::Up, json: bool) -> Result<(), Failure> {
     let sets = sets(&args);
     let config = Config::load(&paths.config_file, &sets, |name| std::env::var(name).ok())?;
     let passphrase = commands::passphrase(args.passphrase_file.as_deref())?;
-    let filter =
-        tracing_subscriber::EnvFilter::new(format!("off,kith={0},kith_node={0}", config.log_level.as_str()));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    logs::start(config.log_level);
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let moved = paths.socket_moved;

@@ -124,7 +124,7 @@ async fn content(State(api): State<Api>, Path(id): Path<String>) -> Result<Respo
     if head.len > 0 {
         api.tasks.spawn("content reader", async move {
             if let Err(failure) = reader.send(0, head.len - 1, sender).await {
-                tracing::info!("a read ended early: {failure}");
+                tracing::info!("a read ended early: {}", failure.exit);
             }
         });
     }

@@ -86,6 +86,9 @@ pub fn key(name: &str) -> Result<&'static KeySpec, ConfigError> {
     known(name, &Origin::Command)
 }
 
+/// One way to bring a value into a text; `None` where it does not apply.
+type Way = fn(&str, &DocumentMut, &KeySpec, &Value) -> Option<String>;
+
 /// The file's text with another value for one key: an existing line is changed, the commented line
 /// of a default is uncommented, else a line is added. Every other value stays what it was.
 pub fn set(toml: &str, file: &Path, key: &'static KeySpec, value: &Given) -> Result<String, ConfigError> {
@@ -95,8 +98,7 @@ pub fn set(toml: &str, file: &Path, key: &'static KeySpec, value: &Given) -> Res
         let before = toml.get(..e.span().map_or(0, |s| s.start)).unwrap_or_default();
         broken(format!("line {}: {}", before.matches('\n').count() + 1, e.message().replace('\n', ", ")))
     })?;
-    let ways: [fn(&str, &DocumentMut, &KeySpec, &Value) -> Option<String>; 3] =
-        [replaced, uncommented, added];
+    let ways: [Way; 3] = [replaced, uncommented, added];
     let literal = literal(key, value);
     let wanted = {
         let mut all = values(toml);
