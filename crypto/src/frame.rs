@@ -35,10 +35,39 @@ pub struct Head1 {
     pub counter: u64,
     /// Generation of the PSK inside.
     pub psk_gen: u32,
+    /// What kind of handshake it is, and by which version of the protocol.
+    pub flags: Flags,
     /// Bytes that follow.
     pub body_len: usize,
     /// Nonce of this flight.
     pub nonce: FlightNonce,
+}
+
+/// The two last bytes of flight 1's fixed part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flags {
+    /// A recovery handshake: its PSK is the recovery PSK of the pair.
+    pub recover: bool,
+    /// Major version of the protocol less one: 0 is version 1. The prologue binds the version too;
+    /// this only lets the callee say on its own side why it does not answer.
+    pub later: u8,
+}
+
+impl Flags {
+    const fn to_bytes(self) -> [u8; 2] {
+        [self.recover as u8, self.later]
+    }
+
+    /// `None`: a bit of this version that has no meaning is set.
+    const fn from_bytes([low, later]: [u8; 2]) -> Option<Self> {
+        match (low, later) {
+            (0, _) => Some(Self { recover: false, later }),
+            (1, _) => Some(Self { recover: true, later }),
+            // What the bits of a later version mean is not known here.
+            (_, 0) => None,
+            _ => Some(Self { recover: false, later }),
+        }
+    }
 }
 
 /// The tag at the start of flight 1, before anybody is recognised.
@@ -69,13 +98,14 @@ impl Claim {
         let plain =
             aead::open_record(&direction.head, &self.nonce, &self.aad(), &self.boxed).map_err(|_| NotOurs)?;
         let mut r = Reader::new(&plain);
-        let mut parse = || Ok((r.u64()?, r.u32()?, r.u16()?, r.u16()?));
+        let mut parse = || Ok((r.u64()?, r.u32()?, r.u16()?, r.array()?));
         let (counter, psk_gen, body_len, flags) = parse().map_err(|_: crate::codec::DecodeError| NotOurs)?;
         let body_len = usize::from(body_len);
-        if flags != 0 || !(MIN_BODY_LEN..=MAX_BODY_LEN).contains(&body_len) {
+        let flags = Flags::from_bytes(flags).ok_or(NotOurs)?;
+        if !(MIN_BODY_LEN..=MAX_BODY_LEN).contains(&body_len) {
             return Err(NotOurs);
         }
-        Ok(Head1 { counter, psk_gen, body_len, nonce: self.nonce })
+        Ok(Head1 { counter, psk_gen, flags, body_len, nonce: self.nonce })
     }
 
     /// Nonce of the flight, to remember against repeats.
@@ -102,11 +132,23 @@ fn unpad_body(plain: &[u8]) -> Result<Vec<u8>, NotOurs> {
     Reader::new(plain).bytes16(MAX_BODY_LEN, "message").map(<[u8]>::to_vec).map_err(|_| NotOurs)
 }
 
-/// Flight 1 and its nonce.
+/// Flight 1 of an ordinary handshake, and its nonce.
 pub fn seal_first(
     direction: &Direction,
     counter: u64,
     psk_gen: u32,
+    message: &[u8],
+    rng: &mut Rng,
+) -> (Vec<u8>, FlightNonce) {
+    seal_first_as(direction, counter, psk_gen, Flags::default(), message, rng)
+}
+
+/// Flight 1 of any kind, and its nonce.
+pub fn seal_first_as(
+    direction: &Direction,
+    counter: u64,
+    psk_gen: u32,
+    flags: Flags,
     message: &[u8],
     rng: &mut Rng,
 ) -> (Vec<u8>, FlightNonce) {
@@ -115,7 +157,7 @@ pub fn seal_first(
     let aad = [tag.as_slice(), &nonce].concat();
     let body = aead::seal_record(&direction.body, &nonce, &aad, &pad_body(message, rng));
     let mut head = Writer::new();
-    head.u64(counter).u32(psk_gen).u16(body.len() as u16).u16(0);
+    head.u64(counter).u32(psk_gen).u16(body.len() as u16).raw(&flags.to_bytes());
     let head = aead::seal_record(&direction.head, &nonce, &aad, head.as_bytes());
     ([aad.as_slice(), &head, &body].concat(), nonce)
 }
@@ -190,6 +232,26 @@ mod tests {
         assert_eq!(len, body.len());
         assert_eq!(open_next(&back, &nonce, &nonce2, body).unwrap(), b"noise two");
         assert!(open_next_head(&back, &[0; 24], head).is_err());
+    }
+
+    #[test]
+    fn flags_name_recovery_and_later_versions() {
+        let (there, _) = directions();
+        let mut rng = Rng::from_seed([1; 32]);
+        let mut opened = |flags| {
+            let (flight, _) = seal_first_as(&there, 1, 0, flags, b"m", &mut rng);
+            Claim::read(flight.first_chunk().unwrap()).open(&there).map(|head| head.flags)
+        };
+        for flags in [
+            Flags::default(),
+            Flags { recover: true, later: 0 },
+            Flags { recover: false, later: 1 },
+            Flags { recover: true, later: 255 },
+        ] {
+            assert_eq!(opened(flags), Ok(flags));
+        }
+        assert_eq!(Flags::from_bytes([2, 0]), None, "a bit without meaning");
+        assert!(Flags::from_bytes([2, 1]).is_some(), "a later version may give it one");
     }
 
     #[test]

@@ -30,12 +30,25 @@ impl PublicKeys {
         *kdf::derive(Label::IDENTITY, &[&self.noise, &self.sign, &self.pair]).expose()
     }
 
-    /// What two people compare: 25 characters (125 bits) in groups of five.
+    /// What two people compare: 25 characters (125 bits) in groups of five. It is that of the signing
+    /// key, which signs the two others: it stays the same when link keys are rotated.
     pub fn fingerprint(&self) -> String {
-        let full = kdf::derive(Label::FINGERPRINT, &[&self.hash()]);
+        let full = kdf::derive(Label::FINGERPRINT, &[&self.sign]);
         let text = data_encoding::BASE32_NOPAD.encode(full.expose());
         let chars: Vec<char> = text.chars().take(25).collect();
         chars.chunks(5).map(|group| group.iter().collect::<String>()).collect::<Vec<_>>().join("-")
+    }
+
+    /// The same for reading aloud: twelve words (132 bits) of the list of BIP 39, English.
+    pub fn fingerprint_words(&self) -> [&'static str; 12] {
+        let full = kdf::derive(Label::FINGERPRINT_WORDS, &[&self.sign]);
+        let list = bip39::Language::English.word_list();
+        let bit = |n: usize| full.expose().get(n / 8).is_some_and(|b| b >> (7 - n % 8) & 1 == 1);
+        // Eleven bits a word, highest first; the list has 2048 words.
+        std::array::from_fn(|word| {
+            let index = (0..11).fold(0, |index, n| index << 1 | usize::from(bit(word * 11 + n)));
+            list.get(index).copied().unwrap_or_default()
+        })
     }
 
     /// Whether `signature` is this identity's over `message` (strict verification, RFC 8032).
@@ -77,6 +90,11 @@ impl Identity {
         Self { sign, noise: Key::new(noise), pair: Key::new(pair), public }
     }
 
+    /// The same person with new link keys: signing key kept, Noise and pair keys drawn anew.
+    pub fn rotated(&self, rng: &mut Rng) -> Self {
+        Self::from_secrets([self.sign.to_bytes(), rng.bytes(), rng.bytes()])
+    }
+
     /// `[sign, noise, pair]`, for the journal only.
     pub fn secrets(&self) -> [[u8; 32]; 3] {
         [self.sign.to_bytes(), *self.noise.expose(), *self.pair.expose()]
@@ -116,6 +134,30 @@ mod tests {
         assert!(!a.public().verify(b"hullo", &signature));
         assert_eq!(Identity::from_secrets(a.secrets()).public(), a.public());
         assert_eq!(a.public().fingerprint().len(), 29);
+    }
+
+    #[test]
+    fn rotation_keeps_the_person_and_changes_the_links() {
+        let mut rng = Rng::from_seed([1; 32]);
+        let a = Identity::generate(&mut rng);
+        let b = a.rotated(&mut rng);
+        assert_eq!(a.public().sign, b.public().sign);
+        assert_ne!((a.public().noise, a.public().pair), (b.public().noise, b.public().pair));
+        assert_eq!(a.public().fingerprint(), b.public().fingerprint());
+        assert_ne!(a.public().hash(), b.public().hash());
+    }
+
+    #[test]
+    fn words_carry_132_bits() {
+        let mut seen = std::collections::HashSet::new();
+        let mut rng = Rng::from_seed([1; 32]);
+        for _ in 0..200 {
+            let words = Identity::generate(&mut rng).public().fingerprint_words();
+            assert!(words.iter().all(|w| w.len() >= 3 && w.is_ascii()));
+            seen.extend(words);
+        }
+        // 2,400 draws from 2,048 words: about 1,414 different ones.
+        assert!(seen.len() > 1_300, "{}", seen.len());
     }
 
     #[test]

@@ -30,12 +30,20 @@ labels! {
     WRAP_BODY = "link wrap body";
     /// Noise PSK of generation 0.
     PSK0 = "link psk0";
-    /// Recovery secret (used from the next release on; derived and kept now).
+    /// Noise PSK of recovery handshakes.
     RECOVER = "link recover";
+    /// What an exchange of the ratchet said, in one value.
+    RATCHET_TRANSCRIPT = "ratchet transcript";
+    /// Noise PSK of the next generation.
+    RATCHET_PSK = "ratchet psk";
+    /// Key of the proofs that a side has the next PSK.
+    RATCHET_PROOF = "ratchet proof";
     /// Hash of a certificate's keys, input of the pair root.
     IDENTITY = "identity keys";
     /// Short fingerprint that people compare.
     FINGERPRINT = "fingerprint";
+    /// The same as words.
+    FINGERPRINT_WORDS = "fingerprint words";
     /// Tree key of an object, from its read key.
     TREE = "object tree";
     /// Data-block key of an object, from its read key.

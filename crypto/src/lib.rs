@@ -16,6 +16,7 @@ pub mod kdf;
 pub mod noise;
 pub mod pair;
 pub mod passphrase;
+pub mod ratchet;
 pub mod rng;
 pub mod secret;
 pub mod text;

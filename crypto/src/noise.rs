@@ -205,6 +205,13 @@ impl Handshake {
         self.0.get_remote_static()?.try_into().ok()
     }
 
+    /// The handshake hash, the same on both sides once the handshake is over (Noise, section 11.2).
+    pub fn hash(&self) -> [u8; 32] {
+        let mut out = [0; 32];
+        out.iter_mut().zip(self.0.get_handshake_hash()).for_each(|(o, b)| *o = *b);
+        out
+    }
+
     /// Ends the handshake.
     pub fn into_session(self) -> Result<Session, NoiseFailed> {
         if !self.0.is_handshake_finished() {

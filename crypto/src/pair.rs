@@ -45,6 +45,12 @@ impl PairRoot {
     pub fn psk0(&self) -> Key {
         kdf::derive(Label::PSK0, &[self.0.expose()])
     }
+
+    /// Noise PSK of recovery handshakes (decision 9). It never changes, so what it protects is an
+    /// exchange of new secrets and nothing else.
+    pub fn recovery_psk(&self) -> Key {
+        kdf::derive(Label::RECOVER, &[self.0.expose()])
+    }
 }
 
 /// Identity hash that stands for the invited side, whom the inviter does not know yet.

@@ -21,6 +21,7 @@ use kith_crypto::invite::Invite;
 use kith_crypto::kdf::{self, Label};
 use kith_crypto::noise::{Handshake, Pattern};
 use kith_crypto::pair::{Direction, PairRoot};
+use kith_crypto::ratchet::{Base, First, Second, proof_of_first, proof_of_second};
 use kith_crypto::rng::Rng;
 use kith_crypto::secret::Key;
 
@@ -59,6 +60,7 @@ fn identity() {
     let [sign, noise, pair] = id.secrets();
     let fields = Fields::new("identity: secrets, public keys, hash of the public keys")
         .note(format!("fingerprint: {}", id.public().fingerprint()))
+        .note(format!("in words: {}", id.public().fingerprint_words().join(" ")))
         .piece("sign secret (Ed25519 seed)", &sign)
         .piece("noise secret (X25519)", &noise)
         .piece("pair secret (X25519)", &pair)
@@ -213,7 +215,8 @@ fn pair_roots() {
         .piece("tag key", &child(Label::TAG))
         .piece("head key", &child(Label::WRAP_HEAD))
         .piece("body key", &child(Label::WRAP_BODY))
-        .piece("psk of generation 0", root.psk0().expose());
+        .piece("psk of generation 0", root.psk0().expose())
+        .piece("psk of recovery handshakes", root.recovery_psk().expose());
     FOLDER.check("pair_root", fields);
 }
 
@@ -271,7 +274,7 @@ fn flights() {
             ("tag", with(&first, 0, &[first[0] ^ 1])),
             ("head-box", with(&first, 40, &[first[40] ^ 1])),
             ("body-box", with(&first, 72, &[first[72] ^ 1])),
-            ("flags", sealed_head(body_len, 1)),
+            ("flags", sealed_head(body_len, 2)),
             ("body-too-long", sealed_head(2049, 0)),
             ("body-too-short", sealed_head(17, 0)),
         ],
@@ -304,6 +307,58 @@ fn flights() {
         ],
         |bytes| open_next(&nonce, bytes),
     );
+}
+
+#[test]
+fn ratchet() {
+    let base = Base { psk: Key::new([1; 32]), hash: [2; 32], generation: 7 };
+    let (first, key) = First::begin(&mut Rng::from_seed([3; 32])).unwrap();
+    let (second, their_key, text) = Second::answer(&key, &mut Rng::from_seed([4; 32])).unwrap();
+    let (psk, own_text) = first.answered(&base, &their_key, &text, &mut Rng::from_seed([5; 32])).unwrap();
+    assert_eq!(second.confirmed(&base, &own_text, &proof_of_first(&psk)).unwrap(), psk);
+    let fields = Fields::new("ratchet: one exchange, the new PSK and both proofs")
+        .note("base psk 01.., handshake hash 02.., generation 7")
+        .note("Rng seeds: first's key 03.., second 04.., first's encapsulation 05..")
+        .piece("first's key", &key)
+        .piece("second's key", &their_key)
+        .piece("second's ciphertext", &text)
+        .piece("first's ciphertext", &own_text)
+        .piece("psk", psk.expose())
+        .piece("first's proof", &proof_of_first(&psk))
+        .piece("second's proof", &proof_of_second(&psk));
+    FOLDER.check("ratchet", fields);
+}
+
+/// The same keys and secrets as another implementation of FIPS 203, both ways.
+#[test]
+fn ml_kem_agrees_with_another_implementation() {
+    use fips203::ml_kem_768 as other;
+    use fips203::traits::{Decaps, Encaps, KeyGen, SerDes};
+    use ml_kem::kem::{Decapsulate, KeyExport};
+    for n in 0..20_u8 {
+        let (d, z, m) = ([n; 32], [n ^ 0x5a; 32], [n.wrapping_mul(7); 32]);
+        let (their_public, their_secret) = other::KG::keygen_from_seed(d, z);
+        let seed: [u8; 64] = [d, z].concat().try_into().unwrap();
+        let ours = ml_kem::DecapsulationKey::<ml_kem::MlKem768>::from_seed(seed.into());
+        assert_eq!(ours.encapsulation_key().to_bytes().as_slice(), their_public.clone().into_bytes());
+
+        let (text, shared) = ours.encapsulation_key().encapsulate_deterministic(&m.into());
+        let bytes: [u8; 1088] = text.as_slice().try_into().unwrap();
+        let theirs = their_secret.try_decaps(&other::CipherText::try_from_bytes(bytes).unwrap()).unwrap();
+        assert_eq!(shared.as_slice(), theirs.into_bytes());
+
+        let (shared, text) = their_public.encaps_from_seed(&m);
+        let mut bytes = text.into_bytes();
+        let opened = ours.decapsulate(&bytes.as_slice().try_into().unwrap());
+        assert_eq!(opened.as_slice(), shared.into_bytes());
+        // Implicit rejection: a flipped bit gives another secret, the same in both implementations.
+        bytes[usize::from(n)] ^= 1;
+        let text = other::CipherText::try_from_bytes(bytes).unwrap();
+        let rejected = their_secret.try_decaps(&text).unwrap().into_bytes();
+        let ours = ours.decapsulate(&bytes.as_slice().try_into().unwrap());
+        assert_eq!(ours.as_slice(), rejected);
+        assert_ne!(ours.as_slice(), opened.as_slice());
+    }
 }
 
 #[test]

@@ -61,6 +61,20 @@ pub struct Friend {
     pub addresses: Vec<String>,
     /// The last call since the node started.
     pub last_dial: Option<Dial>,
+    /// The keys of both sides do not fit.
+    pub out_of_step: Option<OutOfStep>,
+    /// The friend's program speaks this other major version of the protocol.
+    pub other_version: Option<u16>,
+}
+
+/// Whose keys are the older ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutOfStep {
+    /// The friend's.
+    Theirs,
+    /// This node's.
+    Ours,
 }
 
 /// What a running node knows of itself.
@@ -258,6 +272,19 @@ fn friend(friend: &Friend, now: u64) -> Finding {
     }
     if friend.online {
         return say(Level::Fine, "online".into(), "", String::new());
+    }
+    if let Some(version) = friend.other_version {
+        let what = format!("their program speaks version {version} of the protocol");
+        let act = "update the older of both programs: kith version".into();
+        return say(Level::Wrong, what, "the two programs do not understand each other", act);
+    }
+    if let Some(side) = friend.out_of_step {
+        let why = match side {
+            OutOfStep::Theirs => "their node was restored from a backup, or somebody uses a copy of it",
+            OutOfStep::Ours => "this node was restored from a backup, or somebody uses a copy of it",
+        };
+        let act = format!("ask them; if it was a restore: kith friend verify {quoted} --restored");
+        return say(Level::Wrong, "the keys of both sides are out of step".into(), why, act);
     }
     if friend.invite_expires.is_some_and(|at| at <= now) {
         let act = format!("kith friend remove {quoted}, then ask for a new invite");

@@ -155,6 +155,10 @@ async fn friend(shell: &Shell, command: cli::Friend) -> Result<(), Failure> {
         }
         cli::Friend::Block { name } => shell.block(&name, true).await,
         cli::Friend::Unblock { name } => shell.block(&name, false).await,
+        cli::Friend::Ping { name, count } => shell.ping(&name, count).await,
+        cli::Friend::Verify { name, fingerprint, restored, undo } => {
+            shell.verify(&name, fingerprint.as_deref(), restored, undo).await
+        }
     }
 }
 

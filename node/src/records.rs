@@ -12,7 +12,8 @@ use kith_crypto::invite::{Invite, MAX_INVITE_LEN};
 use kith_crypto::pair::PairRoot;
 use kith_crypto::secret::Key;
 use kith_onion::catalogue::Audience;
-use kith_onion::{Change, FriendKey, FriendRecord, GivenInvite, InviteId, Traffic};
+use kith_onion::ratchet::{NextPsk, Ratchet};
+use kith_onion::{Change, FriendKey, FriendRecord, GivenInvite, InviteId, NewKeys, Traffic};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Who this node is.
@@ -25,6 +26,12 @@ pub struct Myself {
     pub name: String,
     /// Unix seconds.
     pub created_s: u64,
+    /// Number of the link keys in `secrets`: 0 until they were rotated.
+    pub own_keys: u32,
+    /// When they were rotated (unix seconds), 0 for never.
+    pub rotated_s: u64,
+    /// Older link keys that friends may still know: number, Noise secret, pair secret.
+    pub older: Vec<(u32, Key, Key)>,
 }
 
 impl std::fmt::Debug for Myself {
@@ -37,6 +44,14 @@ impl Myself {
     /// The identity with its keys ready for use.
     pub fn identity(&self) -> Identity {
         Identity::from_secrets(self.secrets)
+    }
+
+    /// The same person with older link keys.
+    pub fn older_identities(&self) -> Vec<(u32, Identity)> {
+        let [sign, ..] = self.secrets;
+        let identity =
+            |noise: &Key, pair: &Key| Identity::from_secrets([sign, *noise.expose(), *pair.expose()]);
+        self.older.iter().map(|(number, noise, pair)| (*number, identity(noise, pair))).collect()
     }
 }
 
@@ -51,6 +66,27 @@ pub struct Friend {
     pub since_s: u64,
     /// Traffic in all.
     pub traffic: Traffic,
+    /// When the owner compared fingerprints (unix seconds), if ever.
+    pub verified_s: Option<u64>,
+    /// When the friend last showed new link keys (unix seconds), if ever.
+    pub rotated_s: Option<u64>,
+}
+
+impl Friend {
+    /// Records that give this friend again.
+    fn live(&self, key: FriendKey) -> Vec<Record> {
+        let record = &self.record;
+        let mut out = vec![Record::Friend(Box::new(self.clone()))];
+        if record.ratchet != Ratchet::initial(&record.root) {
+            out.push(Record::Ratchet(key, Box::new(record.ratchet.clone())));
+        }
+        if record.keys_since_s > 0 {
+            let new = NewKeys { keys: record.keys, root: record.root.clone(), since_s: record.keys_since_s };
+            out.push(Record::FriendKeys(key, Box::new(new), self.rotated_s.unwrap_or(0)));
+        }
+        out.extend(self.verified_s.map(|at| Record::Verified(key, at)));
+        out
+    }
 }
 
 /// An own publication.
@@ -167,6 +203,19 @@ pub enum Record {
     Removed(Root),
     /// The own name changed.
     Renamed(String),
+    /// Where the PSKs of a friendship stand.
+    Ratchet(FriendKey, Box<Ratchet>),
+    /// New own link keys: number, Noise secret, pair secret, unix seconds. With the keys of
+    /// [`Record::Myself`] it only says their number.
+    Rotated(u32, Key, Key, u64),
+    /// Older own link keys that friends may still know: number, Noise secret, pair secret.
+    Older(u32, Key, Key),
+    /// A friend has new link keys, since these unix seconds here.
+    FriendKeys(FriendKey, Box<NewKeys>, u64),
+    /// A friend knows these own link keys.
+    OwnKeys(FriendKey, u32, PairRoot),
+    /// The owner compared fingerprints with a friend (unix seconds), or takes that back (0).
+    Verified(FriendKey, u64),
     /// A friend is called something else here.
     FriendNamed(FriendKey, String),
     /// What this node has set for a friend.
@@ -243,6 +292,7 @@ impl Record {
                 put_traffic(&mut w, friend.traffic);
                 put_text(&mut w, &friend.name);
                 Address::encode_list(&friend.record.addrs, &mut w);
+                w.u32(friend.record.own_keys);
             }
             Self::FriendRemoved(key) => put_key(w.u8(3), *key),
             Self::ViewDropped(key) => put_key(w.u8(4), *key),
@@ -297,6 +347,29 @@ impl Record {
                 w.u8(16).raw(&root.0);
             }
             Self::Renamed(name) => put_text(w.u8(17), name),
+            Self::Ratchet(key, ratchet) => {
+                w.u8(18).raw(&key.0).u32(ratchet.generation).raw(ratchet.psk.expose()).u64(ratchet.since_s);
+                w.u8(u8::from(ratchet.next.is_some()));
+                if let Some(next) = &ratchet.next {
+                    w.u32(next.generation).raw(next.psk.expose()).u8(u8::from(next.confirmed));
+                }
+            }
+            Self::Rotated(number, noise, pair, at) => {
+                w.u8(19).u32(*number).raw(noise.expose()).raw(pair.expose()).u64(*at);
+            }
+            Self::Older(number, noise, pair) => {
+                w.u8(23).u32(*number).raw(noise.expose()).raw(pair.expose());
+            }
+            Self::FriendKeys(key, new, at) => {
+                w.u8(20).raw(&key.0).raw(&new.keys.noise).raw(&new.keys.pair).raw(new.root.key().expose());
+                w.u32(new.since_s).u64(*at);
+            }
+            Self::OwnKeys(key, number, root) => {
+                w.u8(21).raw(&key.0).u32(*number).raw(root.key().expose());
+            }
+            Self::Verified(key, at) => {
+                w.u8(22).raw(&key.0).u64(*at);
+            }
             Self::FriendNamed(key, name) => put_text(w.u8(24).raw(&key.0), name),
             Self::FriendSettings(key, settings) => {
                 w.u8(25).raw(&key.0).u8(settings.trust as u8).u8(u8::from(settings.blocked));
@@ -333,6 +406,9 @@ impl Record {
                 secret: Key::new(r.array()?),
                 created_s: r.u64()?,
                 name: take_text(&mut r)?,
+                own_keys: 0,
+                rotated_s: 0,
+                older: Vec::new(),
             }),
             2 => {
                 let keys = PublicKeys { noise: r.array()?, sign: r.array()?, pair: r.array()? };
@@ -342,8 +418,16 @@ impl Record {
                 let traffic = take_traffic(&mut r)?;
                 let name = take_text(&mut r)?;
                 let addrs = Address::decode_list(&mut r)?;
-                let record = FriendRecord { keys, root, addrs, addrs_seq, counter_in, counter_out };
-                Self::Friend(Box::new(Friend { record, name, since_s, traffic }))
+                // Journals from before link keys could be rotated end here.
+                let own_keys = if r.remaining().is_empty() { 0 } else { r.u32()? };
+                let record = FriendRecord {
+                    addrs_seq,
+                    counter_in,
+                    counter_out,
+                    ..FriendRecord::new(keys, root, addrs, own_keys)
+                };
+                let (verified_s, rotated_s) = (None, None);
+                Self::Friend(Box::new(Friend { record, name, since_s, traffic, verified_s, rotated_s }))
             }
             3 => Self::FriendRemoved(key(&mut r)?),
             4 => Self::ViewDropped(key(&mut r)?),
@@ -392,6 +476,27 @@ impl Record {
             15 => Self::Unshared(Root(r.array()?)),
             16 => Self::Removed(Root(r.array()?)),
             17 => Self::Renamed(take_text(&mut r)?),
+            18 => {
+                let key = key(&mut r)?;
+                let (generation, psk, since_s) = (r.u32()?, Key::new(r.array()?), r.u64()?);
+                let next = if r.flag("next")? {
+                    let (generation, psk) = (r.u32()?, Key::new(r.array()?));
+                    Some(NextPsk { generation, psk, confirmed: r.flag("confirmed")? })
+                } else {
+                    None
+                };
+                Self::Ratchet(key, Box::new(Ratchet { generation, psk, since_s, next }))
+            }
+            19 => Self::Rotated(r.u32()?, Key::new(r.array()?), Key::new(r.array()?), r.u64()?),
+            20 => {
+                let key = key(&mut r)?;
+                let keys = PublicKeys { sign: key.0, noise: r.array()?, pair: r.array()? };
+                let root = PairRoot::from_key(Key::new(r.array()?));
+                Self::FriendKeys(key, Box::new(NewKeys { keys, root, since_s: r.u32()? }), r.u64()?)
+            }
+            21 => Self::OwnKeys(key(&mut r)?, r.u32()?, PairRoot::from_key(Key::new(r.array()?))),
+            22 => Self::Verified(key(&mut r)?, r.u64()?),
+            23 => Self::Older(r.u32()?, Key::new(r.array()?), Key::new(r.array()?)),
             24 => Self::FriendNamed(key(&mut r)?, take_text(&mut r)?),
             25 => {
                 let friend = key(&mut r)?;
@@ -429,7 +534,12 @@ impl Record {
                 name: name(cert),
                 since_s: now_s,
                 traffic: Traffic::default(),
+                verified_s: None,
+                rotated_s: None,
             })),
+            Change::Ratchet(key, ratchet) => Self::Ratchet(*key, ratchet.clone()),
+            Change::FriendKeys(key, new) => Self::FriendKeys(*key, new.clone(), now_s),
+            Change::OwnKeys(key, number, root) => Self::OwnKeys(*key, *number, root.clone()),
         }
     }
 }
@@ -518,6 +628,33 @@ impl State {
                     me.name = name;
                 }
             }
+            Record::Ratchet(key, ratchet) => self.friend(key, |f| f.record.ratchet = *ratchet),
+            Record::Rotated(number, noise, pair, at) => {
+                if let Some(me) = &mut self.me {
+                    let [sign, old_noise, old_pair] = me.secrets;
+                    if noise != Key::new(old_noise) {
+                        me.older.push((me.own_keys, Key::new(old_noise), Key::new(old_pair)));
+                        me.secrets = [sign, *noise.expose(), *pair.expose()];
+                    }
+                    (me.own_keys, me.rotated_s) = (number, at);
+                }
+            }
+            Record::Older(number, noise, pair) => {
+                if let Some(me) = &mut self.me {
+                    me.older.push((number, noise, pair));
+                }
+            }
+            Record::FriendKeys(key, new, at) => self.friend(key, |f| {
+                f.record.keys = new.keys;
+                f.record.root = new.root;
+                f.record.keys_since_s = new.since_s;
+                f.rotated_s = (at > 0).then_some(at);
+            }),
+            Record::OwnKeys(key, number, root) => self.friend(key, |f| {
+                f.record.own_keys = number;
+                f.record.root = root;
+            }),
+            Record::Verified(key, at) => self.friend(key, |f| f.verified_s = (at > 0).then_some(at)),
             Record::FriendNamed(key, name) => self.friend(key, |f| f.name = name),
             Record::FriendSettings(key, settings) => {
                 if settings == Settings::default() {
@@ -576,10 +713,23 @@ impl State {
                 secret: me.secret.clone(),
                 name: me.name.clone(),
                 created_s: me.created_s,
+                own_keys: 0,
+                rotated_s: 0,
+                older: Vec::new(),
             };
             out.push(Record::Myself(copy).encode());
+            if me.own_keys > 0 {
+                let [_, noise, pair] = me.secrets.map(Key::new);
+                out.push(Record::Rotated(me.own_keys, noise, pair, me.rotated_s).encode());
+            }
+            // Older link keys go when the last friend knows newer ones.
+            let known = self.friends.values().map(|f| f.record.own_keys).min().unwrap_or(me.own_keys);
+            let older = me.older.iter().filter(|(number, ..)| *number >= known);
+            out.extend(older.map(|(number, n, p)| Record::Older(*number, n.clone(), p.clone()).encode()));
         }
-        out.extend(self.friends.values().map(|f| Record::Friend(Box::new(f.clone())).encode()));
+        for (key, friend) in &self.friends {
+            out.extend(friend.live(*key).iter().map(Record::encode));
+        }
         out.extend(self.gone.iter().map(|key| Record::FriendRemoved(*key).encode()));
         out.extend(self.given.values().map(|i| Record::Given(i.clone()).encode()));
         out.extend(self.taken.iter().map(|(id, i)| Record::Taken(*id, i.clone()).encode()));
@@ -646,7 +796,15 @@ mod tests {
             addrs_seq: 1,
             counter_in: 2,
             counter_out: 3,
+            ratchet: Ratchet::initial(&PairRoot::from_key(Key::new([0; 32]))),
+            own_keys: 0,
+            keys_since_s: 0,
         };
+        let next = Some(NextPsk { generation: 4, psk: Key::new([31; 32]), confirmed: true });
+        let ratchet = Ratchet { generation: 3, psk: Key::new([30; 32]), since_s: 33, next };
+        let newer = other.rotated(&mut Rng::from_seed([3; 32]));
+        let root = PairRoot::from_key(Key::new([32; 32]));
+        let new = NewKeys { keys: *newer.public(), root: root.clone(), since_s: 34 };
         let invite = Invite::sign(&other, cert, Key::new([3; 32]), 99);
         let given = GivenInvite {
             id: InviteId(4),
@@ -655,13 +813,23 @@ mod tests {
             tries: vec![[7; 24]],
             bound: None,
         };
-        let friend = Friend { record, name: "Bo".into(), since_s: 8, traffic: Traffic::default() };
+        let friend = Friend {
+            record,
+            name: "Bo".into(),
+            since_s: 8,
+            traffic: Traffic::default(),
+            verified_s: None,
+            rotated_s: None,
+        };
         vec![
             Record::Myself(Myself {
                 secrets: id.secrets(),
                 secret: Key::new([8; 32]),
                 name: "Ana".into(),
                 created_s: 1,
+                own_keys: 0,
+                rotated_s: 0,
+                older: Vec::new(),
             }),
             Record::Friend(Box::new(friend)),
             Record::CounterOut(key, 10),
@@ -680,6 +848,12 @@ mod tests {
             Record::FriendRemoved(FriendKey([77; 32])),
             Record::ViewDropped(FriendKey([78; 32])),
             Record::Renamed("Ann".into()),
+            Record::Ratchet(key, Box::new(ratchet)),
+            Record::Rotated(1, Key::new([41; 32]), Key::new([42; 32]), 43),
+            Record::Rotated(2, Key::new([44; 32]), Key::new([45; 32]), 46),
+            Record::FriendKeys(key, Box::new(new), 47),
+            Record::OwnKeys(key, 1, root),
+            Record::Verified(key, 48),
             Record::FriendNamed(key, "Bob".into()),
             Record::FriendSettings(
                 key,
@@ -717,6 +891,22 @@ mod tests {
         assert_eq!(again.publications.len(), 1);
         assert!(again.publications.values().all(|p| p.audience.is_none()));
         assert_eq!(again.free_name("Bob"), "Bob 2");
+        assert_eq!((friend.verified_s, friend.rotated_s, friend.record.own_keys), (Some(48), Some(47), 1));
+        assert_eq!(friend.record.ratchet.to_call().psk, Key::new([31; 32]));
+        let me = again.me.as_ref().unwrap();
+        assert_eq!((me.own_keys, me.secrets[1], me.rotated_s), (2, [44; 32], 46));
+        // The friend knows the first rotated keys: those are kept, the ones before are not.
+        assert_eq!(me.older.iter().map(|o| o.0).collect::<Vec<_>>(), [1]);
+        assert_eq!(me.older_identities()[0].1.secrets()[1], [41; 32]);
+    }
+
+    #[test]
+    fn friends_from_before_rotation_are_read() {
+        let friend = records().into_iter().find(|r| matches!(r, Record::Friend(_))).unwrap().encode();
+        let old = &friend[..friend.len() - 4];
+        let Record::Friend(back) = Record::decode(old).unwrap().unwrap() else { panic!() };
+        assert_eq!(back.record.own_keys, 0);
+        assert_eq!(back.record.ratchet, Ratchet::initial(&back.record.root));
     }
 
     #[test]

@@ -131,6 +131,7 @@ pub struct Service {
     released: Arc<Mutex<Vec<Released>>>,
     invite_waiters: HashMap<InviteId, oneshot::Sender<InviteOutcome>>,
     up_waiters: Vec<(FriendKey, oneshot::Sender<()>)>,
+    pong_waiters: Vec<(FriendKey, oneshot::Sender<Duration>)>,
     saved_traffic: HashMap<FriendKey, Traffic>,
     next_save: Duration,
     read_only: Option<String>,
@@ -156,6 +157,7 @@ impl Service {
             released: Arc::default(),
             invite_waiters: HashMap::new(),
             up_waiters: Vec::new(),
+            pong_waiters: Vec::new(),
             saved_traffic: HashMap::new(),
             next_save: SAVE_TRAFFIC_EVERY,
             read_only: None,
@@ -213,6 +215,7 @@ impl Service {
             // A renewed friendship keeps its name and its past.
             (friend.name, friend.since_s, friend.traffic) =
                 (known.name.clone(), known.since_s, known.traffic);
+            friend.verified_s = known.verified_s;
         }
         let bytes = record.encode();
         self.state.apply(record);
@@ -256,6 +259,23 @@ impl Service {
                     "a friend's clock differs by {} minutes: check the time here",
                     offset_ms / 60_000
                 );
+            }
+            Event::OutOfStep(..) => {
+                tracing::warn!("a friend's keys do not fit: see `kith doctor`, nothing is done without you")
+            }
+            Event::OtherVersion(_, major) => tracing::warn!(
+                "a friend's program speaks version {major} of the protocol, this one {}: update the older",
+                kith_onion::handshake::MAJOR
+            ),
+            Event::KeysRotated(_) => tracing::info!("a friend has new link keys, signed by its identity"),
+            Event::Pong(friend, took) => {
+                let (ready, rest) =
+                    std::mem::take(&mut self.pong_waiters).into_iter().partition(|w| w.0 == friend);
+                self.pong_waiters = rest;
+                let ready: Vec<(FriendKey, oneshot::Sender<Duration>)> = ready;
+                for (_, waiter) in ready {
+                    let _ = waiter.send(took);
+                }
             }
             Event::Fetch(..) => {} // the driver handles these: they need storage
         }
@@ -563,6 +583,14 @@ impl Service {
             self.up_waiters.retain(|w| !w.1.is_closed());
             self.up_waiters.push((friend, sender));
         }
+        receiver
+    }
+
+    /// Answers with the round trip of a ping that was just sent.
+    pub fn await_pong(&mut self, friend: FriendKey) -> oneshot::Receiver<Duration> {
+        let (sender, receiver) = oneshot::channel();
+        self.pong_waiters.retain(|w| !w.1.is_closed());
+        self.pong_waiters.push((friend, sender));
         receiver
     }
 

@@ -81,7 +81,15 @@ pub fn create(paths: &Paths, name: &str, passphrase: Option<&[u8]>) -> Result<Ho
     }
     let Opened { store, .. } = Store::create(&options(&paths.store_dir, passphrase))?;
     let identity = Identity::generate(&mut Rng::from_seed(random()?));
-    let me = Myself { secrets: identity.secrets(), secret: Key::new(random()?), name, created_s: unix_now() };
+    let me = Myself {
+        secrets: identity.secrets(),
+        secret: Key::new(random()?),
+        name,
+        created_s: unix_now(),
+        own_keys: 0,
+        rotated_s: 0,
+        older: Vec::new(),
+    };
     let record = Record::Myself(me);
     store.append(&[record.encode()])?;
     let mut state = State::default();
@@ -99,8 +107,7 @@ pub fn open(paths: &Paths, passphrase: Option<&[u8]>) -> Result<Home, Failure> {
     for bytes in opened.records {
         match Record::decode(&bytes) {
             Ok(Some(record)) => {
-                erased |=
-                    matches!(record, Record::FriendRemoved(_) | Record::InviteDone(_) | Record::Removed(_));
+                erased |= erases(&record);
                 state.apply(record);
             }
             Ok(None) => {}
@@ -121,6 +128,20 @@ pub fn open(paths: &Paths, passphrase: Option<&[u8]>) -> Result<Home, Failure> {
         opened.store.compact(&live)?;
     }
     Ok(Home { store: Arc::new(opened.store), state })
+}
+
+/// Whether a record makes secrets in earlier ones useless, so that they are to be erased.
+pub const fn erases(record: &Record) -> bool {
+    matches!(
+        record,
+        Record::FriendRemoved(_)
+            | Record::InviteDone(_)
+            | Record::Removed(_)
+            | Record::Ratchet(..)
+            | Record::Rotated(..)
+            | Record::OwnKeys(..)
+            | Record::FriendKeys(..)
+    )
 }
 
 /// What `kith up` was asked for.
@@ -301,6 +322,7 @@ fn core(
         seed: random()?,
     };
     let mut core = Core::new(setup);
+    core.set_own_keys(me.own_keys, me.older_identities());
     core.set_certificate(now, cert);
     let mut views = HashMap::new();
     let friends: Vec<FriendKey> = state.friends.keys().chain(&state.gone).copied().collect();

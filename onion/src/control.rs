@@ -3,6 +3,7 @@
 use crate::entry::{Eid, Entry};
 use kith_crypto::cert::{Address, MAX_CERT_LEN};
 use kith_crypto::codec::{DecodeError, Reader, Writer};
+use kith_crypto::ratchet::{KEM_KEY_LEN, KEM_TEXT_LEN, KemKey, KemText, Proof};
 
 /// Bytes before a message's body.
 pub const MESSAGE_HEAD: usize = 5;
@@ -93,9 +94,9 @@ pub enum Control {
         /// Ed25519 over context, seq and list.
         signature: [u8; 64],
     },
-    /// Own certificate, on the first session only.
+    /// Own certificate: on the session of an invite, and to a friend who still knows older link keys.
     Certificate(Vec<u8>),
-    /// The certificate was stored: the friendship exists on this side.
+    /// The certificate was stored.
     Welcome,
     /// The part of the sender's view has changed.
     Hint,
@@ -112,7 +113,65 @@ pub enum Control {
     Delta(Delta),
     /// The sender is going away on purpose; no need to redial at once.
     Goodbye,
+    /// Begins an exchange of the post-quantum ratchet.
+    Offer(Box<Offer>),
+    /// Answers an offer.
+    Reply(Box<Reply>),
+    /// The side that began has stored the new PSK.
+    Confirm(Box<Confirm>),
+    /// The side that answered has stored it too.
+    Done(Proof),
+    /// Asks for an answer at once.
+    Ping(u64),
+    /// The answer, with the same number.
+    Pong(u64),
 }
+
+/// Counters of a direction as one side knows them; they count after a recovery.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Highest counter that the sender accepted from the receiver.
+    pub accepted: u64,
+    /// Highest counter that the sender has used towards the receiver.
+    pub used: u64,
+}
+
+/// See [`Control::Offer`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// The generation to be made.
+    pub generation: u32,
+    /// The sender's counters.
+    pub counters: Counters,
+    /// Proof of a PSK from an exchange whose end the sender has not seen; zeros for none.
+    pub have: Proof,
+    /// Encapsulation key.
+    pub key: KemKey,
+}
+
+/// See [`Control::Reply`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The generation that is made: the offered one, or a later one after a recovery.
+    pub generation: u32,
+    /// The sender's counters.
+    pub counters: Counters,
+    /// Encapsulation key.
+    pub key: KemKey,
+    /// Ciphertext for the offered key.
+    pub text: KemText,
+}
+
+/// See [`Control::Confirm`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Confirm {
+    /// Ciphertext for the replied key.
+    pub text: KemText,
+    /// Proof of the new PSK.
+    pub proof: Proof,
+}
+
+const COUNTERS_LEN: usize = 16;
 
 /// What addresses are signed as.
 pub fn addresses_to_sign(seq: u64, list: &[u8]) -> Vec<u8> {
@@ -130,7 +189,7 @@ pub fn encode_addresses(addrs: &[Address]) -> Vec<u8> {
 
 impl Control {
     // Registry of types: 1 hello, 2 addresses, 3 certificate, 4 welcome, 5 hint, 6 pull, 7 delta,
-    // 8 goodbye; 9 and 10 are reserved for the post-quantum exchange and the recovery.
+    // 8 goodbye, 9 offer, 10 reply, 11 confirm, 12 done, 13 ping, 14 pong.
     const fn number(&self) -> u8 {
         match self {
             Self::Hello { .. } => 1,
@@ -141,6 +200,12 @@ impl Control {
             Self::Pull { .. } => 6,
             Self::Delta(_) => 7,
             Self::Goodbye => 8,
+            Self::Offer(_) => 9,
+            Self::Reply(_) => 10,
+            Self::Confirm(_) => 11,
+            Self::Done(_) => 12,
+            Self::Ping(_) => 13,
+            Self::Pong(_) => 14,
         }
     }
 
@@ -153,6 +218,11 @@ impl Control {
             4 | 5 | 8 => 0,
             6 => 17,
             7 => MAX_DELTA,
+            9 => 4 + COUNTERS_LEN + 16 + KEM_KEY_LEN,
+            10 => 4 + COUNTERS_LEN + KEM_KEY_LEN + KEM_TEXT_LEN,
+            11 => KEM_TEXT_LEN + 16,
+            12 => 16,
+            13 | 14 => 8,
             _ => return None,
         })
     }
@@ -175,6 +245,23 @@ impl Control {
                 w.u8(part.number()).u64(*log).u64(*since);
             }
             Self::Delta(delta) => delta.encode(&mut w),
+            Self::Offer(o) => {
+                o.counters.encode(w.u32(o.generation));
+                w.raw(&o.have).raw(&o.key);
+            }
+            Self::Reply(o) => {
+                o.counters.encode(w.u32(o.generation));
+                w.raw(&o.key).raw(&o.text);
+            }
+            Self::Confirm(o) => {
+                w.raw(&o.text).raw(&o.proof);
+            }
+            Self::Done(proof) => {
+                w.raw(proof);
+            }
+            Self::Ping(n) | Self::Pong(n) => {
+                w.u64(*n);
+            }
         }
         let mut message = Writer::new();
         message.u8(self.number()).u32(w.len() as u32).raw(w.as_bytes());
@@ -199,10 +286,36 @@ impl Control {
             6 => Self::Pull { part: read_part(&mut r)?, log: r.u64()?, since: r.u64()? },
             7 => Self::Delta(Delta::decode(&mut r)?),
             8 => Self::Goodbye,
+            9 => Self::Offer(Box::new(Offer {
+                generation: r.u32()?,
+                counters: Counters::decode(&mut r)?,
+                have: r.array()?,
+                key: r.array()?,
+            })),
+            10 => Self::Reply(Box::new(Reply {
+                generation: r.u32()?,
+                counters: Counters::decode(&mut r)?,
+                key: r.array()?,
+                text: r.array()?,
+            })),
+            11 => Self::Confirm(Box::new(Confirm { text: r.array()?, proof: r.array()? })),
+            12 => Self::Done(r.array()?),
+            13 => Self::Ping(r.u64()?),
+            14 => Self::Pong(r.u64()?),
             _ => return Err(r.invalid("message type")),
         };
         r.finish()?;
         Ok(message)
+    }
+}
+
+impl Counters {
+    fn encode(self, w: &mut Writer) {
+        w.u64(self.accepted).u64(self.used);
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { accepted: r.u64()?, used: r.u64()? })
     }
 }
 
@@ -290,6 +403,14 @@ mod tests {
         round_trip(&Control::Welcome);
         round_trip(&Control::Hint);
         round_trip(&Control::Goodbye);
+        let counters = Counters { accepted: 7, used: 9 };
+        let (key, text) = ([3; KEM_KEY_LEN], [4; KEM_TEXT_LEN]);
+        round_trip(&Control::Offer(Box::new(Offer { generation: 2, counters, have: [5; 16], key })));
+        round_trip(&Control::Reply(Box::new(Reply { generation: 2, counters, key, text })));
+        round_trip(&Control::Confirm(Box::new(Confirm { text, proof: [6; 16] })));
+        round_trip(&Control::Done([7; 16]));
+        round_trip(&Control::Ping(8));
+        round_trip(&Control::Pong(8));
         round_trip(&Control::Pull { part: Part::Relayed, log: 5, since: 6 });
         let ops = vec![ViewOp::Del(Eid([1; 8])), ViewOp::Add(Eid([2; 8]), Entry::sample())];
         let delta = Delta {

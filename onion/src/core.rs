@@ -8,20 +8,28 @@
 
 mod accounts;
 mod connections;
+mod dialling;
+mod exchange;
 mod fetching;
+mod invites;
+mod messages;
+mod rotation;
 mod tunnels;
 
 pub use accounts::Rates;
+pub use dialling::Reach;
 pub use fetching::{Route, Stored};
 
 use crate::catalogue::{Act, Audience, Catalogue, Listing, Pace};
 use crate::control::Control;
 use crate::entry::Entry;
 use crate::fetch::Fetch;
-use crate::handshake::{Peer, Who};
+use crate::handshake::{Peer, Secret, Who};
+use crate::ratchet::{Exchange, OutOfStep, Ratchet};
 use crate::time::{Now, earliest};
 use crate::tunnel::Source;
-use connections::{Connection, Dialling};
+use connections::Connection;
+use dialling::Dialling;
 use kith_crypto::cert::{Address, Certificate};
 use kith_crypto::content::{Geometry, Position, Root, VerifiedBlock, VerifyCap};
 use kith_crypto::identity::{Identity, PublicKeys};
@@ -66,6 +74,31 @@ pub struct FriendRecord {
     pub counter_in: u64,
     /// Highest counter sent to the friend.
     pub counter_out: u64,
+    /// The PSKs.
+    pub ratchet: Ratchet,
+    /// Which of the own link keys the friend knows.
+    pub own_keys: u32,
+    /// When the friend made the certificate that its keys are from (unix seconds); older ones are
+    /// not taken over. 0 for that of the friendship's beginning.
+    pub keys_since_s: u32,
+}
+
+impl FriendRecord {
+    /// A friendship at its beginning: `own_keys` are the own link keys that the friend was shown.
+    pub fn new(keys: PublicKeys, root: PairRoot, addrs: Vec<Address>, own_keys: u32) -> Self {
+        let ratchet = Ratchet::initial(&root);
+        Self {
+            keys,
+            root,
+            addrs,
+            addrs_seq: 0,
+            counter_in: 0,
+            counter_out: 0,
+            ratchet,
+            own_keys,
+            keys_since_s: 0,
+        }
+    }
 }
 
 /// A given invite that nobody has used up.
@@ -100,6 +133,23 @@ pub enum Change {
     FriendAdded(Box<Certificate>, Box<FriendRecord>),
     /// A friend announced new addresses.
     Addresses(FriendKey, u64, Vec<Address>),
+    /// Where the PSKs of a friendship stand.
+    Ratchet(FriendKey, Box<Ratchet>),
+    /// A friend has new link keys: Noise key, pair key, pair root, date of the certificate.
+    FriendKeys(FriendKey, Box<NewKeys>),
+    /// A friend knows these own link keys now, and the pair root is this.
+    OwnKeys(FriendKey, u32, PairRoot),
+}
+
+/// New link keys of a friend.
+#[derive(Clone, Debug)]
+pub struct NewKeys {
+    /// Its keys.
+    pub keys: PublicKeys,
+    /// What both share with these.
+    pub root: PairRoot,
+    /// When the friend made the certificate (unix seconds).
+    pub since_s: u32,
 }
 
 /// How taking an invite went.
@@ -147,6 +197,14 @@ pub enum Event {
     Fetch(FetchId, FetchEvent),
     /// The friend's clock differs by so many milliseconds (only told above ten minutes).
     ClockSkew(FriendKey, i64),
+    /// The keys of both sides do not fit; the owner is to be asked.
+    OutOfStep(FriendKey, OutOfStep),
+    /// The friend calls with another major version of the protocol.
+    OtherVersion(FriendKey, u16),
+    /// The friend has new link keys, signed by its identity.
+    KeysRotated(FriendKey),
+    /// The friend answered a ping after so long.
+    Pong(FriendKey, Duration),
 }
 
 /// Something for the driver to do, in order.
@@ -196,6 +254,8 @@ pub struct Load {
     pub most_relayed: usize,
     /// Timers of tunnels.
     pub timers: usize,
+    /// First flights that came a second time, since the start.
+    pub replays: u64,
 }
 
 pub(crate) struct Friend {
@@ -206,16 +266,33 @@ pub(crate) struct Friend {
     traffic: Traffic,
     /// The friend's clock minus ours.
     clock_offset_ms: i64,
+    /// A connection that carries nothing but an exchange: the first session, or a recovery.
+    exchange_link: Option<ConnId>,
+    exchange: Option<Exchange>,
+    /// When the next exchange begins on the link that stands, if this side begins it.
+    exchange_at: Option<Duration>,
+    /// When to shake hands anew, and that this is under way.
+    renew_at: Option<Duration>,
+    renewing: bool,
+    out_of_step: Option<OutOfStep>,
+    other_version: Option<u16>,
+    restored_until: Option<Duration>,
+    /// Handshakes with own link keys that the friend may know already.
+    candidates: Vec<rotation::Candidate>,
+    /// The ping that waits for its answer.
+    ping: Option<(u64, Duration)>,
 }
 
 pub(crate) struct Given {
     invite: GivenInvite,
     peer: Peer,
+    secret: Secret,
 }
 
 pub(crate) struct Taken {
     invite: Invite,
     peer: Peer,
+    secret: Secret,
     dialling: Dialling,
     /// The inviter has accepted; only storage is missing.
     welcomed: bool,
@@ -268,10 +345,14 @@ pub struct Setup {
 
 /// The protocol of one node.
 pub struct Core {
-    identity: Identity,
+    /// The own identities by number of their link keys; older ones as long as friends know them.
+    identities: BTreeMap<u32, Identity>,
+    /// The number of the newest.
+    own_keys: u32,
     limits: Limits,
     secret: Key,
     rng: Rng,
+    public: PublicKeys,
     own_cert: Option<Certificate>,
     addrs: Vec<Address>,
     addrs_seq: u64,
@@ -295,6 +376,7 @@ pub struct Core {
     outputs: VecDeque<Output>,
     rates: Rates,
     friend_rates: BTreeMap<FriendKey, (Option<u64>, Option<u64>)>,
+    replays: u64,
 }
 
 impl std::fmt::Debug for Core {
@@ -310,7 +392,9 @@ impl Core {
         let secret = setup.secret;
         Self {
             catalogue: Catalogue::new(setup.pace, secret.clone(), rng.fork()),
-            identity: setup.identity,
+            public: *setup.identity.public(),
+            identities: BTreeMap::from([(0, setup.identity)]),
+            own_keys: 0,
             limits: setup.limits,
             secret,
             rng,
@@ -334,12 +418,13 @@ impl Core {
             outputs: VecDeque::new(),
             rates: Rates::default(),
             friend_rates: BTreeMap::new(),
+            replays: 0,
         }
     }
 
     /// Own public keys.
     pub const fn me(&self) -> &PublicKeys {
-        self.identity.public()
+        &self.public
     }
 
     /// The certificate that new friends get, and the addresses that all friends get.
@@ -349,8 +434,9 @@ impl Core {
         self.own_cert = Some(cert);
         if changed {
             self.addrs_seq = now.unix_ms.max(self.addrs_seq + 1);
-            let message = self.addresses_message();
-            self.broadcast(now, &message);
+            if let Some(message) = self.addresses_message() {
+                self.broadcast(now, &message);
+            }
         }
     }
 
@@ -359,10 +445,11 @@ impl Core {
         self.own_cert.as_ref()
     }
 
-    pub(crate) fn addresses_message(&self) -> Control {
+    pub(crate) fn addresses_message(&self) -> Option<Control> {
         let list = crate::control::encode_addresses(&self.addrs);
-        let signature = self.identity.sign(&crate::control::addresses_to_sign(self.addrs_seq, &list));
-        Control::Addresses { seq: self.addrs_seq, list, signature }
+        let identity = self.identities.get(&self.own_keys)?;
+        let signature = identity.sign(&crate::control::addresses_to_sign(self.addrs_seq, &list));
+        Some(Control::Addresses { seq: self.addrs_seq, list, signature })
     }
 
     fn broadcast(&mut self, now: Now, message: &Control) {
@@ -375,7 +462,11 @@ impl Core {
     /// A friend from the journal, or a new one.
     pub fn add_friend(&mut self, now: Now, record: FriendRecord) {
         let key = FriendKey(record.keys.sign);
-        let peer = Peer::friend(self.identity.public(), &record.keys, &record.root);
+        // Without the own link keys that the friend knows no handshake is possible; the newest at
+        // least answer a friend who learned them meanwhile.
+        let me = self.identities.get(&record.own_keys).map_or(self.public, |i| *i.public());
+        let peer = Peer::friend(&me, record.own_keys, &record.keys, &record.root);
+        let candidates = self.candidates_for(&record);
         let wait = Duration::from_millis(self.rng.range(0, 300));
         self.catalogue.add_friend(key);
         self.friends.entry(key).or_insert(Friend {
@@ -385,14 +476,26 @@ impl Core {
             link: None,
             traffic: Traffic::default(),
             clock_offset_ms: 0,
+            exchange_link: None,
+            exchange: None,
+            exchange_at: None,
+            renew_at: None,
+            renewing: false,
+            out_of_step: None,
+            other_version: None,
+            restored_until: None,
+            candidates,
+            ping: None,
         });
     }
 
     /// The friendship with the owner of a certificate, if both sides have exchanged theirs. `None`:
     /// its keys are no good.
     pub fn friendship(&self, cert: &Certificate) -> Option<FriendRecord> {
-        let root = PairRoot::new(&self.identity, &cert.keys, None)?;
-        Some(connections::new_record(cert, root))
+        let root = PairRoot::new(self.identities.get(&self.own_keys)?, &cert.keys, None)?;
+        let mut record = FriendRecord::new(cert.keys, root, cert.addrs.clone(), self.own_keys);
+        record.keys_since_s = cert.created;
+        Some(record)
     }
 
     /// Ends a friendship on this side. The caller erases the secrets it stored.
@@ -431,8 +534,8 @@ impl Core {
 
     /// An invite that somebody may use; stored before this call.
     pub fn give_invite(&mut self, invite: GivenInvite) {
-        let peer = Peer::invite(invite.id, self.identity.public(), &invite.secret, None);
-        self.given.insert(invite.id, Given { invite, peer });
+        let (peer, secret) = Peer::invite(invite.id, self.own_keys, &self.public, &invite.secret, None);
+        self.given.insert(invite.id, Given { invite, peer, secret });
     }
 
     /// Takes a given invite back.
@@ -443,9 +546,9 @@ impl Core {
     /// Uses somebody's invite; stored before this call. Tried until it works or is cancelled.
     pub fn take_invite(&mut self, now: Now, id: InviteId, invite: Invite) {
         let inviter = &invite.inviter.keys;
-        let peer = Peer::invite(id, inviter, &invite.secret, Some(inviter.noise));
+        let (peer, secret) = Peer::invite(id, self.own_keys, inviter, &invite.secret, Some(inviter.noise));
         let dialling = Dialling::new(now.at);
-        self.taken.insert(id, Taken { invite, peer, dialling, welcomed: false });
+        self.taken.insert(id, Taken { invite, peer, secret, dialling, welcomed: false });
     }
 
     /// Stops using an invite.
@@ -561,6 +664,7 @@ impl Core {
             connections: self.connections.len(),
             half_open: self.connections.values().filter(|c| c.is_half_open()).count(),
             timers: self.timers.len(),
+            replays: self.replays,
             ..Load::default()
         };
         for open in self.connections.values().filter_map(Connection::peek) {
@@ -585,11 +689,17 @@ impl Core {
 
     /// Does what is due.
     pub fn timeout(&mut self, now: Now) {
+        // Timers that are very late: the process was stopped or the machine slept, and what looks
+        // like silence of the friends was this node's own.
+        if self.poll_timeout().is_some_and(|planned| now.at > planned + dialling::SLEPT) {
+            self.resumed(now);
+        }
         self.catalogue.timeout(now);
         self.run_catalogue(now);
         self.refresh_locators(now);
         self.run_timers(now);
         self.connection_timeouts(now);
+        self.exchanges_due(now);
         self.dial_due(now);
         self.drive_fetches(now);
     }

@@ -14,6 +14,7 @@ pub mod entry;
 pub mod fetch;
 pub mod handshake;
 pub mod link;
+pub mod ratchet;
 pub mod session;
 mod time;
 mod tunnel;

@@ -15,10 +15,14 @@ use kith_crypto::content::{Position, SEALED_LEN};
 use kith_crypto::identity::Identity;
 use kith_crypto::kdf;
 use kith_crypto::noise::{Handshake, Pattern, Session};
+use kith_crypto::ratchet::{KEM_KEY_LEN, KEM_TEXT_LEN};
 use kith_crypto::rng::Rng;
 use kith_crypto::secret::Key;
 use kith_onion::cell::{self, BODY_LEN, CELL_LEN, CellRef, Command, TunOpen};
-use kith_onion::control::{Control, Delta, MESSAGE_HEAD, Part, ViewOp, addresses_to_sign, encode_addresses};
+use kith_onion::control::{
+    Confirm, Control, Counters, Delta, MESSAGE_HEAD, Offer, Part, Reply, ViewOp, addresses_to_sign,
+    encode_addresses,
+};
 use kith_onion::entry::{Eid, Entry};
 use kith_onion::link::{Link, Outgoing};
 use kith_onion::session::{Assembler, ByteQueue, Have, Message, Want};
@@ -338,6 +342,29 @@ fn control_messages() {
         ],
         "entry and zeros",
     );
+    let counters = Counters { accepted: 1_700_000_000_001, used: 1_700_000_000_002 };
+    let key = [0xe1; KEM_KEY_LEN];
+    let text = [0xc1; KEM_TEXT_LEN];
+    let offer = check_control(
+        "control_offer",
+        "OFFER; key and proof are only bytes here (crypto/ratchet.hex has real ones)",
+        &Control::Offer(Box::new(Offer { generation: 8, counters, have: [0xaf; 16], key })),
+        &[("generation", 4), ("accepted counter", 8), ("used counter", 8), ("have", 16)],
+        "key",
+    );
+    let reply = check_control(
+        "control_reply",
+        "REPLY",
+        &Control::Reply(Box::new(Reply { generation: 8, counters, key, text })),
+        &[("generation", 4), ("accepted counter", 8), ("used counter", 8), ("key", KEM_KEY_LEN)],
+        "ciphertext",
+    );
+    let confirm = Control::Confirm(Box::new(Confirm { text, proof: [0xbf; 16] }));
+    let confirm =
+        check_control("control_confirm", "CONFIRM", &confirm, &[("ciphertext", KEM_TEXT_LEN)], "proof");
+    check_control("control_done", "DONE", &Control::Done([0xbf; 16]), &[], "proof");
+    check_control("control_ping", "PING", &Control::Ping(7), &[], "number");
+    check_control("control_pong", "PONG", &Control::Pong(7), &[], "number");
     let body = |message: &[u8]| message[5..].to_vec();
     let surplus = |message: &[u8]| relabel(message, &[&message[5..], &[0]].concat());
     let nine = [[9; 8].as_slice(), &[9], [1, 6, 127, 0, 0, 1, 1, 0].repeat(9).as_slice(), &[0; 64]].concat();
@@ -346,7 +373,13 @@ fn control_messages() {
         "control",
         &[
             ("type-0", with(&hello, 0, &[0])),
-            ("type-9-reserved", with(&hello, 0, &[9])),
+            ("type-15", with(&hello, 0, &[15])),
+            ("offer-truncated", relabel(&offer, &offer[5..600])),
+            ("offer-too-long", surplus(&offer)),
+            ("reply-truncated", relabel(&reply, &reply[5..2000])),
+            ("reply-too-long", surplus(&reply)),
+            ("confirm-truncated", relabel(&confirm, &confirm[5..1100])),
+            ("confirm-too-long", surplus(&confirm)),
             ("hello-truncated", relabel(&hello, &hello[5..20])),
             ("hello-too-long", surplus(&hello)),
             ("addresses-trailing", surplus(&addresses)),

@@ -505,3 +505,50 @@ fn who_is_dropped_from_a_circle_gets_no_more_in_the_middle_of_a_transfer() {
     assert!((200_000..48 << 20).contains(&part) && get.is_running(), "{part} bytes have come");
     assert!(is_online(&a, "Bo"), "the friend itself stays");
 }
+
+// ---- the way to a friend ------------------------------------------------------------------------
+
+#[test]
+fn a_ping_measures_the_way_to_a_friend() {
+    let [a, mut b] = line_of::<2>();
+    let pings = kith(&a, &["friend", "ping", "Bo", "-c", "3", "--json"]).json();
+    assert_eq!(pings["name"], "Bo");
+    let times = pings["ms"].as_array().unwrap();
+    let sound = |ms: &Value| ms.as_f64().is_some_and(|ms| ms > 0.0 && ms < 5_000.0);
+    assert!(times.len() == 3 && times.iter().all(sound), "{pings}");
+    assert!(kith(&a, &["friend", "ping", "Bo"]).expect_code(&[0]).out().contains(" ms"));
+    kith(&a, &["friend", "ping", "Nobody"]).expect_refusal(&[4]);
+    b.freeze();
+    kith(&a, &["friend", "ping", "Bo"]).expect_refusal(&[7]);
+    b.thaw();
+    assert!(b.terminate().success());
+    wait_until(SOON, "the loss is seen", || !is_online(&a, "Bo"));
+    kith(&a, &["friend", "ping", "Bo"]).expect_refusal(&[6]);
+}
+
+#[test]
+fn a_friend_is_verified_by_the_right_fingerprint_only() {
+    let [a, mut b] = line_of::<2>();
+    let print = json(&a, &["id"])["fingerprint"].as_str().unwrap().to_owned();
+    let shown = json(&b, &["friend", "verify", "Ana"]);
+    assert_eq!(
+        (&shown["fingerprint"], &shown["verified"]),
+        (&print.as_str().into(), &Value::Null),
+        "{shown}"
+    );
+    assert_eq!(shown["own_fingerprint"], json(&b, &["id"])["fingerprint"]);
+    let own = shown["own_fingerprint"].as_str().unwrap();
+    kith(&b, &["friend", "verify", "Ana", own]).expect_refusal(&[8]);
+    assert!(friend(&b, "Ana").unwrap()["verified"].is_null());
+    let words = shown["words"].as_str().unwrap();
+    assert_eq!(words.split(' ').count(), 12);
+    kith(&b, &["friend", "verify", "Ana", words]).expect_code(&[0]);
+    kith(&b, &["friend", "verify", "Ana", "--undo"]).expect_code(&[0]);
+    let typed = print.to_lowercase().replace('-', " ");
+    kith(&b, &["friend", "verify", "Ana", &typed]).expect_code(&[0]);
+    b.kill9();
+    b.restart();
+    assert!(friend(&b, "Ana").unwrap()["verified"].is_u64());
+    kith(&b, &["friend", "verify", "Ana", "--undo"]).expect_code(&[0]);
+    assert!(friend(&b, "Ana").unwrap()["verified"].is_null());
+}

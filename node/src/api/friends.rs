@@ -5,6 +5,8 @@ use crate::records::{Friend, Settings, Trust};
 use kith_crypto::cert::Certificate;
 use kith_onion::Traffic;
 
+/// A ping is waited for this long.
+const PING_WAIT: Duration = Duration::from_secs(5);
 /// Most friends of one node, invites that wait included. Links, views and dials are bounded with it.
 const MAX_FRIENDS: usize = 1024;
 /// A certificate may come from a clock that is ahead by so much.
@@ -21,6 +23,8 @@ pub(super) fn routes() -> Router<Api> {
         .route("/api/friends/{name}/limit", post(limit))
         .route("/api/friends/{name}/block", post(block))
         .route("/api/friends/{name}/unblock", post(unblock))
+        .route("/api/friends/{name}/ping", post(ping))
+        .route("/api/friends/{name}/verify", post(verify))
 }
 
 /// A friend that was invited is waited for this long before the invite counts as pending.
@@ -127,7 +131,7 @@ async fn add_friend(State(api): State<Api>, Json(request): Json<AddRequest>) -> 
 
 fn begin_adding(cx: &mut Context<'_>, invite: Invite, key: FriendKey) -> Result<Added, Failure> {
     let refused = |what: &str| Failure::new(Exit::Refused, what);
-    if invite.inviter.keys == *cx.core.me() {
+    if invite.inviter.keys.sign == cx.core.me().sign {
         return Err(refused("this is your own invite: give it to a friend, who adds you with it"));
     }
     if let Some(value) = already(cx, key) {
@@ -209,7 +213,7 @@ async fn add_certificate(api: &Api, text: &str) -> Answer {
         .call(move |cx| {
             cx.check_writable()?;
             let key = FriendKey(cert.keys.sign);
-            if cert.keys == *cx.core.me() {
+            if cert.keys.sign == cx.core.me().sign {
                 let what = "this is your own certificate: give it to a friend, and add theirs";
                 return Err(Failure::new(Exit::Refused, what));
             }
@@ -227,6 +231,8 @@ async fn add_certificate(api: &Api, text: &str) -> Answer {
                 name: name.clone(),
                 since_s: unix_s(cx.now),
                 traffic: Traffic::default(),
+                verified_s: None,
+                rotated_s: None,
             };
             let stored = cx.store(vec![Record::Friend(Box::new(friend))]);
             cx.core.add_friend(cx.now, record);
@@ -265,6 +271,7 @@ fn friend_json(cx: &Context<'_>, key: FriendKey) -> Option<Value> {
         "limits": {"up": settings.up, "down": settings.down},
         "circles": circles.map(|c| c.name.as_str()).collect::<Vec<_>>(),
         "met": state.met.get(&key),
+        "verified": friend.verified_s,
     }))
 }
 
@@ -291,6 +298,7 @@ fn pending_json(invite: &Invite) -> Value {
         "limits": {"up": null, "down": null},
         "circles": [],
         "met": null,
+        "verified": null,
     })
 }
 
@@ -482,6 +490,92 @@ async fn unblock(State(api): State<Api>, Path(name): Path<String>) -> Answer {
         Ok(())
     })
     .await
+}
+
+async fn ping(State(api): State<Api>, Path(name): Path<String>) -> Answer {
+    let shown = name.clone();
+    let pong = api
+        .call(move |cx| {
+            let key = friend_called(cx, &name)?;
+            if !cx.core.ping(cx.now, key) {
+                let what = format!("{name} is offline: see `kith doctor`");
+                return Err(Failure::new(Exit::Unreachable, what));
+            }
+            Ok(cx.service.await_pong(key))
+        })
+        .await?;
+    match tokio::time::timeout(PING_WAIT, pong).await {
+        Ok(Ok(took)) => Ok(Json(json!({"name": shown, "ms": took.as_secs_f64() * 1000.0}))),
+        _ => {
+            let seconds = PING_WAIT.as_secs();
+            let what = format!("no answer from {shown} within {seconds} s: try again, or see `kith doctor`");
+            Err(Failure::new(Exit::TimedOut, what).into())
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct VerifyRequest {
+    fingerprint: Option<String>,
+    #[serde(default)]
+    restored: bool,
+    #[serde(default)]
+    undo: bool,
+}
+
+/// Fingerprints are compared by people: case, spaces and hyphens do not count.
+fn same_fingerprint(a: &str, b: &str) -> bool {
+    let plain = |text: &str| -> String {
+        text.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_uppercase()).collect()
+    };
+    plain(a) == plain(b)
+}
+
+async fn verify(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    Json(request): Json<VerifyRequest>,
+) -> Answer {
+    let (value, stored) = api
+        .call(move |cx| {
+            cx.check_writable()?;
+            let key = friend_called(cx, &name)?;
+            let friends = &cx.service.state().friends;
+            let keys = friends.get(&key).map(|f| f.record.keys).ok_or_else(bug)?;
+            let (theirs, words) = (keys.fingerprint(), keys.fingerprint_words().join(" "));
+            let mut records = Vec::new();
+            if let Some(given) = &request.fingerprint {
+                if !same_fingerprint(given, &theirs) && !same_fingerprint(given, &words) {
+                    let what = format!(
+                        "this is not {name}'s fingerprint, which is {theirs} here: somebody may stand between \
+                         you; remove this friend and make a new invite"
+                    );
+                    return Err(Failure::new(Exit::Verification, what));
+                }
+                records.push(Record::Verified(key, unix_s(cx.now)));
+            }
+            if request.undo {
+                records.push(Record::Verified(key, 0));
+            }
+            if request.restored && !cx.core.allow_restored(cx.now, key) {
+                let what = format!("{name} is blocked: unblock first");
+                return Err(Failure::new(Exit::Refused, what));
+            }
+            let stored = cx.store(records);
+            let verified = cx.service.state().friends.get(&key).and_then(|f| f.verified_s);
+            let value = json!({
+                "name": name,
+                "fingerprint": theirs,
+                "words": words,
+                "own_fingerprint": cx.core.me().fingerprint(),
+                "own_words": cx.core.me().fingerprint_words().join(" "),
+                "verified": verified,
+            });
+            Ok((value, stored))
+        })
+        .await?;
+    durable(stored).await?;
+    Ok(Json(value))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use super::*;
 use crate::doctor;
 use kith_crypto::cert::Address;
+use kith_onion::ratchet::OutOfStep;
 
 /// The requests.
 pub(super) fn routes() -> Router<Api> {
@@ -143,14 +144,23 @@ fn addresses(list: &[Address]) -> Vec<String> {
 
 fn doctor_friends(cx: &Context<'_>) -> Vec<doctor::Friend> {
     let state = cx.service.state();
-    let friends = state.friends.iter().map(|(key, friend)| doctor::Friend {
-        name: friend.name.clone(),
-        online: cx.core.is_online(*key),
-        blocked: state.settings_of(*key).blocked,
-        invite_expires: None,
-        met: state.met.get(key).copied(),
-        addresses: addresses(&friend.record.addrs),
-        last_dial: cx.service.last_dial(*key).cloned(),
+    let friends = state.friends.iter().map(|(key, friend)| {
+        let reach = cx.core.reach(cx.now, *key);
+        let out_of_step = reach.as_ref().and_then(|r| r.out_of_step).map(|side| match side {
+            OutOfStep::TheyAreBehind => doctor::OutOfStep::Theirs,
+            OutOfStep::WeAreBehind => doctor::OutOfStep::Ours,
+        });
+        doctor::Friend {
+            name: friend.name.clone(),
+            online: cx.core.is_online(*key),
+            blocked: state.settings_of(*key).blocked,
+            invite_expires: None,
+            met: state.met.get(key).copied(),
+            addresses: addresses(&friend.record.addrs),
+            last_dial: cx.service.last_dial(*key).cloned(),
+            out_of_step,
+            other_version: reach.and_then(|r| r.other_version),
+        }
     });
     let invites = state.taken.values().map(|invite| doctor::Friend {
         name: invite.inviter.name.clone(),

@@ -89,6 +89,28 @@ pub enum Friend {
         /// The friend's name here
         name: String,
     },
+    /// Measure the round trip to a friend
+    Ping {
+        /// The friend's name here
+        name: String,
+        /// How often, once a second
+        #[arg(short, long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        count: u16,
+    },
+    /// Compare fingerprints: without one both are shown, with one the friend is marked as verified
+    Verify {
+        /// The friend's name here
+        name: String,
+        /// The friend's fingerprint, as the friend read it to you
+        #[arg(conflicts_with_all = ["restored", "undo"])]
+        fingerprint: Option<String>,
+        /// The friend's node was restored from a backup: let it back in for a day
+        #[arg(long, conflicts_with = "undo")]
+        restored: bool,
+        /// No longer verified
+        #[arg(long)]
+        undo: bool,
+    },
 }
 
 /// `kith circle`

@@ -133,6 +133,53 @@ impl Shell {
         })
     }
 
+    /// `kith friend ping`
+    pub async fn ping(&self, name: &str, count: u16) -> Result<(), Failure> {
+        let mut times = Vec::new();
+        for number in 0..count {
+            if number > 0 {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            let value = self.set(name, "ping", json!({})).await?;
+            times.push(value["ms"].as_f64().unwrap_or(0.0));
+        }
+        self.print(&json!({"name": name, "ms": times}), || {
+            let line = |ms: &f64| format!("{}: {ms:.1} ms\n", safe(name));
+            times.iter().map(line).collect()
+        })
+    }
+
+    /// `kith friend verify`
+    pub async fn verify(
+        &self,
+        name: &str,
+        fingerprint: Option<&str>,
+        restored: bool,
+        undo: bool,
+    ) -> Result<(), Failure> {
+        let body = json!({"fingerprint": fingerprint, "restored": restored, "undo": undo});
+        let value = self.set(name, "verify", body).await?;
+        self.print(&value, || {
+            let (theirs, own) = (text(&value, "fingerprint"), text(&value, "own_fingerprint"));
+            let name = safe(name);
+            if restored {
+                return format!(
+                    "{name} is let back in for a day. Compare fingerprints when you meet: {theirs}"
+                );
+            }
+            if fingerprint.is_some() {
+                return format!("{name} is verified.");
+            }
+            let verified = if value["verified"].is_null() { "not verified yet" } else { "verified" };
+            format!(
+                "{name} ({verified})\n  {theirs}\n  {}\nyou\n  {own}\n  {}\nLet {name} read theirs to you, \
+                 as letters or as words, then: kith friend verify {name} 'WHAT YOU HEARD'",
+                text(&value, "words"),
+                text(&value, "own_words")
+            )
+        })
+    }
+
     async fn set(&self, name: &str, what: &str, body: Value) -> Result<Value, Failure> {
         let path = format!("/api/friends/{}/{what}", encode(name));
         self.client.call(Method::POST, &path, Some(body)).await

@@ -1,57 +1,27 @@
-//! Connections: who dials when, handshakes until a link stands, control messages on it, and what
-//! happens to everybody else (silence).
+//! Connections: handshakes until a link stands, what comes and goes on it, which of two links stays,
+//! and what happens to everybody else (silence). Page: `docs/protocol/link.md`.
 
+use super::dialling::CALL_DEADLINE;
+use super::rotation::KEYS_PENDING;
 use super::*;
 use crate::cell::{CELL_LEN, CellRef, CircId, Command, SmallCell, encode_credits};
-use crate::control::addresses_to_sign;
-use crate::handshake::{Answered, Callee, Caller, Established, Recognised, Third, Verified};
+use crate::handshake::{Answered, Callee, Caller, Established, MAJOR, Mode, Recognised, Third, Verified};
 use crate::link::{Broken, Link};
+use crate::ratchet::Stored;
 use crate::tunnel::{Bucket, Tunnel};
-use kith_crypto::codec::Reader;
 use kith_crypto::frame::Claim;
 
-/// A handshake must be over by then on the dialling side.
-const CALL_DEADLINE: Duration = Duration::from_secs(10);
-/// Keepalive gap: 15 s give or take 5.
-const KEEPALIVE_MS: (u64, u64) = (10_000, 20_000);
-/// A link that brings nothing for so long is dead.
-const DEAD_AFTER: Duration = Duration::from_secs(65);
+/// A pad leaves after a silence drawn from an exponential law with this mean, cut at both ends, so
+/// that an idle link and one that carries little look alike (design 2.4).
+const PAD_MEAN_MS: f64 = 30_000.0;
+const PAD_MS: (f64, f64) = (1_000.0, 60_000.0);
+/// A link that brings nothing for so long is dead: two pads in a row are missing.
+const DEAD_AFTER: Duration = Duration::from_secs(125);
 /// Links that were completed so close together were dialled by both sides at once.
 const BOTH_DIALLED: Duration = Duration::from_secs(5);
-const BACKOFF_START: Duration = Duration::from_millis(500);
-const BACKOFF_MAX: Duration = Duration::from_secs(300);
-/// A friend that said goodbye is not dialled before this.
-const AFTER_GOODBYE: Duration = Duration::from_secs(10);
 pub(super) const CREDIT_TICK: Duration = Duration::from_millis(25);
 /// First flights that one invite answers in all.
 const MAX_INVITE_TRIES: usize = 16;
-/// A warning is due when clocks differ by more.
-const SKEW_MS: u64 = 600_000;
-
-/// When to dial next, with growing gaps.
-#[derive(Debug)]
-pub(crate) struct Dialling {
-    at: Option<Duration>,
-    gap: Duration,
-}
-
-impl Dialling {
-    pub(crate) fn new(at: Duration) -> Self {
-        Self { at: Some(at), gap: BACKOFF_START }
-    }
-
-    /// After a failure: twice the gap, up to five minutes, with jitter so that nodes spread out.
-    fn failed(&mut self, now: Duration, rng: &mut Rng) {
-        let gap_ms = self.gap.as_millis() as u64;
-        self.at = Some(now + Duration::from_millis(rng.range(gap_ms / 2, gap_ms * 3 / 2)));
-        self.gap = (self.gap * 2).min(BACKOFF_MAX);
-    }
-
-    fn reset(&mut self, at: Duration) {
-        *self = Self::new(at);
-    }
-}
-
 /// An established link with its tunnels.
 pub(crate) struct OpenLink {
     pub(crate) who: Who,
@@ -59,22 +29,33 @@ pub(crate) struct OpenLink {
     pub(crate) tunnels: BTreeMap<CircId, Tunnel>,
     pub(crate) next_circ: CircId,
     pub(crate) opens: Bucket,
-    peer_noise: [u8; 32],
-    /// Announcements and catalogue pulls that the peer may still send.
-    announcements: Bucket,
-    pulls: Bucket,
+    pub(super) peer_noise: [u8; 32],
+    /// What the handshake was for, and whether the link may carry everything.
+    pub(super) mode: Mode,
+    pub(super) full: bool,
+    /// Handshake hash.
+    pub(super) hash: [u8; 32],
+    /// What the peer may still ask for that costs more than a copy.
+    pub(super) announcements: Bucket,
+    pub(super) pulls: Bucket,
+    pub(super) certificates: Bucket,
+    pub(super) exchanges: Bucket,
+    pub(super) pings: Bucket,
     /// The one certificate of an invite's link has come.
-    certified: bool,
+    pub(super) certified: bool,
     /// The peer's hello has come: it has proved to hold the session.
-    heard: bool,
+    pub(super) heard: bool,
     /// Another link took its place; the peer closes this one when it has seen that.
     spare: bool,
     /// Messages that wait for the peer's hello.
-    held_back: Vec<Control>,
+    pub(super) held_back: Vec<Control>,
+    /// The peer said that it has new link keys to show; which of the own ones it was shown.
+    pub(super) peer_keys_pending: bool,
+    pub(super) keys_shown: Option<u32>,
     pub(super) credit_at: Option<Duration>,
 }
 
-enum Stage {
+pub(super) enum Stage {
     /// Inbound, nothing known yet.
     Answering(Callee),
     /// Inbound, the claim named a peer and the counter was new.
@@ -103,31 +84,38 @@ pub(crate) enum AfterStore {
     Welcome(ConnId, Option<FriendKey>),
     /// The inviter is stored here: dial it as a friend.
     Joined(ConnId, InviteId, FriendKey),
+    /// A new PSK is stored: say so.
+    Exchange(ConnId, FriendKey, Stored),
+    /// A friend's new link keys are stored: use them.
+    FriendKeys(ConnId, FriendKey, Box<NewKeys>),
 }
 
 impl AfterStore {
     /// Whose connection waits. What is stored for a friendship goes on without one.
     fn connection(&self) -> ConnId {
         match self {
-            Self::Answer(id, _) | Self::Call(id, _) => *id,
-            Self::Welcome(..) | Self::Joined(..) => 0,
+            Self::Answer(id, _) | Self::Call(id, _) | Self::Exchange(id, ..) => *id,
+            Self::Welcome(..) | Self::Joined(..) | Self::FriendKeys(..) => 0,
         }
     }
 }
 
 pub(crate) struct Connection {
-    stage: Stage,
+    pub(super) stage: Stage,
     inbound: bool,
     /// Whom this side dialled; known whatever becomes of the stage, so that the next dial is never
     /// forgotten.
-    dialled: Option<Who>,
+    pub(super) dialled: Option<Who>,
     source: u64,
-    /// Silence ends then (inbound), the call fails (outbound), or the peer's hello is overdue.
-    deadline: Duration,
-    established_at: Duration,
-    flights: Vec<u8>,
-    last_received: Duration,
+    /// Silence ends then (inbound), the call fails (outbound), the peer's hello is overdue, or a
+    /// connection for an exchange has lasted long enough.
+    pub(super) deadline: Duration,
+    pub(super) established_at: Duration,
+    pub(super) flights: Vec<u8>,
+    pub(super) last_received: Duration,
     keepalive_at: Duration,
+    /// After a suspend: something must come until then.
+    pub(super) probed_until: Option<Duration>,
 }
 
 impl Connection {
@@ -149,8 +137,8 @@ impl Connection {
         match &self.stage {
             Stage::Open(link) => {
                 let alive = (self.last_received + DEAD_AFTER).min(self.keepalive_at);
-                let over = (!link.heard || link.spare).then_some(self.deadline);
-                earliest(Some(alive), earliest(link.credit_at, over))
+                let over = (!link.heard || link.spare || link.is_for_exchange()).then_some(self.deadline);
+                earliest(Some(alive), earliest(link.credit_at, earliest(over, self.probed_until)))
             }
             _ => Some(self.deadline),
         }
@@ -172,7 +160,14 @@ impl Connection {
 }
 
 impl Core {
-    fn connection(&mut self, now: Now, stage: Stage, inbound: bool, source: u64, wait: Duration) -> ConnId {
+    pub(super) fn connection(
+        &mut self,
+        now: Now,
+        stage: Stage,
+        inbound: bool,
+        source: u64,
+        wait: Duration,
+    ) -> ConnId {
         let id = self.next_conn;
         self.next_conn = self.next_conn.wrapping_add(1).max(1);
         let connection = Connection {
@@ -185,6 +180,7 @@ impl Core {
             flights: Vec::new(),
             last_received: now.at,
             keepalive_at: now.at,
+            probed_until: None,
         };
         self.connections.insert(id, connection);
         id
@@ -221,77 +217,7 @@ impl Core {
         }
     }
 
-    /// A dial succeeded.
-    pub fn dialled(&mut self, now: Now, who: Who) -> ConnId {
-        let id = self.connection(now, Stage::Preparing(who), false, 0, CALL_DEADLINE);
-        if let Some(connection) = self.connections.get_mut(&id) {
-            connection.dialled = Some(who);
-        }
-        match who {
-            Who::Friend(key) => match self.friends.get_mut(&key) {
-                // The friend's own call was quicker: a second link would only replace the first.
-                Some(friend) if friend.link.is_some() => self.close(now, id),
-                Some(friend) => {
-                    let counter = (friend.record.counter_out + 1).max(now.unix_ms);
-                    friend.record.counter_out = counter;
-                    self.persist(vec![Change::CounterOut(key, counter)], AfterStore::Call(id, counter));
-                }
-                None => self.close(now, id),
-            },
-            // The invite's secret is used once; its repeats are told apart by their nonce.
-            Who::Invite(_) => self.call(now, id, now.unix_ms),
-        }
-        id
-    }
-
-    /// A dial failed at all addresses.
-    pub fn dial_failed(&mut self, now: Now, who: Who) {
-        self.retry_later(now, who);
-        if let Who::Invite(id) = who {
-            self.event(Event::Invite(id, InviteOutcome::Unreachable));
-        }
-    }
-
-    fn retry_later(&mut self, now: Now, who: Who) {
-        let Self { friends, taken, rng, .. } = self;
-        match who {
-            Who::Friend(key) => {
-                if let Some(friend) = friends.get_mut(&key).filter(|f| f.link.is_none()) {
-                    friend.dialling.failed(now.at, rng);
-                }
-            }
-            Who::Invite(id) => {
-                if let Some(taken) = taken.get_mut(&id) {
-                    taken.dialling.failed(now.at, rng);
-                }
-            }
-        }
-    }
-
-    pub(super) fn dial_due(&mut self, now: Now) {
-        let mut dials = Vec::new();
-        for (key, friend) in &mut self.friends {
-            if friend.link.is_none() && friend.dialling.at.is_some_and(|at| at <= now.at) {
-                friend.dialling.at = None;
-                dials.push(Output::Dial(Who::Friend(*key), friend.record.addrs.clone()));
-            }
-        }
-        for (id, taken) in &mut self.taken {
-            if !taken.welcomed && taken.dialling.at.is_some_and(|at| at <= now.at) {
-                taken.dialling.at = None;
-                dials.push(Output::Dial(Who::Invite(*id), taken.invite.inviter.addrs.clone()));
-            }
-        }
-        self.outputs.extend(dials);
-    }
-
-    pub(super) fn next_dial(&self) -> Option<Duration> {
-        let friends = self.friends.values().filter(|f| f.link.is_none()).filter_map(|f| f.dialling.at);
-        let invites = self.taken.values().filter(|t| !t.welcomed).filter_map(|t| t.dialling.at);
-        friends.chain(invites).min()
-    }
-
-    fn persist(&mut self, changes: Vec<Change>, after: AfterStore) {
+    pub(super) fn persist(&mut self, changes: Vec<Change>, after: AfterStore) {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         self.tickets.insert(ticket, after);
@@ -312,22 +238,9 @@ impl Core {
                 self.close(now, id);
                 self.event(Event::Invite(invite, InviteOutcome::Friends(friend)));
             }
+            Some(AfterStore::Exchange(id, key, stored)) => self.exchange_stored(now, id, key, stored),
+            Some(AfterStore::FriendKeys(id, key, new)) => self.keys_stored(now, id, key, *new),
             None => {}
-        }
-    }
-
-    fn call(&mut self, now: Now, id: ConnId, counter: u64) {
-        let Some(Stage::Preparing(who)) = self.connections.get(&id).map(|c| &c.stage) else { return };
-        let who = *who;
-        let peer = match who {
-            Who::Friend(key) => self.friends.get(&key).map(|f| f.peer.clone()),
-            Who::Invite(invite) => self.taken.get(&invite).map(|t| t.peer.clone()),
-        };
-        let started = peer.and_then(|p| Caller::start(&self.identity, p, counter, &mut self.rng).ok());
-        let Some((caller, flight)) = started else { return self.close(now, id) };
-        if let Some(connection) = self.connections.get_mut(&id) {
-            connection.flights = flight;
-            connection.stage = Stage::Calling(Box::new(caller), who);
         }
     }
 
@@ -350,6 +263,7 @@ impl Core {
     pub fn input(&mut self, now: Now, id: ConnId, mut bytes: &[u8]) {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.last_received = now.at;
+            connection.probed_until = None;
         }
         while !bytes.is_empty() {
             let Some(connection) = self.connections.get_mut(&id) else { return };
@@ -377,18 +291,24 @@ impl Core {
                 Some(stage)
             }
             Stage::Answering(callee) => match callee.input(bytes, |claim| self.look_up(now, claim)) {
-                Ok(Ok(recognised)) if self.is_new(&recognised) => {
-                    Some(Stage::Recognised(Box::new(recognised)))
-                }
+                Ok(Ok(recognised)) => match self.admit(now, recognised) {
+                    Some(recognised) => Some(Stage::Recognised(Box::new(recognised))),
+                    None => Some(Stage::Draining),
+                },
                 Ok(Err(callee)) => Some(Stage::Answering(callee)),
-                _ => Some(Stage::Draining),
-            },
-            Stage::Recognised(recognised) => match recognised.input(&self.identity, bytes, &mut self.rng) {
-                // Checked again: another connection may have been accepted since.
-                Ok(Ok(verified)) => self.store_then_answer(id, verified),
-                Ok(Err(recognised)) => Some(Stage::Recognised(Box::new(recognised))),
                 Err(_) => Some(Stage::Draining),
             },
+            Stage::Recognised(recognised) => {
+                let Some(me) = self.identities.get(&recognised.own_keys()) else {
+                    return Some(Stage::Draining);
+                };
+                match recognised.input(me, bytes, &mut self.rng) {
+                    // Checked again: another connection may have been accepted since.
+                    Ok(Ok(verified)) => self.store_then_answer(id, verified),
+                    Ok(Err(recognised)) => Some(Stage::Recognised(Box::new(recognised))),
+                    Err(_) => Some(Stage::Draining),
+                }
+            }
             Stage::Third(third) => match third.input(bytes) {
                 Ok(Ok(established)) => {
                     self.establish(now, id, established);
@@ -427,47 +347,90 @@ impl Core {
     }
 
     fn look_up(&self, now: Now, claim: &Claim) -> Option<Peer> {
-        let friends = self.friends.values().map(|f| &f.peer);
+        let friends =
+            self.friends.values().flat_map(|f| f.candidates.iter().map(|c| &c.peer).chain([&f.peer]));
         let invites = self.given.values().filter(|g| u64::from(g.invite.expires) > now.unix_s());
         friends.chain(invites.map(|g| &g.peer)).find(|p| p.claimed_by(claim)).cloned()
     }
 
-    fn is_new(&self, recognised: &Recognised) -> bool {
-        match recognised.who() {
-            Who::Friend(key) => {
-                self.friends.get(&key).is_some_and(|f| recognised.counter() > f.record.counter_in)
+    /// Everything that can be checked before the first Diffie-Hellman: version, counter or nonce, and
+    /// that this side has the PSK. What the owner should know of a refusal stays on this side.
+    fn admit(&mut self, now: Now, recognised: Recognised) -> Option<Recognised> {
+        let key = match recognised.who() {
+            Who::Invite(id) => {
+                let given = self.given.get(&id)?;
+                let tries = &given.invite.tries;
+                if tries.contains(recognised.nonce()) {
+                    self.replays += 1;
+                }
+                let good = tries.len() < MAX_INVITE_TRIES && !tries.contains(recognised.nonce());
+                return (good && recognised.major() == MAJOR.into())
+                    .then(|| recognised.admit(given.secret.clone()));
             }
-            Who::Invite(id) => self.given.get(&id).is_some_and(|g| {
-                g.invite.tries.len() < MAX_INVITE_TRIES && !g.invite.tries.contains(recognised.nonce())
-            }),
+            Who::Friend(key) => key,
+        };
+        let friend = self.friends.get_mut(&key)?;
+        if recognised.counter() <= friend.record.counter_in {
+            self.replays += 1;
+            return None;
         }
+        if recognised.major() != MAJOR.into() {
+            if friend.other_version.replace(recognised.major()) != Some(recognised.major()) {
+                self.event(Event::OtherVersion(key, recognised.major()));
+            }
+            return None;
+        }
+        let ratchet = &friend.record.ratchet;
+        let (secret, missing) = match recognised.mode() {
+            Mode::Generation(n) if n > ratchet.newest() => (None, OutOfStep::WeAreBehind),
+            Mode::Generation(n) => (ratchet.to_answer(n), OutOfStep::TheyAreBehind),
+            Mode::Recovery if friend.may_recover(now) => {
+                let psk = friend.record.root.recovery_psk();
+                (Some(Secret { mode: Mode::Recovery, psk }), OutOfStep::TheyAreBehind)
+            }
+            _ => (None, OutOfStep::TheyAreBehind),
+        };
+        if secret.is_none() && friend.out_of_step.replace(missing) != Some(missing) {
+            self.event(Event::OutOfStep(key, missing));
+        }
+        secret.map(|secret| recognised.admit(secret))
     }
 
     fn store_then_answer(&mut self, id: ConnId, verified: Verified) -> Option<Stage> {
-        let change = match verified.who() {
+        let changes = match verified.who() {
             Who::Friend(key) => {
                 let friend = self.friends.get_mut(&key)?;
                 if verified.counter() <= friend.record.counter_in {
+                    self.replays += 1;
                     return Some(Stage::Draining);
                 }
                 friend.record.counter_in = verified.counter();
-                Change::CounterIn(key, verified.counter())
+                let mut changes = vec![Change::CounterIn(key, verified.counter())];
+                // The call proves what the friend has; that is durable before it learns that we know.
+                if let Mode::Generation(n) = verified.mode()
+                    && friend.record.ratchet.confirm(n)
+                {
+                    changes.push(Change::Ratchet(key, Box::new(friend.record.ratchet.clone())));
+                }
+                changes.extend(self.knows_own_keys(key, verified.own_keys()));
+                changes
             }
             Who::Invite(invite) => {
                 let given = self.given.get_mut(&invite)?;
-                if given.invite.tries.contains(&verified.nonce()) {
+                let tries = &mut given.invite.tries;
+                if tries.contains(&verified.nonce()) || tries.len() >= MAX_INVITE_TRIES {
                     return Some(Stage::Draining);
                 }
-                given.invite.tries.push(verified.nonce());
-                Change::InviteTry(invite, verified.nonce())
+                tries.push(verified.nonce());
+                vec![Change::InviteTry(invite, verified.nonce())]
             }
         };
-        self.persist(vec![change], AfterStore::Answer(id, Box::new(verified)));
+        self.persist(changes, AfterStore::Answer(id, Box::new(verified)));
         Some(Stage::Storing)
     }
 
     fn establish(&mut self, now: Now, id: ConnId, established: Established) {
-        let Established { who, session, peer_noise } = established;
+        let Established { who, mode, own_keys, session, hash, peer_noise } = established;
         // The friend may have been removed while storage or the peer answered.
         if matches!(who, Who::Friend(key) if !self.friends.contains_key(&key)) {
             return self.close(now, id);
@@ -476,8 +439,10 @@ impl Core {
         let inbound = connection.inbound;
         connection.last_received = now.at;
         connection.deadline = now.at + CALL_DEADLINE;
-        // Even ids from the lower key, odd from the higher.
-        let lower = self.identity.public().noise < peer_noise;
+        // Even ids from the lower key, odd from the higher: the signing keys, which never change.
+        let lower = matches!(who, Who::Friend(key) if self.public.sign < key.0);
+        let pending = matches!(who, Who::Friend(_)) && own_keys != self.own_keys;
+        let features = if pending { KEYS_PENDING } else { 0 };
         let open = OpenLink {
             who,
             link: Link::new(session),
@@ -485,7 +450,13 @@ impl Core {
             next_circ: if lower { 2 } else { 1 },
             opens: Bucket::new(20.0, 40.0),
             peer_noise,
+            mode,
+            full: matches!(mode, Mode::Generation(1..)),
+            hash,
             announcements: Bucket::new(1.0 / 60.0, 5.0),
+            certificates: Bucket::new(1.0 / 60.0, 3.0),
+            exchanges: Bucket::new(1.0 / 60.0, 3.0),
+            pings: Bucket::new(2.0, 20.0),
             // A first view of full size takes some forty pages; after that a pull a batch and one a
             // hint, with as much again to spare.
             pulls: Bucket::new(2.0 + 2.0 / self.catalogue.batch().as_secs_f64().max(0.05), 80.0),
@@ -493,6 +464,8 @@ impl Core {
             heard: false,
             spare: false,
             held_back: Vec::new(),
+            peer_keys_pending: false,
+            keys_shown: None,
             credit_at: None,
         };
         connection.stage = Stage::Open(Box::new(open));
@@ -513,7 +486,7 @@ impl Core {
                 _ => return self.close(now, id),
             }
         }
-        self.send_now(now, id, &Control::Hello { features: 0, unix_ms: now.unix_ms });
+        self.send_now(now, id, &Control::Hello { features, unix_ms: now.unix_ms });
         if matches!(who, Who::Invite(_)) && !inbound {
             let cert = self.own_cert.as_ref().map(|c| c.encoded().to_vec()).unwrap_or_default();
             self.send_control(now, id, &Control::Certificate(cert));
@@ -524,12 +497,12 @@ impl Core {
     ///
     /// Only a link whose peer has spoken takes part: a first flight that was held back on the way
     /// and is delivered later proves nothing about now, and must not end a good link.
-    fn replace_link(&mut self, now: Now, id: ConnId, key: FriendKey) -> bool {
+    pub(super) fn replace_link(&mut self, now: Now, id: ConnId, key: FriendKey) -> bool {
         let Some(inbound) = self.connections.get(&id).map(|c| c.inbound) else { return false };
         let Some(old) = self.friends.get(&key).and_then(|f| f.link).filter(|old| *old != id) else {
             return true;
         };
-        let we_are_lower = self.friends.get(&key).is_some_and(|f| self.me().noise < f.record.keys.noise);
+        let we_are_lower = self.public.sign < key.0;
         let together = self.connections.get(&old).is_some_and(|previous| {
             let gap = now.at.saturating_sub(previous.established_at);
             gap < BOTH_DIALLED && previous.inbound != inbound
@@ -563,10 +536,11 @@ impl Core {
         }
     }
 
-    fn friend_up(&mut self, now: Now, id: ConnId, key: FriendKey) {
+    pub(super) fn friend_up(&mut self, now: Now, id: ConnId, key: FriendKey) {
         let Some(friend) = self.friends.get_mut(&key) else { return };
         let was_up = friend.link.replace(id).is_some();
-        friend.dialling.at = None;
+        friend.dialling.succeeded();
+        (friend.renew_at, friend.renewing, friend.exchange) = (None, false, None);
         // The invite that made this friendship has done its work.
         let done: Vec<InviteId> = self
             .given
@@ -578,17 +552,23 @@ impl Core {
             self.given.remove(&invite);
             self.outputs.push_back(Output::Keep(Change::InviteDone(invite)));
         }
-        if !self.addrs.is_empty() {
-            let message = self.addresses_message();
+        // What was only there for an exchange has done its work.
+        let exchanges = self.connections.iter().filter(|(_, c)| c.is_for_exchange());
+        let done: Vec<ConnId> =
+            exchanges.filter(|(_, c)| c.who() == Some(Who::Friend(key))).map(|(id, _)| *id).collect();
+        done.into_iter().for_each(|conn| self.close(now, conn));
+        if !self.addrs.is_empty()
+            && let Some(message) = self.addresses_message()
+        {
             self.send_control(now, id, &message);
         }
+        self.show_keys(now, id, key);
+        self.plan_exchange(now, key);
         self.catalogue.connected(now, key);
         if !was_up {
             self.event(Event::Up(key));
         }
     }
-
-    // Links.
 
     fn link_input(&mut self, now: Now, id: ConnId, bytes: &mut &[u8]) -> Result<(), Broken> {
         loop {
@@ -609,7 +589,7 @@ impl Core {
         if open.spare {
             return Ok(());
         }
-        let is_friend = matches!(open.who, Who::Friend(_));
+        let full = open.full;
         match (cell.command, cell.circ) {
             (Command::Pad, 0) => Ok(()),
             (Command::Control, 0) => {
@@ -618,8 +598,8 @@ impl Core {
                 }
                 Ok(())
             }
-            // Nothing but hello and certificates before the peer has spoken, and on invites.
-            _ if !open.heard || !is_friend => Err(Broken),
+            // Nothing but control messages before the peer has spoken, on invites and for exchanges.
+            _ if !open.heard || !full => Err(Broken),
             (Command::Credit, 0) => {
                 for (circ, cells) in crate::cell::decode_credits(cell.body)? {
                     open.link.credit(circ, cells)?;
@@ -628,207 +608,6 @@ impl Core {
             }
             (_, 0) => Err(Broken),
             _ => self.tunnel_cell(now, id, cell),
-        }
-    }
-
-    fn control(&mut self, now: Now, id: ConnId, message: Control) -> Result<(), Broken> {
-        let Some(open) = self.connections.get_mut(&id).and_then(Connection::open) else { return Ok(()) };
-        if let Control::Hello { unix_ms, .. } = message {
-            if std::mem::replace(&mut open.heard, true) {
-                return Err(Broken);
-            }
-            for held in std::mem::take(&mut open.held_back) {
-                open.link.send(&held)?;
-            }
-            let who = open.who;
-            if let Some(connection) = self.connections.get_mut(&id) {
-                connection.established_at = now.at;
-            }
-            if let Who::Friend(key) = who {
-                if !self.replace_link(now, id, key) {
-                    return Ok(());
-                }
-                self.compare_clocks(now, key, unix_ms);
-                self.friend_up(now, id, key);
-            }
-            return Ok(());
-        }
-        if !open.heard {
-            return Err(Broken);
-        }
-        match (open.who, message) {
-            (Who::Invite(invite), Control::Certificate(bytes)) => self.invited(now, id, invite, &bytes),
-            (Who::Invite(invite), Control::Welcome) => self.welcomed(now, id, invite),
-            (Who::Invite(_), _) => Err(Broken),
-            (Who::Friend(key), message) => self.friend_message(now, id, key, message),
-        }
-    }
-
-    fn friend_message(
-        &mut self,
-        now: Now,
-        id: ConnId,
-        key: FriendKey,
-        message: Control,
-    ) -> Result<(), Broken> {
-        match message {
-            Control::Addresses { seq, list, signature } => {
-                // Each one costs a signature check and a record on disk; the surplus is dropped, and
-                // the next link brings the newest again.
-                if !self.within(id, now, |open| &mut open.announcements) {
-                    return Ok(());
-                }
-                let addrs = Address::decode_list(&mut Reader::new(&list))?;
-                let Some(friend) = self.friends.get_mut(&key) else { return Ok(()) };
-                if !friend.record.keys.verify(&addresses_to_sign(seq, &list), &signature) {
-                    return Err(Broken);
-                }
-                if seq > friend.record.addrs_seq {
-                    let same = friend.record.addrs == addrs;
-                    friend.record.addrs_seq = seq;
-                    friend.record.addrs.clone_from(&addrs);
-                    if !same {
-                        self.outputs.push_back(Output::Keep(Change::Addresses(key, seq, addrs)));
-                    }
-                }
-            }
-            Control::Hint => self.catalogue.hinted(now, key),
-            Control::Pull { part, log, since } => {
-                if !self.within(id, now, |open| &mut open.pulls) {
-                    return Ok(());
-                }
-                if let Some(delta) = self.catalogue.pulled(now, key, part, log, since) {
-                    self.send_control(now, id, &Control::Delta(delta));
-                }
-            }
-            Control::Delta(delta) => self.catalogue.delta(now, key, delta),
-            Control::Goodbye => {
-                self.close(now, id);
-                // It goes on purpose; whoever comes back dials by itself.
-                if let Some(friend) = self.friends.get_mut(&key) {
-                    friend.dialling.reset(now.at + AFTER_GOODBYE);
-                }
-            }
-            Control::Hello { .. } | Control::Certificate(_) | Control::Welcome => return Err(Broken),
-        }
-        Ok(())
-    }
-
-    fn within(&mut self, id: ConnId, now: Now, bucket: impl FnOnce(&mut OpenLink) -> &mut Bucket) -> bool {
-        let open = self.connections.get_mut(&id).and_then(Connection::open);
-        open.is_some_and(|open| bucket(open).take(now.at))
-    }
-
-    fn compare_clocks(&mut self, now: Now, key: FriendKey, unix_ms: u64) {
-        let clock = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
-        let offset = clock(unix_ms).saturating_sub(clock(now.unix_ms));
-        if let Some(friend) = self.friends.get_mut(&key) {
-            friend.clock_offset_ms = offset;
-        }
-        if offset.unsigned_abs() > SKEW_MS {
-            self.event(Event::ClockSkew(key, offset));
-        }
-    }
-
-    /// Hours and days go by the median of the friends' clocks and the own one.
-    pub(crate) fn common_time(&self, now: Now) -> Now {
-        let online = self.friends.values().filter(|f| f.link.is_some());
-        let mut offsets: Vec<i64> = online.map(|f| f.clock_offset_ms).chain([0]).collect();
-        offsets.sort_unstable();
-        let median = offsets.get(offsets.len() / 2).copied().unwrap_or(0);
-        Now { at: now.at, unix_ms: now.unix_ms.saturating_add_signed(median) }
-    }
-
-    /// Inviter: the invited side shows its certificate.
-    fn invited(&mut self, now: Now, id: ConnId, invite: InviteId, bytes: &[u8]) -> Result<(), Broken> {
-        let Some(given) = self.given.get(&invite) else { return Err(Broken) };
-        let secret = given.invite.secret.clone();
-        let open = self.connections.get_mut(&id).and_then(Connection::open).ok_or(Broken)?;
-        if std::mem::replace(&mut open.certified, true) {
-            return Err(Broken);
-        }
-        let peer_noise = open.peer_noise;
-        let cert = Certificate::decode(bytes).map_err(|_| Broken)?;
-        let expired = u64::from(cert.expires) <= now.unix_s();
-        if cert.keys.noise != peer_noise || cert.keys == *self.me() || expired {
-            return Err(Broken);
-        }
-        // The invite belongs to one Noise key, and one Noise key is one friend: another certificate
-        // around it would be a second friend by one invite.
-        let taken = |f: &Friend| f.record.keys.noise == cert.keys.noise && f.record.keys != cert.keys;
-        if self.friends.values().any(taken) {
-            return Err(Broken);
-        }
-        let key = FriendKey(cert.keys.sign);
-        let root = PairRoot::new(&self.identity, &cert.keys, Some(&secret)).ok_or(Broken)?;
-        let added = self.befriend(now, &cert, root);
-        let is_new = added.is_some();
-        if is_new && let Some(friend) = self.friends.get_mut(&key) {
-            // The invited side dials as soon as it is welcome; dialling back at once would cross it.
-            friend.dialling.reset(now.at + Duration::from_secs(3));
-        }
-        // The invite's owner is stored together with the friend. A repeat waits for storage too: the
-        // first try may still be on its way there.
-        let bound = Change::InviteBound(invite, cert.keys.noise);
-        let added = added.map(|record| Change::FriendAdded(Box::new(cert), Box::new(record)));
-        let changes = added.into_iter().chain([bound]).collect();
-        self.persist(changes, AfterStore::Welcome(id, is_new.then_some(key)));
-        Ok(())
-    }
-
-    /// Makes or renews a friendship; `None` when it stands already with these very secrets. An
-    /// invite between friends renews it: one side may have lost or removed the other meanwhile.
-    fn befriend(&mut self, now: Now, cert: &Certificate, root: PairRoot) -> Option<FriendRecord> {
-        let key = FriendKey(cert.keys.sign);
-        let mut record = new_record(cert, root);
-        if let Some(friend) = self.friends.get_mut(&key) {
-            if friend.record.root == record.root && friend.record.keys == record.keys {
-                return None;
-            }
-            record.counter_in = friend.record.counter_in;
-            record.counter_out = friend.record.counter_out;
-            friend.peer = Peer::friend(self.identity.public(), &record.keys, &record.root);
-            friend.record = record.clone();
-            let old = self.connections_of(Who::Friend(key));
-            old.into_iter().for_each(|conn| self.close(now, conn));
-        } else {
-            self.add_friend(now, record.clone());
-        }
-        Some(record)
-    }
-
-    /// Invited side: the inviter has stored the friendship.
-    fn welcomed(&mut self, now: Now, id: ConnId, invite: InviteId) -> Result<(), Broken> {
-        let Some(taken) = self.taken.get_mut(&invite) else { return Err(Broken) };
-        if std::mem::replace(&mut taken.welcomed, true) {
-            return Ok(());
-        }
-        let cert = taken.invite.inviter.clone();
-        let secret = taken.invite.secret.clone();
-        let key = FriendKey(cert.keys.sign);
-        let root = PairRoot::new(&self.identity, &cert.keys, Some(&secret)).ok_or(Broken)?;
-        let added = self.befriend(now, &cert, root);
-        let added = added.map(|record| Change::FriendAdded(Box::new(cert), Box::new(record)));
-        let changes = added.into_iter().chain([Change::InviteDone(invite)]).collect();
-        self.persist(changes, AfterStore::Joined(id, invite, key));
-        Ok(())
-    }
-
-    /// Queues a control message; it waits until the peer has spoken (decision 3).
-    pub(crate) fn send_control(&mut self, now: Now, id: ConnId, message: &Control) {
-        let Some(open) = self.connections.get_mut(&id).and_then(Connection::open) else { return };
-        if open.heard {
-            self.send_now(now, id, message);
-        } else {
-            open.held_back.push(message.clone());
-        }
-    }
-
-    fn send_now(&mut self, now: Now, id: ConnId, message: &Control) {
-        if let Some(open) = self.connections.get_mut(&id).and_then(Connection::open)
-            && open.link.send(message).is_err()
-        {
-            self.close(now, id);
         }
     }
 
@@ -898,7 +677,10 @@ impl Core {
     }
 
     fn schedule_keepalive(&mut self, now: Now, id: ConnId) {
-        let gap = Duration::from_millis(self.rng.range(KEEPALIVE_MS.0, KEEPALIVE_MS.1));
+        // Inverse transform of 53 random bits.
+        let even = (self.rng.range(1, 1 << 53) as f64) / (1_u64 << 53) as f64;
+        let gap = (-even.ln() * PAD_MEAN_MS).clamp(PAD_MS.0, PAD_MS.1);
+        let gap = Duration::from_millis(gap as u64);
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.keepalive_at = now.at + gap;
         }
@@ -915,8 +697,10 @@ impl Core {
             let Some(connection) = self.connections.get_mut(&id) else { continue };
             match &mut connection.stage {
                 Stage::Open(open) => {
-                    let over = (!open.heard || open.spare) && now.at >= connection.deadline;
-                    if over || now.at >= connection.last_received + DEAD_AFTER {
+                    let ends = !open.heard || open.spare || open.is_for_exchange();
+                    let over = ends && now.at >= connection.deadline;
+                    let asleep = connection.probed_until.is_some_and(|at| now.at >= at);
+                    if over || asleep || now.at >= connection.last_received + DEAD_AFTER {
                         self.close(now, id);
                         continue;
                     }
@@ -937,13 +721,6 @@ impl Core {
                 }
                 _ => self.close(now, id),
             }
-        }
-    }
-
-    fn call_failed(&mut self, now: Now, id: ConnId, who: Who) {
-        self.close(now, id);
-        if let Who::Invite(invite) = who {
-            self.event(Event::Invite(invite, InviteOutcome::Refused));
         }
     }
 
@@ -974,6 +751,8 @@ impl Core {
     fn forget(&mut self, now: Now, id: ConnId) {
         let Some(mut connection) = self.connections.remove(&id) else { return };
         let (who, dialled) = (connection.who(), connection.dialled);
+        let unanswered = matches!(connection.stage, Stage::Calling(..));
+        let for_exchange = connection.is_for_exchange();
         self.tickets.retain(|_, after| after.connection() != id);
         if let Some(open) = connection.open() {
             let tunnels = std::mem::take(&mut open.tunnels);
@@ -984,11 +763,19 @@ impl Core {
             && friend.link == Some(id)
         {
             friend.link = None;
+            (friend.exchange, friend.exchange_at, friend.renew_at) = (None, None, None);
             friend.dialling.reset(now.at);
             friend.dialling.failed(now.at, &mut self.rng);
             self.catalogue.disconnected(key);
             self.event(Event::Down(key));
+        } else if let (true, Some(Who::Friend(key))) = (for_exchange, who) {
+            self.exchange_link_lost(now, id, key, dialled.is_some());
         } else if let Some(who) = dialled {
+            if let (true, Who::Friend(key)) = (unanswered, who)
+                && let Some(friend) = self.friends.get_mut(&key)
+            {
+                friend.dialling.silent_calls = friend.dialling.silent_calls.saturating_add(1);
+            }
             self.retry_later(now, who);
         }
     }
@@ -1007,18 +794,16 @@ impl Core {
 }
 
 impl OpenLink {
+    /// A session of friends that carries nothing but an exchange.
+    pub(super) fn is_for_exchange(&self) -> bool {
+        matches!(self.who, Who::Friend(_)) && !self.full
+    }
+
+    pub(super) const fn has_heard(&self) -> bool {
+        self.heard
+    }
+
     fn has_credit(&self, tick: bool) -> bool {
         self.tunnels.values().any(|t| t.window.would_grant(tick))
-    }
-}
-
-pub(super) fn new_record(cert: &Certificate, root: PairRoot) -> FriendRecord {
-    FriendRecord {
-        keys: cert.keys,
-        root,
-        addrs: cert.addrs.clone(),
-        addrs_seq: 0,
-        counter_in: 0,
-        counter_out: 0,
     }
 }

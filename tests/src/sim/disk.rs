@@ -121,6 +121,22 @@ impl Journal {
                     (friend.addrs_seq, friend.addrs) = (seq, addrs);
                 }
             }
+            Change::Ratchet(key, ratchet) => {
+                if let Some(friend) = self.friends.get_mut(&key) {
+                    assert!(ratchet.generation >= friend.ratchet.generation, "a ratchet went back");
+                    friend.ratchet = *ratchet;
+                }
+            }
+            Change::FriendKeys(key, new) => {
+                if let Some(friend) = self.friends.get_mut(&key) {
+                    (friend.keys, friend.root, friend.keys_since_s) = (new.keys, new.root, new.since_s);
+                }
+            }
+            Change::OwnKeys(key, own_keys, root) => {
+                if let Some(friend) = self.friends.get_mut(&key) {
+                    (friend.own_keys, friend.root) = (own_keys, root);
+                }
+            }
         }
     }
 }

@@ -156,6 +156,8 @@ impl World {
             fetches: BTreeMap::new(),
             invites: Vec::new(),
             befriended: Vec::new(),
+            out_of_step: Vec::new(),
+            rotated: Vec::new(),
             ups: 0,
             core: None,
             life: 0,
@@ -282,14 +284,7 @@ impl World {
             let cert = self.nodes[other].cert.clone();
             let root = PairRoot::new(&self.nodes[me].identity(), &cert.keys, None)
                 .expect("genuine keys contribute to the secret");
-            let record = FriendRecord {
-                keys: cert.keys,
-                root,
-                addrs: cert.addrs,
-                addrs_seq: 0,
-                counter_in: 0,
-                counter_out: 0,
-            };
+            let record = FriendRecord::new(cert.keys, root, cert.addrs, 0);
             self.nodes[me].journal.friends.insert(FriendKey(cert.keys.sign), record.clone());
             self.act(me, |core, now| core.add_friend(now, record));
         }
@@ -775,7 +770,14 @@ impl World {
                     self.fetch_event(id, root, event);
                 }
             }
-            Event::Down(_) | Event::Listed(_) | Event::Unlisted(_) | Event::ClockSkew(..) => {}
+            Event::OutOfStep(friend, step) => node.out_of_step.push((friend, step)),
+            Event::KeysRotated(friend) => node.rotated.push(friend),
+            Event::Pong(..)
+            | Event::OtherVersion(..)
+            | Event::Down(_)
+            | Event::Listed(_)
+            | Event::Unlisted(_)
+            | Event::ClockSkew(..) => {}
         }
     }
 

@@ -7,6 +7,7 @@ use kith_crypto::content::{Geometry, Position, Root, VerifyCap};
 use kith_crypto::identity::Identity;
 use kith_crypto::secret::Key;
 use kith_onion::catalogue::Pace;
+use kith_onion::ratchet::OutOfStep;
 use kith_onion::{ConnId, Core, FetchId, FriendKey, InviteId, InviteOutcome, Limits};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -101,6 +102,10 @@ pub struct Node {
     pub invites: Vec<(InviteId, InviteOutcome)>,
     /// Friends made by given invites.
     pub befriended: Vec<FriendKey>,
+    /// Friends whose keys did not fit.
+    pub out_of_step: Vec<(FriendKey, OutOfStep)>,
+    /// Friends who showed new link keys.
+    pub rotated: Vec<FriendKey>,
     /// Links that came up and went down.
     pub ups: u32,
     /// The core, while the node runs.

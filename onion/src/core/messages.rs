@@ -1,0 +1,195 @@
+//! Control messages between friends: hello, clocks, addresses, catalogue, ping.
+//! Page: `docs/protocol/link.md`.
+
+use super::connections::{Connection, OpenLink};
+use super::rotation::KEYS_PENDING;
+use super::*;
+use crate::control::addresses_to_sign;
+use crate::handshake::Mode;
+use crate::link::Broken;
+use crate::tunnel::Bucket;
+use kith_crypto::codec::Reader;
+
+/// A friend that said goodbye is not dialled before this.
+const AFTER_GOODBYE: Duration = Duration::from_secs(10);
+/// A warning is due when clocks differ by more.
+const SKEW_MS: u64 = 600_000;
+
+impl Core {
+    pub(super) fn control(&mut self, now: Now, id: ConnId, message: Control) -> Result<(), Broken> {
+        let Some(open) = self.connections.get_mut(&id).and_then(Connection::open) else { return Ok(()) };
+        if let Control::Hello { features, unix_ms } = message {
+            return self.hello(now, id, features, unix_ms);
+        }
+        if !open.heard {
+            return Err(Broken);
+        }
+        match (open.who, message) {
+            (Who::Invite(invite), Control::Certificate(bytes)) => self.invited(now, id, invite, &bytes),
+            (Who::Invite(invite), Control::Welcome) => self.welcomed(now, id, invite),
+            (Who::Invite(_), _) => Err(Broken),
+            (Who::Friend(key), message) => self.friend_message(now, id, key, message),
+        }
+    }
+
+    /// The peer has proved that it holds the session: from now on the link counts, for what its
+    /// handshake was for.
+    fn hello(&mut self, now: Now, id: ConnId, features: u64, unix_ms: u64) -> Result<(), Broken> {
+        let Some(open) = self.connections.get_mut(&id).and_then(Connection::open) else { return Ok(()) };
+        if std::mem::replace(&mut open.heard, true) {
+            return Err(Broken);
+        }
+        for held in std::mem::take(&mut open.held_back) {
+            open.link.send(&held)?;
+        }
+        open.peer_keys_pending = features & KEYS_PENDING != 0;
+        let (who, mode, full) = (open.who, open.mode, open.full);
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.established_at = now.at;
+        }
+        let Who::Friend(key) = who else { return Ok(()) };
+        if let Mode::Generation(generation) = mode
+            && !self.generation_proved(now, key, generation)
+        {
+            return Err(Broken);
+        }
+        if !full {
+            self.exchange_up(now, id, key);
+            return Ok(());
+        }
+        if !self.replace_link(now, id, key) {
+            return Ok(());
+        }
+        self.compare_clocks(now, key, unix_ms);
+        self.friend_up(now, id, key);
+        Ok(())
+    }
+
+    fn friend_message(
+        &mut self,
+        now: Now,
+        id: ConnId,
+        key: FriendKey,
+        message: Control,
+    ) -> Result<(), Broken> {
+        let full = self.connections.get(&id).and_then(Connection::peek).is_some_and(|open| open.full);
+        match message {
+            Control::Offer(offer) => return self.offered(now, id, key, &offer),
+            Control::Reply(reply) => return self.replied(id, key, &reply),
+            Control::Confirm(confirm) => return self.confirmed(id, key, &confirm),
+            Control::Done(proof) => return self.done(now, id, key, &proof),
+            Control::Goodbye => {
+                self.close(now, id);
+                // It goes on purpose; whoever comes back dials by itself.
+                if let Some(friend) = self.friends.get_mut(&key) {
+                    friend.dialling.reset(now.at + AFTER_GOODBYE);
+                }
+            }
+            // A session for an exchange carries nothing else.
+            _ if !full => return Err(Broken),
+            Control::Certificate(bytes) => return self.keys_shown(now, id, key, &bytes),
+            Control::Welcome => return self.keys_welcomed(id, key),
+            Control::Ping(number) => {
+                if self.within(id, now, |open| &mut open.pings) {
+                    self.send_control(now, id, &Control::Pong(number));
+                }
+            }
+            Control::Pong(number) => {
+                let Some(friend) = self.friends.get_mut(&key) else { return Ok(()) };
+                if let Some((_, sent)) = friend.ping.take_if(|(n, _)| *n == number) {
+                    self.event(Event::Pong(key, now.at.saturating_sub(sent)));
+                }
+            }
+            Control::Addresses { seq, list, signature } => {
+                // Each one costs a signature check and a record on disk; the surplus is dropped, and
+                // the next link brings the newest again.
+                if !self.within(id, now, |open| &mut open.announcements) {
+                    return Ok(());
+                }
+                let addrs = Address::decode_list(&mut Reader::new(&list))?;
+                let Some(friend) = self.friends.get_mut(&key) else { return Ok(()) };
+                if !friend.record.keys.verify(&addresses_to_sign(seq, &list), &signature) {
+                    return Err(Broken);
+                }
+                if seq > friend.record.addrs_seq {
+                    let same = friend.record.addrs == addrs;
+                    friend.record.addrs_seq = seq;
+                    friend.record.addrs.clone_from(&addrs);
+                    if !same {
+                        self.outputs.push_back(Output::Keep(Change::Addresses(key, seq, addrs)));
+                    }
+                }
+            }
+            Control::Hint => self.catalogue.hinted(now, key),
+            Control::Pull { part, log, since } => {
+                if !self.within(id, now, |open| &mut open.pulls) {
+                    return Ok(());
+                }
+                if let Some(delta) = self.catalogue.pulled(now, key, part, log, since) {
+                    self.send_control(now, id, &Control::Delta(delta));
+                }
+            }
+            Control::Delta(delta) => self.catalogue.delta(now, key, delta),
+            Control::Hello { .. } => return Err(Broken),
+        }
+        Ok(())
+    }
+
+    /// Asks a friend for an answer at once; [`Event::Pong`] brings it. False: no link stands.
+    pub fn ping(&mut self, now: Now, key: FriendKey) -> bool {
+        let number = self.rng.range(1, u64::MAX - 1);
+        let Some(friend) = self.friends.get_mut(&key) else { return false };
+        let Some(id) = friend.link else { return false };
+        friend.ping = Some((number, now.at));
+        self.send_control(now, id, &Control::Ping(number));
+        true
+    }
+
+    pub(super) fn within(
+        &mut self,
+        id: ConnId,
+        now: Now,
+        bucket: impl FnOnce(&mut OpenLink) -> &mut Bucket,
+    ) -> bool {
+        let open = self.connections.get_mut(&id).and_then(Connection::open);
+        open.is_some_and(|open| bucket(open).take(now.at))
+    }
+
+    fn compare_clocks(&mut self, now: Now, key: FriendKey, unix_ms: u64) {
+        let clock = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+        let offset = clock(unix_ms).saturating_sub(clock(now.unix_ms));
+        if let Some(friend) = self.friends.get_mut(&key) {
+            friend.clock_offset_ms = offset;
+        }
+        if offset.unsigned_abs() > SKEW_MS {
+            self.event(Event::ClockSkew(key, offset));
+        }
+    }
+
+    /// Hours and days go by the median of the friends' clocks and the own one.
+    pub(crate) fn common_time(&self, now: Now) -> Now {
+        let online = self.friends.values().filter(|f| f.link.is_some());
+        let mut offsets: Vec<i64> = online.map(|f| f.clock_offset_ms).chain([0]).collect();
+        offsets.sort_unstable();
+        let median = offsets.get(offsets.len() / 2).copied().unwrap_or(0);
+        Now { at: now.at, unix_ms: now.unix_ms.saturating_add_signed(median) }
+    }
+
+    /// Queues a control message; it waits until the peer has spoken (decision 3).
+    pub(crate) fn send_control(&mut self, now: Now, id: ConnId, message: &Control) {
+        let Some(open) = self.connections.get_mut(&id).and_then(Connection::open) else { return };
+        if open.heard {
+            self.send_now(now, id, message);
+        } else {
+            open.held_back.push(message.clone());
+        }
+    }
+
+    pub(super) fn send_now(&mut self, now: Now, id: ConnId, message: &Control) {
+        if let Some(open) = self.connections.get_mut(&id).and_then(Connection::open)
+            && open.link.send(message).is_err()
+        {
+            self.close(now, id);
+        }
+    }
+}

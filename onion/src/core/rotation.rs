@@ -1,0 +1,169 @@
+//! New link keys: the own ones, until every friend knows them, and those of friends. The signing
+//! key stays and signs them. Page: `docs/protocol/friends.md`.
+//!
+//! Invariant: a friend who may know the new keys is answered under them and under the old ones; what
+//! both share with the new keys is a function of the old, so both sides find it alone.
+
+use super::connections::{AfterStore, Connection};
+use super::*;
+use crate::link::Broken;
+
+/// `HELLO`: the sender has new link keys that the receiver does not know yet.
+pub(super) const KEYS_PENDING: u64 = 1;
+
+/// A handshake with own link keys that a friend may know already.
+pub(crate) struct Candidate {
+    pub(super) peer: Peer,
+    root: PairRoot,
+}
+
+impl Core {
+    /// Which link keys [`Setup::identity`] is, and the older ones that friends may still know.
+    /// Called before friends are added.
+    pub fn set_own_keys(&mut self, newest: u32, older: Vec<(u32, Identity)>) {
+        if let Some(identity) = self.identities.remove(&self.own_keys) {
+            self.identities.insert(newest, identity);
+        }
+        self.own_keys = newest;
+        self.identities.extend(older);
+    }
+
+    /// The number of the newest own link keys.
+    pub const fn own_keys(&self) -> u32 {
+        self.own_keys
+    }
+
+    /// New own link keys, stored before this call; [`Core::set_certificate`] with a certificate of
+    /// them comes next. Open invites end: they name the old keys.
+    pub fn rotate(&mut self, identity: Identity) -> u32 {
+        self.own_keys = self.own_keys.saturating_add(1);
+        self.public = *identity.public();
+        self.identities.insert(self.own_keys, identity);
+        self.given.clear();
+        let keys: Vec<FriendKey> = self.friends.keys().copied().collect();
+        keys.into_iter().for_each(|key| self.renew_candidates(key));
+        self.own_keys
+    }
+
+    /// Friends who do not know the newest link keys yet.
+    pub fn friends_with_old_keys(&self) -> usize {
+        self.friends.values().filter(|f| f.record.own_keys != self.own_keys).count()
+    }
+
+    pub(super) fn candidates_for(&self, record: &FriendRecord) -> Vec<Candidate> {
+        let newer = self.identities.iter().filter(|(n, _)| **n > record.own_keys);
+        newer
+            .filter_map(|(n, identity)| {
+                let root = PairRoot::new(identity, &record.keys, Some(record.root.key()))?;
+                Some(Candidate { peer: Peer::friend(identity.public(), *n, &record.keys, &root), root })
+            })
+            .collect()
+    }
+
+    fn renew_candidates(&mut self, key: FriendKey) {
+        let Some(record) = self.friends.get(&key).map(|f| f.record.clone()) else { return };
+        let candidates = self.candidates_for(&record);
+        if let Some(friend) = self.friends.get_mut(&key) {
+            friend.candidates = candidates;
+        }
+    }
+
+    /// Shows a friend the newest link keys, if it does not know them. When both have new ones, the
+    /// side with the lower signing key goes first, so that each step stands on keys both know.
+    pub(super) fn show_keys(&mut self, now: Now, id: ConnId, key: FriendKey) {
+        let Some(friend) = self.friends.get(&key) else { return };
+        let Some(cert) = self.own_cert.as_ref().filter(|c| c.keys == self.public) else { return };
+        if friend.record.own_keys == self.own_keys {
+            return;
+        }
+        let encoded = cert.encoded().to_vec();
+        let lower = self.public.sign < key.0;
+        let newest = self.own_keys;
+        let Some(open) = self.connections.get_mut(&id).and_then(Connection::open) else { return };
+        if !open.full || (open.peer_keys_pending && !lower) || open.keys_shown == Some(newest) {
+            return;
+        }
+        open.keys_shown = Some(newest);
+        self.send_control(now, id, &Control::Certificate(encoded));
+    }
+
+    /// A friend shows new link keys.
+    pub(super) fn keys_shown(
+        &mut self,
+        now: Now,
+        id: ConnId,
+        key: FriendKey,
+        bytes: &[u8],
+    ) -> Result<(), Broken> {
+        // A signature check, a Diffie-Hellman and a record on disk.
+        if !self.within(id, now, |open| &mut open.certificates) {
+            return Ok(());
+        }
+        let cert = Certificate::decode(bytes).map_err(|_| Broken)?;
+        let friend = self.friends.get(&key).ok_or(Broken)?;
+        let record = &friend.record;
+        if cert.keys == record.keys {
+            self.send_control(now, id, &Control::Welcome);
+            return Ok(());
+        }
+        let stale = cert.created <= record.keys_since_s || u64::from(cert.expires) <= now.unix_s();
+        let taken = |(k, f): (&FriendKey, &Friend)| *k != key && f.record.keys.noise == cert.keys.noise;
+        let is_me = cert.keys.noise == self.public.noise || cert.keys.pair == self.public.pair;
+        if cert.keys.sign != key.0 || is_me || self.friends.iter().any(taken) {
+            return Err(Broken);
+        }
+        if stale {
+            return Ok(());
+        }
+        let me = self.identities.get(&record.own_keys).ok_or(Broken)?;
+        let root = PairRoot::new(me, &cert.keys, Some(record.root.key())).ok_or(Broken)?;
+        let new = NewKeys { keys: cert.keys, root, since_s: cert.created };
+        let change = Change::FriendKeys(key, Box::new(new.clone()));
+        self.persist(vec![change], AfterStore::FriendKeys(id, key, Box::new(new)));
+        Ok(())
+    }
+
+    /// A friend's new link keys are stored.
+    pub(super) fn keys_stored(&mut self, now: Now, id: ConnId, key: FriendKey, new: NewKeys) {
+        let Self { friends, identities, .. } = self;
+        let Some(friend) = friends.get_mut(&key) else { return };
+        let Some(me) = identities.get(&friend.record.own_keys) else { return };
+        friend.record.keys = new.keys;
+        friend.record.root = new.root;
+        friend.record.keys_since_s = new.since_s;
+        friend.peer =
+            Peer::friend(me.public(), friend.record.own_keys, &friend.record.keys, &friend.record.root);
+        self.renew_candidates(key);
+        self.event(Event::KeysRotated(key));
+        self.send_control(now, id, &Control::Welcome);
+        // It was the friend's turn; now it is this side's.
+        if let Some(open) = self.connections.get_mut(&id).and_then(Connection::open) {
+            open.peer_keys_pending = false;
+        }
+        self.show_keys(now, id, key);
+    }
+
+    /// The friend has stored the keys that it was shown.
+    pub(super) fn keys_welcomed(&mut self, id: ConnId, key: FriendKey) -> Result<(), Broken> {
+        let open = self.connections.get_mut(&id).and_then(Connection::open).ok_or(Broken)?;
+        let shown = open.keys_shown.ok_or(Broken)?;
+        let change = self.knows_own_keys(key, shown);
+        self.outputs.extend(change.map(Output::Keep));
+        Ok(())
+    }
+
+    /// A friend knows these own link keys. `None`: that is no news.
+    pub(super) fn knows_own_keys(&mut self, key: FriendKey, own_keys: u32) -> Option<Change> {
+        let friend = self.friends.get_mut(&key)?;
+        let at = friend.candidates.iter().position(|c| c.peer.own_keys() == own_keys)?;
+        let Candidate { peer, root } = friend.candidates.swap_remove(at);
+        friend.record.own_keys = own_keys;
+        friend.record.root = root.clone();
+        friend.peer = peer;
+        self.renew_candidates(key);
+        // Keys that nobody uses any more are wiped here; the journal loses them when it is compacted.
+        let oldest = self.friends.values().map(|f| f.record.own_keys).min().unwrap_or(self.own_keys);
+        self.identities.retain(|n, _| *n >= oldest);
+        Some(Change::OwnKeys(key, own_keys, root))
+    }
+}
