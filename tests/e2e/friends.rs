@@ -307,6 +307,7 @@ fn a_thousand_friends_cost_little_and_there_is_an_end() {
     assert_eq!(friend_count(&node), 1_024);
     let plain = kith(&node, &["friend", "list"]);
     assert_eq!(plain.expect_code(&[0]).out().lines().count(), 1_025);
+    eprintln!("resident KiB with 0, 256, 512, 768 and 1024 friends: {sizes:?}");
     // The last quarter costs no more than a generous share for each friend: nothing grows with the
     // square of their number.
     let last = sizes[4].saturating_sub(sizes[3]);
