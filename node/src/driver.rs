@@ -4,6 +4,7 @@
 //! and which sockets have bytes or room, in that order, and never waits for one of them while
 //! another has work. No lock, no decision of the protocol: those are the core's.
 
+use crate::doctor::{Dial, DialResult, NoAnswer};
 use crate::records::Record;
 use crate::service::{Command, Service};
 use crate::storage::{Block, Done, Log, Storage};
@@ -72,7 +73,7 @@ pub struct Driver {
     commands: mpsc::Receiver<Command>,
     listeners: Vec<TcpListener>,
     sockets: BTreeMap<ConnId, Socket>,
-    dials: JoinSet<(Who, Option<TcpStream>)>,
+    dials: JoinSet<(Who, Result<TcpStream, DialResult>)>,
     waiting_dials: VecDeque<(Who, Vec<kith_crypto::cert::Address>)>,
     sleep: Pin<Box<tokio::time::Sleep>>,
     read_buf: Vec<u8>,
@@ -245,13 +246,18 @@ impl Driver {
             busy = true;
             let Ok((who, stream)) = result else { continue };
             let now = self.clock.now();
-            match stream {
-                Some(stream) => {
+            let result = match stream {
+                Ok(stream) => {
                     let id = self.core.dialled(now, who);
                     self.sockets.insert(id, Socket::new(stream));
+                    DialResult::Connected
                 }
-                None => self.core.dial_failed(now, who),
-            }
+                Err(result) => {
+                    self.core.dial_failed(now, who);
+                    result
+                }
+            };
+            self.service.dial_ended(who, Dial { at: now.unix_s(), result });
             self.outputs();
         }
         while self.dials.len() < MAX_DIALS {
@@ -467,7 +473,9 @@ fn source_of(ip: IpAddr) -> u64 {
     hasher.finish()
 }
 
-async fn dial(addrs: &[kith_crypto::cert::Address]) -> Option<TcpStream> {
+/// Tries the addresses in turn; what failed is kept for `kith doctor`, never logged.
+async fn dial(addrs: &[kith_crypto::cert::Address]) -> Result<TcpStream, DialResult> {
+    let mut failed = Vec::new();
     for addr in addrs {
         let connected = match addr {
             kith_crypto::cert::Address::Ip(addr) => {
@@ -478,9 +486,13 @@ async fn dial(addrs: &[kith_crypto::cert::Address]) -> Option<TcpStream> {
             }
             _ => continue,
         };
-        if let Ok(Ok(stream)) = connected {
-            return Some(stream);
-        }
+        let why = match connected {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(e)) if e.kind() == ErrorKind::ConnectionRefused => NoAnswer::Refused,
+            Ok(Err(e)) if e.kind() != ErrorKind::TimedOut => NoAnswer::Unreachable,
+            _ => NoAnswer::TimedOut,
+        };
+        failed.push((addr.to_string(), why));
     }
-    None
+    Err(DialResult::Failed(failed))
 }

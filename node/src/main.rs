@@ -11,12 +11,16 @@ pub mod commands;
 pub mod config;
 pub mod content;
 pub mod demo;
+pub mod doctor;
 pub mod driver;
 pub mod exit;
+pub mod limits;
+pub mod logs;
 pub mod media_type;
 pub mod paths;
 pub mod publish;
 pub mod ranges;
+pub mod rates;
 pub mod records;
 pub mod search;
 pub mod service;
@@ -94,8 +98,12 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Init(args) => init(&paths, &args, cli.json).await,
         Command::Demo(args) => demo::run(&args).await,
         Command::Paths => commands::paths(&up::paths_json(&paths), cli.json),
+        Command::Completions { shell } => commands::completions(shell),
+        Command::Man { dir } => commands::man(&dir, cli.json),
+        Command::Version => commands::version(cli.json),
         other => {
-            let shell = Shell { client: Client::new(paths.socket.clone()), json: cli.json, style };
+            let client = Client::new(paths.socket.clone());
+            let shell = Shell { paths, client, json: cli.json, style };
             let mut interrupt = signal(SignalKind::interrupt())?;
             tokio::select! {
                 done = ask(&shell, other) => done,
@@ -110,13 +118,8 @@ async fn ask(shell: &Shell, command: Command) -> Result<(), Failure> {
         Command::Stop => shell.stop().await,
         Command::Status => shell.status().await,
         Command::Id(args) => shell.id(&args).await,
-        Command::Friend { command } => match command {
-            cli::Friend::Invite { expires } => shell.invite(expires.as_deref()).await,
-            cli::Friend::Add { invite } => shell.add(&invite).await,
-            cli::Friend::List => shell.friends().await,
-            cli::Friend::Show { name } => shell.friend(&name).await,
-            cli::Friend::Remove { name } => shell.remove_friend(&name).await,
-        },
+        Command::Friend { command } => friend(shell, command).await,
+        Command::Circle { command } => shell.circle(&command).await,
         Command::Publish(args) => shell.publish(&args).await,
         Command::Video { command } => match command {
             cli::Video::List => shell.videos().await,
@@ -128,12 +131,39 @@ async fn ask(shell: &Shell, command: Command) -> Result<(), Failure> {
         Command::Get(args) => shell.fetch(&args).await,
         Command::Watch(args) => shell.watch(&args).await,
         Command::Store { command: cli::StoreCommand::Stats } => shell.store_stats().await,
+        Command::Net { command } => shell.net(&command).await,
+        Command::Config { command } => shell.config(&command).await,
+        Command::Doctor { name } => shell.doctor(name.as_deref()).await,
         // Handled before a node is asked.
         Command::Up(_) | Command::Init(_) | Command::Demo(_) | Command::Paths => Ok(()),
+        Command::Completions { .. } | Command::Man { .. } | Command::Version => Ok(()),
     }
 }
 
-fn configuration(paths: &Paths, args: &cli::Up) -> Result<Config, Failure> {
+async fn friend(shell: &Shell, command: cli::Friend) -> Result<(), Failure> {
+    match command {
+        cli::Friend::Invite { expires } => shell.invite(expires.as_deref()).await,
+        cli::Friend::Add { invite } => shell.add(&invite).await,
+        cli::Friend::List => shell.friends().await,
+        cli::Friend::Show { name } => shell.friend(&name).await,
+        cli::Friend::Remove { name } => shell.remove_friend(&name).await,
+        cli::Friend::Rename { name, new } => shell.rename(&name, &new).await,
+        cli::Friend::Trust { name, trust } => shell.trust(&name, trust).await,
+        cli::Friend::Limit { name, off: Some(_), .. } => shell.limit(&name, Some("off"), Some("off")).await,
+        cli::Friend::Limit { name, off: None, up, down } => {
+            shell.limit(&name, up.as_deref(), down.as_deref()).await
+        }
+        cli::Friend::Block { name } => shell.block(&name, true).await,
+        cli::Friend::Unblock { name } => shell.block(&name, false).await,
+        cli::Friend::Ping { name, count } => shell.ping(&name, count).await,
+        cli::Friend::Verify { name, fingerprint, restored, undo } => {
+            shell.verify(&name, fingerprint.as_deref(), restored, undo).await
+        }
+    }
+}
+
+/// The keys that flags of `up` set.
+fn sets(args: &cli::Up) -> Vec<String> {
     let mut sets = args.set.clone();
     if !args.listen.is_empty() {
         sets.push(format!("listen={}", args.listen.join(",")));
@@ -144,19 +174,18 @@ fn configuration(paths: &Paths, args: &cli::Up) -> Result<Config, Failure> {
     if let Some(web) = &args.web {
         sets.push(format!("web={web}"));
     }
-    Ok(Config::load(&paths.config_file, &sets, |name| std::env::var(name).ok())?)
+    sets
 }
 
 async fn up(paths: Paths, args: cli::Up, json: bool) -> Result<(), Failure> {
-    let config = configuration(&paths, &args)?;
+    let sets = sets(&args);
+    let config = Config::load(&paths.config_file, &sets, |name| std::env::var(name).ok())?;
     let passphrase = commands::passphrase(args.passphrase_file.as_deref())?;
-    let filter =
-        tracing_subscriber::EnvFilter::new(format!("off,kith={0},kith_node={0}", config.log_level.as_str()));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    logs::start(config.log_level);
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let moved = paths.socket_moved;
-    let running = up::start(up::Request { paths, config, name: args.name, passphrase }).await?;
+    let running = up::start(up::Request { paths, config, sets, name: args.name, passphrase }).await?;
     if json {
         commands::out(&running.ready.to_string())?;
     } else {

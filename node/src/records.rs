@@ -114,6 +114,58 @@ pub struct Publication {
     pub created_s: u64,
 }
 
+/// How far a friend is trusted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Trust {
+    /// May be the first relay of own circuits.
+    Close,
+    /// As a friend.
+    #[default]
+    Normal,
+    /// Never a relay.
+    Low,
+}
+
+impl Trust {
+    const ALL: [Self; 3] = [Self::Close, Self::Normal, Self::Low];
+
+    /// Its name in commands and the API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Close => "close",
+            Self::Normal => "normal",
+            Self::Low => "low",
+        }
+    }
+
+    /// The trust with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|trust| trust.as_str() == name)
+    }
+}
+
+/// What this node has set for a friend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// How far it is trusted.
+    pub trust: Trust,
+    /// Most bytes a second to the friend.
+    pub up: Option<u64>,
+    /// Most bytes a second from the friend.
+    pub down: Option<u64>,
+    /// No link, no dials, silence; the friendship stays.
+    pub blocked: bool,
+}
+
+/// Friends to publish to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Circle {
+    /// Its name.
+    pub name: String,
+    /// Who is in it.
+    pub members: BTreeSet<FriendKey>,
+}
+
 /// One record.
 #[derive(Debug)]
 pub enum Record {
@@ -164,6 +216,16 @@ pub enum Record {
     OwnKeys(FriendKey, u32, PairRoot),
     /// The owner compared fingerprints with a friend (unix seconds), or takes that back (0).
     Verified(FriendKey, u64),
+    /// A friend is called something else here.
+    FriendNamed(FriendKey, String),
+    /// What this node has set for a friend.
+    FriendSettings(FriendKey, Settings),
+    /// A link to the friend stood, at this time in Unix seconds.
+    Met(FriendKey, u64),
+    /// A circle with all its members.
+    Circle(u64, Circle),
+    /// A circle is gone.
+    CircleRemoved(u64),
 }
 
 fn put_key(w: &mut Writer, key: FriendKey) {
@@ -192,6 +254,7 @@ fn put_audience(w: &mut Writer, audience: Option<Audience>) {
         Some(Audience::Friends) => w.u8(1),
         Some(Audience::Fof) => w.u8(2),
         Some(Audience::One(key)) => w.u8(3).raw(&key.0),
+        Some(Audience::Circle(id)) => w.u8(4).u64(id),
     };
 }
 
@@ -202,6 +265,7 @@ fn take_audience(r: &mut Reader<'_>) -> Result<Option<Audience>, DecodeError> {
         1 => Some(Audience::Friends),
         2 => Some(Audience::Fof),
         3 => Some(Audience::One(FriendKey(r.array()?))),
+        4 => Some(Audience::Circle(r.u64()?)),
         _ => return Err(bad),
     })
 }
@@ -305,6 +369,27 @@ impl Record {
             }
             Self::Verified(key, at) => {
                 w.u8(22).raw(&key.0).u64(*at);
+            }
+            Self::FriendNamed(key, name) => put_text(w.u8(24).raw(&key.0), name),
+            Self::FriendSettings(key, settings) => {
+                w.u8(25).raw(&key.0).u8(settings.trust as u8).u8(u8::from(settings.blocked));
+                for rate in [settings.up, settings.down] {
+                    // No limit that anybody can set is 0.
+                    w.u64(rate.unwrap_or(0));
+                }
+            }
+            Self::Met(key, at_s) => {
+                w.u8(26).raw(&key.0).u64(*at_s);
+            }
+            Self::Circle(id, circle) => {
+                put_text(w.u8(27).u64(*id), &circle.name);
+                w.u32(circle.members.len() as u32);
+                circle.members.iter().for_each(|key| {
+                    w.raw(&key.0);
+                });
+            }
+            Self::CircleRemoved(id) => {
+                w.u8(28).u64(*id);
             }
         }
         w.into_bytes()
@@ -412,6 +497,23 @@ impl Record {
             21 => Self::OwnKeys(key(&mut r)?, r.u32()?, PairRoot::from_key(Key::new(r.array()?))),
             22 => Self::Verified(key(&mut r)?, r.u64()?),
             23 => Self::Older(r.u32()?, Key::new(r.array()?), Key::new(r.array()?)),
+            24 => Self::FriendNamed(key(&mut r)?, take_text(&mut r)?),
+            25 => {
+                let friend = key(&mut r)?;
+                let bad = r.invalid("trust");
+                let trust = Trust::ALL.get(usize::from(r.u8()?)).copied().ok_or(bad)?;
+                let blocked = r.flag("blocked")?;
+                let [up, down] = [r.u64()?, r.u64()?].map(|rate| (rate > 0).then_some(rate));
+                Self::FriendSettings(friend, Settings { trust, up, down, blocked })
+            }
+            26 => Self::Met(key(&mut r)?, r.u64()?),
+            27 => {
+                let (id, name) = (r.u64()?, take_text(&mut r)?);
+                let count = r.u32()?;
+                let members = (0..count).map(|_| key(&mut r)).collect::<Result<_, _>>()?;
+                Self::Circle(id, Circle { name, members })
+            }
+            28 => Self::CircleRemoved(r.u64()?),
             _ => return Ok(None),
         };
         r.finish()?;
@@ -457,6 +559,12 @@ pub struct State {
     pub taken: BTreeMap<InviteId, Invite>,
     /// Own publications.
     pub publications: BTreeMap<Root, Publication>,
+    /// What is set for friends; nothing means the defaults.
+    pub settings: BTreeMap<FriendKey, Settings>,
+    /// When a link to a friend stood last, in Unix seconds, to the day.
+    pub met: BTreeMap<FriendKey, u64>,
+    /// Circles.
+    pub circles: BTreeMap<u64, Circle>,
 }
 
 impl State {
@@ -471,6 +579,7 @@ impl State {
             }
             Record::FriendRemoved(key) => {
                 self.friends.remove(&key);
+                self.forget_settings(key);
                 self.gone.insert(key);
             }
             Record::ViewDropped(key) => {
@@ -546,7 +655,47 @@ impl State {
                 f.record.root = root;
             }),
             Record::Verified(key, at) => self.friend(key, |f| f.verified_s = (at > 0).then_some(at)),
+            Record::FriendNamed(key, name) => self.friend(key, |f| f.name = name),
+            Record::FriendSettings(key, settings) => {
+                if settings == Settings::default() {
+                    self.settings.remove(&key);
+                } else {
+                    self.settings.insert(key, settings);
+                }
+            }
+            Record::Met(key, at_s) => {
+                self.met.insert(key, at_s);
+            }
+            Record::Circle(id, circle) => {
+                self.circles.insert(id, circle);
+            }
+            Record::CircleRemoved(id) => {
+                self.circles.remove(&id);
+                for publication in self.publications.values_mut() {
+                    if publication.audience == Some(Audience::Circle(id)) {
+                        publication.audience = None;
+                    }
+                }
+            }
         }
+    }
+
+    fn forget_settings(&mut self, key: FriendKey) {
+        self.settings.remove(&key);
+        self.met.remove(&key);
+        self.circles.values_mut().for_each(|circle| {
+            circle.members.remove(&key);
+        });
+    }
+
+    /// What is set for a friend.
+    pub fn settings_of(&self, key: FriendKey) -> Settings {
+        self.settings.get(&key).copied().unwrap_or_default()
+    }
+
+    /// The circle with this name.
+    pub fn circle_named(&self, name: &str) -> Option<(u64, &Circle)> {
+        self.circles.iter().find(|(_, circle)| circle.name == name).map(|(id, circle)| (*id, circle))
     }
 
     fn friend(&mut self, key: FriendKey, change: impl FnOnce(&mut Friend)) {
@@ -586,6 +735,9 @@ impl State {
         out.extend(self.taken.iter().map(|(id, i)| Record::Taken(*id, i.clone()).encode()));
         let publications = self.publications.values();
         out.extend(publications.map(|p| Record::Published(Box::new(p.clone())).encode()));
+        out.extend(self.settings.iter().map(|(key, s)| Record::FriendSettings(*key, *s).encode()));
+        out.extend(self.met.iter().map(|(key, at_s)| Record::Met(*key, *at_s).encode()));
+        out.extend(self.circles.iter().map(|(id, c)| Record::Circle(*id, c.clone()).encode()));
         out
     }
 
@@ -702,6 +854,15 @@ mod tests {
             Record::FriendKeys(key, Box::new(new), 47),
             Record::OwnKeys(key, 1, root),
             Record::Verified(key, 48),
+            Record::FriendNamed(key, "Bob".into()),
+            Record::FriendSettings(
+                key,
+                Settings { trust: Trust::Low, up: Some(5), down: None, blocked: true },
+            ),
+            Record::Met(key, 13),
+            Record::Circle(14, Circle { name: "Zoo".into(), members: [key].into() }),
+            Record::Circle(15, Circle { name: "Gone".into(), members: BTreeSet::new() }),
+            Record::CircleRemoved(15),
         ]
     }
 
@@ -729,7 +890,7 @@ mod tests {
         assert_eq!((friend.record.counter_out, friend.record.counter_in), (10, 11));
         assert_eq!(again.publications.len(), 1);
         assert!(again.publications.values().all(|p| p.audience.is_none()));
-        assert_eq!(again.free_name("Bo"), "Bo 2");
+        assert_eq!(again.free_name("Bob"), "Bob 2");
         assert_eq!((friend.verified_s, friend.rotated_s, friend.record.own_keys), (Some(48), Some(47), 1));
         assert_eq!(friend.record.ratchet.to_call().psk, Key::new([31; 32]));
         let me = again.me.as_ref().unwrap();
@@ -746,6 +907,25 @@ mod tests {
         let Record::Friend(back) = Record::decode(old).unwrap().unwrap() else { panic!() };
         assert_eq!(back.record.own_keys, 0);
         assert_eq!(back.record.ratchet, Ratchet::initial(&back.record.root));
+    }
+
+    #[test]
+    fn a_removed_friend_leaves_circles_and_settings_and_a_removed_circle_shares_nothing() {
+        let mut state = State::default();
+        records().into_iter().for_each(|r| state.apply(r));
+        let key = *state.friends.keys().next().unwrap();
+        assert_eq!((state.settings_of(key).trust, state.met[&key]), (Trust::Low, 13));
+        let mut shown = publication(9);
+        shown.audience = Some(Audience::Circle(14));
+        state.apply(Record::Published(Box::new(shown)));
+        assert_eq!(state.circle_named("Zoo").unwrap().1.members.len(), 1);
+        state.apply(Record::FriendRemoved(key));
+        assert_eq!(state.circle_named("Zoo").unwrap().1.members.len(), 0);
+        assert!(state.settings.is_empty() && state.met.is_empty());
+        let before = state.live();
+        state.apply(Record::CircleRemoved(14));
+        assert_ne!(state.live(), before);
+        assert!(state.publications[&Root([9; 32])].audience.is_none());
     }
 
     proptest! {

@@ -2,12 +2,14 @@
 //! and the fetches that somebody waits for. The API reaches it by small closures that run between
 //! two turns of the driver, so nothing here is shared or locked.
 
+use crate::doctor::Dial;
 use crate::exit::{Exit, Failure};
 use crate::records::{Record, State};
 use crate::search::{Doc, Index};
 use crate::storage::{Block, Log, Storage};
 use kith_crypto::content::{Position, ReadCap, Root};
 use kith_onion::catalogue::Listing;
+use kith_onion::handshake::Who;
 use kith_onion::{Change, Core, Event, FetchId, FriendKey, InviteId, InviteOutcome, Now, Route, Traffic};
 use kith_store::{Store, StoreError};
 use std::collections::{BTreeMap, HashMap};
@@ -17,6 +19,7 @@ use tokio::sync::{oneshot, watch};
 
 /// Traffic counters reach the journal this often.
 const SAVE_TRAFFIC_EVERY: Duration = Duration::from_secs(60);
+const DAY_S: u64 = 86_400;
 /// Shortest prefix of an id that is accepted.
 pub const MIN_ID_PREFIX: usize = 8;
 
@@ -133,6 +136,11 @@ pub struct Service {
     next_save: Duration,
     read_only: Option<String>,
     clock_warning: Option<i64>,
+    /// Records that the next turn stores.
+    unsaved: Vec<Record>,
+    /// A friend was made: it may be one that is blocked.
+    check_blocked: bool,
+    dials: HashMap<FriendKey, Dial>,
 }
 
 impl Service {
@@ -154,6 +162,9 @@ impl Service {
             next_save: SAVE_TRAFFIC_EVERY,
             read_only: None,
             clock_warning: None,
+            unsaved: Vec::new(),
+            check_blocked: false,
+            dials: HashMap::new(),
         }
     }
 
@@ -212,9 +223,10 @@ impl Service {
     }
 
     /// Takes news from the core.
-    pub fn event(&mut self, _now: Now, core: &Core, event: Event) {
+    pub fn event(&mut self, now: Now, core: &Core, event: Event) {
         match event {
             Event::Up(friend) => {
+                self.note_met(now, friend);
                 let (ready, rest) =
                     std::mem::take(&mut self.up_waiters).into_iter().partition(|w| w.0 == friend);
                 self.up_waiters = rest;
@@ -237,7 +249,10 @@ impl Service {
                     let _ = waiter.send(outcome);
                 }
             }
-            Event::Befriended(_) => tracing::info!("an invite made a friend"),
+            Event::Befriended(_) => {
+                self.check_blocked = true;
+                tracing::info!("an invite made a friend");
+            }
             Event::ClockSkew(_, offset_ms) => {
                 self.clock_warning = Some(offset_ms);
                 tracing::warn!(
@@ -264,6 +279,29 @@ impl Service {
             }
             Event::Fetch(..) => {} // the driver handles these: they need storage
         }
+    }
+
+    /// Remembers that the friend was met, to the day.
+    fn note_met(&mut self, now: Now, friend: FriendKey) {
+        let today = now.unix_s() / DAY_S;
+        if self.state.met.get(&friend).is_none_or(|at| at / DAY_S != today) {
+            self.unsaved.push(Record::Met(friend, now.unix_s()));
+        }
+    }
+
+    /// How calling somebody went. An inviter is known by the key that it will have as a friend.
+    pub fn dial_ended(&mut self, who: Who, dial: Dial) {
+        let friend = match who {
+            Who::Friend(key) => self.state.friends.contains_key(&key).then_some(key),
+            Who::Invite(id) => self.state.taken.get(&id).map(|i| FriendKey(i.inviter.keys.sign)),
+        };
+        self.dials.retain(|key, _| self.state.friends.contains_key(key) || Some(*key) == friend);
+        self.dials.extend(friend.map(|key| (key, dial)));
+    }
+
+    /// How calling a friend went last, since the start.
+    pub fn last_dial(&self, friend: FriendKey) -> Option<&Dial> {
+        self.dials.get(&friend)
     }
 
     fn list(&mut self, core: &Core, root: Root) {
@@ -561,6 +599,16 @@ impl Service {
     /// Looked at every turn; does something every minute and when a fetch was let go.
     pub fn tick(&mut self, now: Now, core: &mut Core, storage: &mut Storage) {
         self.drop_released(now, core, storage);
+        if !self.unsaved.is_empty() {
+            let records = std::mem::take(&mut self.unsaved);
+            storage.log(Log::Append(records.iter().map(Record::encode).collect(), None));
+            records.into_iter().for_each(|r| self.state.apply(r));
+        }
+        if std::mem::take(&mut self.check_blocked) {
+            // An invite that somebody passed on to a blocked friend does not undo the block.
+            let blocked = self.state.settings.iter().filter(|(_, s)| s.blocked);
+            blocked.for_each(|(key, _)| core.remove_friend(now, *key));
+        }
         if now.at >= self.next_save {
             self.next_save = now.at + SAVE_TRAFFIC_EVERY;
             self.save_traffic(core, storage);

@@ -142,7 +142,7 @@ async fn media(State(streams): State<Streams>, Path(name): Path<String>, request
     match answer(&streams, reader, &parts).await {
         Ok(response) => response,
         Err(failure) => {
-            tracing::info!("a stream could not be served: {failure}");
+            tracing::info!("a stream could not be served: {}", failure.exit);
             refuse(StatusCode::from_u16(failure.exit.http_status()).unwrap_or(StatusCode::BAD_GATEWAY))
         }
     }
@@ -186,7 +186,7 @@ async fn answer(streams: &Streams, reader: Reader, request: &Parts) -> Result<Re
         *response.body_mut() = Body::new(body);
         streams.tasks.spawn("stream reader", async move {
             if let Err(failure) = reader.send(start, start + len - 1, sender).await {
-                tracing::info!("a stream ended early: {failure}");
+                tracing::info!("a stream ended early: {}", failure.exit);
             }
         });
     }

@@ -4,6 +4,7 @@ use crate::api::{Api, Facts, entry_of};
 use crate::config::{Config, Privacy};
 use crate::driver::{Clock, Driver};
 use crate::exit::{Context, Exit, Failure};
+use crate::limits::LiveConfig;
 use crate::paths::Paths;
 use crate::records::{Myself, Record, State};
 use crate::service::{Command, Service};
@@ -149,6 +150,8 @@ pub struct Request {
     pub paths: Paths,
     /// The configuration.
     pub config: Config,
+    /// What `--set` and other flags said, which goes before the file also when it is read again.
+    pub sets: Vec<String>,
     /// A name given for this start.
     pub name: Option<String>,
     /// The passphrase, if the store has one.
@@ -173,7 +176,7 @@ impl Running {
 
 /// Starts a node.
 pub async fn start(request: Request) -> Result<Running, Failure> {
-    let Request { paths, config, name, passphrase } = request;
+    let Request { paths, config, sets, name, passphrase } = request;
     let uid = rustix::process::getuid().as_raw();
     paths.prepare(uid)?;
     config_file(&paths)?;
@@ -236,14 +239,17 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
         invite_expires: config.invite_expires,
         reach_note: reach_note(core.certificate().map_or(&[], |c| &c.addrs), &bound),
     };
+    let settings = LiveConfig::new(paths.config_file.clone(), sets, &config);
     let api = Api {
         commands: commands.clone(),
         store: store.clone(),
         streams: streams.clone(),
         tasks: tasks.clone(),
         facts: Arc::new(facts),
+        settings: settings.clone(),
         stop: stop.clone(),
     };
+    tasks.spawn("limits", settings.run(commands.clone()));
     tasks.spawn("api", serve_unix(socket, api.router()));
     tasks.spawn("streams", serve_tcp(web, streams.router(), tasks.clone()));
     let service = Service::new(state, store);
@@ -320,8 +326,15 @@ fn core(
     core.set_certificate(now, cert);
     let mut views = HashMap::new();
     let friends: Vec<FriendKey> = state.friends.keys().chain(&state.gone).copied().collect();
-    for friend in state.friends.values() {
-        core.add_friend(now, friend.record.clone());
+    for (key, friend) in &state.friends {
+        let settings = state.settings_of(*key);
+        if !settings.blocked {
+            core.add_friend(now, friend.record.clone());
+        }
+        core.set_friend_rates(now, *key, settings.up, settings.down);
+    }
+    for (id, circle) in &state.circles {
+        core.set_circle(now, *id, circle.members.clone());
     }
     for publication in state.publications.values() {
         if let Some(audience) = publication.audience {

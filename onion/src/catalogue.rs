@@ -60,13 +60,19 @@ pub enum Audience {
     Fof,
     /// One friend.
     One(FriendKey),
+    /// The friends in a circle, whoever that is at the time; see [`Catalogue::set_circle`].
+    Circle(u64),
 }
 
+/// Members of each circle.
+type Circles = BTreeMap<u64, BTreeSet<FriendKey>>;
+
 impl Audience {
-    fn includes(&self, friend: FriendKey) -> bool {
+    fn includes(&self, friend: FriendKey, circles: &Circles) -> bool {
         match self {
             Self::Friends | Self::Fof => true,
             Self::One(only) => *only == friend,
+            Self::Circle(id) => circles.get(id).is_some_and(|members| members.contains(&friend)),
         }
     }
 
@@ -254,6 +260,7 @@ pub struct Catalogue {
     /// Draws entry ids per view.
     secret: Key,
     known: BTreeMap<Root, Known>,
+    circles: Circles,
     views: BTreeMap<FriendKey, View>,
     own_logs: BTreeMap<FriendKey, Log>,
     relayed_log: Log,
@@ -275,6 +282,7 @@ impl Catalogue {
             rng,
             secret,
             known: BTreeMap::new(),
+            circles: Circles::new(),
             views: BTreeMap::new(),
             own_logs: BTreeMap::new(),
             relayed_log,
@@ -337,9 +345,27 @@ impl Catalogue {
         true
     }
 
+    /// Says who is in a circle from now on. Whoever joins is shown what was published to it, whoever
+    /// leaves loses it; returns what that is, because sessions for it must end.
+    pub fn set_circle(&mut self, id: u64, members: BTreeSet<FriendKey>) -> Vec<Root> {
+        let audience = Audience::Circle(id);
+        let own = self.known.iter().filter(|(_, k)| k.own.as_ref().is_some_and(|o| o.audience == audience));
+        let roots: Vec<Root> = own.map(|(root, _)| *root).collect();
+        let before = self.circles.insert(id, members.clone()).unwrap_or_default();
+        for friend in before.symmetric_difference(&members) {
+            let Some(log) = self.own_logs.get_mut(friend).filter(|_| !roots.is_empty()) else { continue };
+            log.ops.extend(roots.iter().map(|root| (*root, members.contains(friend))));
+            if self.views.get(friend).is_some_and(|v| v.connected) {
+                self.acts.push_back(Act::Hint(*friend));
+            }
+        }
+        self.compact_own();
+        roots
+    }
+
     fn log_own(&mut self, root: Root, audience: &Audience, add: bool, hint: bool) {
         for (friend, log) in &mut self.own_logs {
-            if audience.includes(*friend) {
+            if audience.includes(*friend, &self.circles) {
                 log.ops.push((root, add));
                 if hint && self.views.get(friend).is_some_and(|v| v.connected) {
                     self.acts.push_back(Act::Hint(*friend));
@@ -351,10 +377,11 @@ impl Catalogue {
 
     /// Renewals and withdrawals of years must not pile up: a log that is mostly past starts anew.
     fn compact_own(&mut self) {
-        let Self { own_logs, known, rng, .. } = self;
+        let Self { own_logs, known, rng, circles, .. } = self;
         let long = own_logs.iter_mut().filter(|(_, log)| log.ops.len() > LOG_SLACK);
         for (friend, log) in long {
-            let visible = |k: &Known| k.own.as_ref().is_some_and(|own| own.audience.includes(*friend));
+            let visible =
+                |k: &Known| k.own.as_ref().is_some_and(|own| own.audience.includes(*friend, circles));
             let live = known.values().filter(|k| visible(k)).count();
             if log.ops.len() > 2 * live + LOG_SLACK {
                 *log = Log::new(rng, known.iter().filter(|(_, k)| visible(k)).map(|(root, _)| *root));
@@ -379,7 +406,7 @@ impl Catalogue {
     /// its entries have not all left, they stay and are compared with a whole new view.
     pub fn add_friend(&mut self, friend: FriendKey) {
         let visible = self.known.iter().filter_map(|(root, known)| {
-            known.own.as_ref().filter(|own| own.audience.includes(friend)).map(|_| *root)
+            known.own.as_ref().filter(|own| own.audience.includes(friend, &self.circles)).map(|_| *root)
         });
         let log = Log::new(&mut self.rng, visible);
         self.own_logs.entry(friend).or_insert(log);
@@ -534,7 +561,7 @@ impl Catalogue {
 
     fn own_entry(&self, friend: FriendKey, root: Root) -> Option<Entry> {
         let known = self.known.get(&root)?;
-        known.own.as_ref().filter(|own| own.audience.includes(friend))?;
+        known.own.as_ref().filter(|own| own.audience.includes(friend, &self.circles))?;
         Entry::decode(&known.entry).ok()
     }
 
@@ -919,7 +946,7 @@ impl Catalogue {
     /// what a friend published for friends of friends.
     pub fn may_serve(&self, friend: FriendKey, root: &Root) -> bool {
         self.known.get(root).is_some_and(|known| {
-            known.own.as_ref().is_some_and(|own| own.audience.includes(friend))
+            known.own.as_ref().is_some_and(|own| own.audience.includes(friend, &self.circles))
                 || known.heard.iter().any(|h| {
                     h.friend != friend && h.part == Part::Own && h.hops_left > 0 && h.leave_ms.is_none()
                 })

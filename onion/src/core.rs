@@ -6,6 +6,7 @@
 //! [`Output`]s ([`Core::poll_output`]) in order. Invariant: nothing that must survive a crash before
 //! a peer may see its effect is sent before the driver has said that it is stored.
 
+mod accounts;
 mod connections;
 mod dialling;
 mod exchange;
@@ -15,6 +16,7 @@ mod messages;
 mod rotation;
 mod tunnels;
 
+pub use accounts::Rates;
 pub use dialling::Reach;
 pub use fetching::{Route, Stored};
 
@@ -376,6 +378,8 @@ pub struct Core {
     fetches: BTreeMap<FetchId, FetchState>,
     next_fetch: FetchId,
     outputs: VecDeque<Output>,
+    rates: Rates,
+    friend_rates: BTreeMap<FriendKey, (Option<u64>, Option<u64>)>,
     replays: u64,
 }
 
@@ -416,6 +420,8 @@ impl Core {
             fetches: BTreeMap::new(),
             next_fetch: 1,
             outputs: VecDeque::new(),
+            rates: Rates::default(),
+            friend_rates: BTreeMap::new(),
             replays: 0,
         }
     }
@@ -495,6 +501,15 @@ impl Core {
         });
     }
 
+    /// The friendship with the owner of a certificate, if both sides have exchanged theirs. `None`:
+    /// its keys are no good.
+    pub fn friendship(&self, cert: &Certificate) -> Option<FriendRecord> {
+        let root = PairRoot::new(self.identities.get(&self.own_keys)?, &cert.keys, None)?;
+        let mut record = FriendRecord::new(cert.keys, root, cert.addrs.clone(), self.own_keys);
+        record.keys_since_s = cert.created;
+        Some(record)
+    }
+
     /// Ends a friendship on this side. The caller erases the secrets it stored.
     pub fn remove_friend(&mut self, now: Now, key: FriendKey) {
         let Some(friend) = self.friends.remove(&key) else { return };
@@ -561,6 +576,14 @@ impl Core {
     pub fn publish(&mut self, now: Now, entry: Entry, audience: Audience, fresh: bool) {
         self.catalogue.publish(now, entry, audience, fresh);
         self.run_catalogue(now);
+    }
+
+    /// Says who is in a circle that [`Audience::Circle`] names, from now on and for all that was
+    /// published to it.
+    pub fn set_circle(&mut self, now: Now, id: u64, members: BTreeSet<FriendKey>) {
+        let roots = self.catalogue.set_circle(id, members);
+        self.run_catalogue(now);
+        roots.into_iter().for_each(|root| self.end_unshared(now, root));
     }
 
     /// Withdraws an own publication.

@@ -10,11 +10,14 @@
 
 mod audience;
 mod cli;
+mod friends;
 mod harness;
 mod invites;
 mod line;
+mod logs;
 mod restart;
 mod secrets;
 mod sources;
 mod strangers;
+mod tools;
 mod watch;

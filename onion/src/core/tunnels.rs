@@ -194,9 +194,16 @@ impl Core {
         outgoing: Outgoing,
         root: Root,
     ) {
+        let Some(Who::Friend(asker)) = self.open_link(conn).map(|o| o.who) else { return };
+        let may_serve = self.catalogue.may_serve(asker, &root);
         let Some(open) = self.open_link(conn) else { return };
         let Some(tunnel) = open.tunnels.get_mut(&circ) else { return };
         if !matches!(tunnel.role, Role::Answering) {
+            return;
+        }
+        if !may_serve {
+            // Withdrawn while the answer waited: refused at the time of every refusal.
+            tunnel.role = Role::Refusing;
             return;
         }
         tunnel.role = Role::Serving { serving: Serving::new(root), assembler: Assembler::default() };

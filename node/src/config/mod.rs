@@ -4,9 +4,13 @@
 //! sources win: default, `config.toml`, `KITH_*` variables, `--set`; a bad value is an error even
 //! where a later source would replace it, so that it does not surprise on another day.
 
+pub mod edit;
+
+use crate::rates::{self, Limits, Window};
 use crate::terminal;
 use kith_crypto::cert::{Address, MAX_ADDRS, MAX_NAME_LEN};
 use kith_crypto::text;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Write as _};
 use std::net::{Ipv6Addr, SocketAddr};
@@ -101,6 +105,8 @@ pub struct Config {
     pub link_half_open: usize,
     /// How long a new invite can be used.
     pub invite_expires: Duration,
+    /// Limits of speed.
+    pub limits: Limits,
 }
 
 /// One key of the configuration.
@@ -114,6 +120,8 @@ pub struct KeySpec {
     pub comment: &'static str,
     /// What may be given, for people.
     pub allowed: &'static str,
+    /// Whether a running node takes a new value at once; other keys wait for the next start.
+    pub live: bool,
     parse: fn(&mut Config, &Given) -> Result<(), Refusal>,
 }
 
@@ -124,6 +132,7 @@ pub const KEYS: &[KeySpec] = &[
         default: "\"kith\"",
         comment: "The name that friends see first; by default that of the user.",
         allowed: "1 to 64 bytes of text without control or invisible characters, no space at the ends",
+        live: false,
         parse: |config, given| name(given).map(|value| config.name = value),
     },
     KeySpec {
@@ -131,6 +140,7 @@ pub const KEYS: &[KeySpec] = &[
         default: "[\"0.0.0.0:5483\", \"[::]:5483\"]",
         comment: "Where friends can connect; [] for nowhere. Port 0 takes a free one.",
         allowed: "up to 16 of ADDR:PORT, such as 0.0.0.0:5483 or [::1]:0",
+        live: false,
         parse: |config, given| {
             given.list(MAX_LISTEN, |one| one.parse().ok()).map(|value| config.listen = value)
         },
@@ -140,6 +150,7 @@ pub const KEYS: &[KeySpec] = &[
         default: "[]",
         comment: "What invites say about where this node is; [] for the addresses of the interfaces.",
         allowed: "up to 8 of HOST:PORT, such as kith.example.org:5483 or [2001:db8::1]:5483",
+        live: false,
         parse: |config, given| given.list(MAX_ADDRS, host_and_port).map(|value| config.advertise = value),
     },
     KeySpec {
@@ -147,6 +158,7 @@ pub const KEYS: &[KeySpec] = &[
         default: "\"127.0.0.1:5484\"",
         comment: "Where the page and the stream addresses are, on this machine only.\nThe next free port is taken if this one is in use.",
         allowed: "ADDR:PORT on loopback, such as 127.0.0.1:5484 or [::1]:0",
+        live: false,
         parse: |config, given| loopback(given).map(|value| config.web = value),
     },
     KeySpec {
@@ -154,6 +166,7 @@ pub const KEYS: &[KeySpec] = &[
         default: "\"off\"",
         comment: "Whether Tor is used.",
         allowed: "off",
+        live: false,
         parse: |config, given| tor(given).map(|value| config.tor = value),
     },
     KeySpec {
@@ -161,6 +174,7 @@ pub const KEYS: &[KeySpec] = &[
         default: "\"normal\"",
         comment: "How much speed is given up for privacy.",
         allowed: "fast, normal or strict",
+        live: false,
         parse: |config, given| privacy(given).map(|value| config.privacy = value),
     },
     KeySpec {
@@ -168,6 +182,7 @@ pub const KEYS: &[KeySpec] = &[
         default: "\"30min\"",
         comment: "How long entries of friends' friends are held back, so that nobody can tell from the\ntime who a video came from. Only tests and the demo shorten it.",
         allowed: "a duration such as 250ms, 1s, 30min, 12h or 3d, from 100ms to 365d",
+        live: false,
         parse: |config, given| {
             given.duration(Duration::from_millis(100)).map(|value| config.catalogue_batch = value)
         },
@@ -177,6 +192,7 @@ pub const KEYS: &[KeySpec] = &[
         default: "\"3d\"",
         comment: "Over how long the older entries of a new friend are shown to others.\nOnly tests and the demo shorten it.",
         allowed: "a duration such as 250ms, 1s, 30min, 12h or 3d, from 0s to 365d",
+        live: false,
         parse: |config, given| given.duration(Duration::ZERO).map(|value| config.catalogue_spread = value),
     },
     KeySpec {
@@ -184,6 +200,7 @@ pub const KEYS: &[KeySpec] = &[
         default: "\"60s\"",
         comment: "Mean gap between the steps that build a circuit (used once circuits exist).",
         allowed: "a duration such as 250ms, 1s, 30min, 12h or 3d, from 1ms to 365d",
+        live: false,
         parse: |config, given| given.duration(MILLISECOND).map(|value| config.circuit_pace = value),
     },
     KeySpec {
@@ -191,6 +208,7 @@ pub const KEYS: &[KeySpec] = &[
         default: "\"6h\"",
         comment: "Time between two snapshots of the friends that circuits may use (used once circuits exist).",
         allowed: "a duration such as 250ms, 1s, 30min, 12h or 3d, from 1ms to 365d",
+        live: false,
         parse: |config, given| given.duration(MILLISECOND).map(|value| config.circuit_snapshot = value),
     },
     KeySpec {
@@ -198,6 +216,7 @@ pub const KEYS: &[KeySpec] = &[
         default: "\"warn\"",
         comment: "Which messages reach the log.",
         allowed: "off, error, warn, info, debug or trace",
+        live: false,
         parse: |config, given| log_level(given).map(|value| config.log_level = value),
     },
     KeySpec {
@@ -205,6 +224,7 @@ pub const KEYS: &[KeySpec] = &[
         default: "64",
         comment: "Most inbound connections that have not yet proved to be a friend's.",
         allowed: "a number from 1 to 4096",
+        live: false,
         parse: |config, given| given.count(1, 4096).map(|value| config.link_half_open = value),
     },
     KeySpec {
@@ -212,9 +232,88 @@ pub const KEYS: &[KeySpec] = &[
         default: "\"7d\"",
         comment: "How long a new invite can be used.",
         allowed: "a duration such as 250ms, 1s, 30min, 12h or 3d, from 1s to 365d",
+        live: false,
         parse: |config, given| given.duration(SECOND).map(|value| config.invite_expires = value),
     },
+    KeySpec {
+        name: "limits.up",
+        default: "\"off\"",
+        comment: "Most bytes a second that leave; see `kith net limits`.",
+        allowed: RATE,
+        live: true,
+        parse: |config, given| rate(given).map(|value| config.limits.base.all.up = Some(value)),
+    },
+    KeySpec {
+        name: "limits.down",
+        default: "\"off\"",
+        comment: "Most bytes a second that come.",
+        allowed: RATE,
+        live: true,
+        parse: |config, given| rate(given).map(|value| config.limits.base.all.down = Some(value)),
+    },
+    KeySpec {
+        name: "limits.own.up",
+        default: "\"off\"",
+        comment: "The same only for your own videos and what you fetch, up.",
+        allowed: RATE,
+        live: true,
+        parse: |config, given| rate(given).map(|value| config.limits.base.kinds[0].up = Some(value)),
+    },
+    KeySpec {
+        name: "limits.own.down",
+        default: "\"off\"",
+        comment: "The same only for your own videos and what you fetch, down.",
+        allowed: RATE,
+        live: true,
+        parse: |config, given| rate(given).map(|value| config.limits.base.kinds[0].down = Some(value)),
+    },
+    KeySpec {
+        name: "limits.fof.up",
+        default: "\"off\"",
+        comment: "The same only for friends of friends, when this node passes on, up.",
+        allowed: RATE,
+        live: true,
+        parse: |config, given| rate(given).map(|value| config.limits.base.kinds[1].up = Some(value)),
+    },
+    KeySpec {
+        name: "limits.fof.down",
+        default: "\"off\"",
+        comment: "The same only for friends of friends, when this node passes on, down.",
+        allowed: RATE,
+        live: true,
+        parse: |config, given| rate(given).map(|value| config.limits.base.kinds[1].down = Some(value)),
+    },
+    KeySpec {
+        name: "limits.onion.up",
+        default: "\"off\"",
+        comment: "The same only for circuits of others, when this node passes on (used once circuits exist), up.",
+        allowed: RATE,
+        live: true,
+        parse: |config, given| rate(given).map(|value| config.limits.base.kinds[2].up = Some(value)),
+    },
+    KeySpec {
+        name: "limits.onion.down",
+        default: "\"off\"",
+        comment: "The same only for circuits of others, when this node passes on (used once circuits exist), down.",
+        allowed: RATE,
+        live: true,
+        parse: |config, given| rate(given).map(|value| config.limits.base.kinds[2].down = Some(value)),
+    },
+    KeySpec {
+        name: "limits.schedule",
+        default: "[]",
+        comment: "Weekly windows, in local time, whose limits take the place of those above; see\n`kith net schedule`. A later window wins over an earlier one.",
+        allowed: "up to 32 of \"DAYS FROM-TO LIMITS\", such as \"mon-fri 08:00-18:00 up=1MB/s fof.up=off\"",
+        live: true,
+        parse: |config, given| {
+            given
+                .list(rates::MAX_WINDOWS, |one| Window::parse(one).ok())
+                .map(|value| config.limits.schedule = value)
+        },
+    },
 ];
+
+const RATE: &str = "off, or a rate like 500kB/s, 2MB/s or 1.5MiB/s, from 4KiB/s to 1000GB/s";
 
 impl KeySpec {
     /// The environment variable of this key: `catalogue.batch` is `KITH_CATALOGUE_BATCH`.
@@ -227,7 +326,19 @@ impl KeySpec {
         KEYS.iter().find(|key| key.name == name)
     }
 
-    fn apply(&self, config: &mut Config, given: &Given, origin: &Origin) -> Result<(), ConfigError> {
+    /// Whether the key allows this value.
+    fn check(&self, given: &Given, origin: &Origin) -> Result<(), ConfigError> {
+        let mut scratch = Config::placeholders();
+        self.apply_to(&mut scratch, given, origin)
+    }
+
+    fn apply(&self, to: &mut Loaded, given: Given, origin: &Origin) -> Result<(), ConfigError> {
+        self.apply_to(&mut to.config, &given, origin)?;
+        to.values.insert(self.name, (given, origin.clone()));
+        Ok(())
+    }
+
+    fn apply_to(&self, config: &mut Config, given: &Given, origin: &Origin) -> Result<(), ConfigError> {
         (self.parse)(config, given).map_err(|Refusal(reason)| ConfigError::Value {
             key: self.name,
             value: text::cut(&given.to_string(), MAX_SHOWN_VALUE).to_owned(),
@@ -249,6 +360,8 @@ pub enum Origin {
     Env(String),
     /// `--set` on the command line.
     Set,
+    /// The arguments of a command.
+    Command,
 }
 
 impl fmt::Display for Origin {
@@ -258,6 +371,7 @@ impl fmt::Display for Origin {
             Self::File(path) => write!(f, "{}", path.display()),
             Self::Env(name) => f.write_str(name),
             Self::Set => f.write_str("--set"),
+            Self::Command => f.write_str("the command"),
         }
     }
 }
@@ -333,33 +447,13 @@ impl std::error::Error for ConfigError {
 }
 
 impl Config {
-    /// The configuration from all sources. A file that does not exist says nothing; an empty
-    /// variable counts as unset; variables that match no key are not looked at.
+    /// The configuration from all sources; see [`Loaded::load`].
     pub fn load(
         file: &Path,
         sets: &[String],
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
-        let mut config = Self::defaults(&env)?;
-        config.read_toml(&read(file)?, &Origin::File(file.to_owned()))?;
-        for key in KEYS {
-            let variable = key.env_name();
-            if let Some(value) = env(&variable).filter(|value| !value.is_empty()) {
-                key.apply(&mut config, &Given::Text(value), &Origin::Env(variable))?;
-            }
-        }
-        for set in sets {
-            let (name, value) = set.split_once('=').ok_or_else(|| ConfigError::Syntax {
-                origin: Origin::Set,
-                what: format!("\"{}\" is not KEY=VALUE", text::cut(set, MAX_SHOWN_VALUE)),
-            })?;
-            known(name.trim(), &Origin::Set)?.apply(
-                &mut config,
-                &Given::Text(value.to_owned()),
-                &Origin::Set,
-            )?;
-        }
-        Ok(config)
+        Loaded::load(file, sets, env).map(|loaded| loaded.config)
     }
 
     /// The text of a new `config.toml`: each key with its comment and its default, commented out,
@@ -388,9 +482,9 @@ impl Config {
         }
     }
 
-    // Placeholders that the defaults of the table replace, so that each default stands once.
-    fn defaults(env: &impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let mut config = Self {
+    // What the defaults of the table replace, so that each default stands once.
+    fn placeholders() -> Self {
+        Self {
             name: String::new(),
             listen: Vec::new(),
             advertise: Vec::new(),
@@ -404,14 +498,65 @@ impl Config {
             log_level: LogLevel::Off,
             link_half_open: 0,
             invite_expires: Duration::ZERO,
-        };
-        let lines: Vec<String> = KEYS.iter().map(|key| format!("{} = {}", key.name, key.default)).collect();
-        config.read_toml(&lines.join("\n"), &Origin::Default)?;
-        let mut users = ["USER", "LOGNAME"].into_iter().filter_map(env);
-        if let Some(user) = users.find(|user| text::is_plain_name(user, MAX_NAME_LEN)) {
-            config.name = user;
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// A configuration, and where each of its values came from.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The values.
+    pub config: Config,
+    values: BTreeMap<&'static str, (Given, Origin)>,
+}
+
+impl Loaded {
+    /// The configuration from all sources. A file that does not exist says nothing; an empty
+    /// variable counts as unset; variables that match no key are not looked at.
+    pub fn load(
+        file: &Path,
+        sets: &[String],
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        let mut config = Self::defaults(&env)?;
+        config.read_toml(&read(file)?, &Origin::File(file.to_owned()))?;
+        for key in KEYS {
+            let variable = key.env_name();
+            if let Some(value) = env(&variable).filter(|value| !value.is_empty()) {
+                key.apply(&mut config, Given::Text(value), &Origin::Env(variable))?;
+            }
+        }
+        for set in sets {
+            let (name, value) = set.split_once('=').ok_or_else(|| ConfigError::Syntax {
+                origin: Origin::Set,
+                what: format!("\"{}\" is not KEY=VALUE", text::cut(set, MAX_SHOWN_VALUE)),
+            })?;
+            known(name.trim(), &Origin::Set)?.apply(
+                &mut config,
+                Given::Text(value.to_owned()),
+                &Origin::Set,
+            )?;
         }
         Ok(config)
+    }
+
+    /// A key's value as it was given, a list as its items, and where it came from.
+    pub fn value(&self, key: &KeySpec) -> Option<(&Given, &Origin)> {
+        self.values.get(key.name).map(|(given, origin)| (given, origin))
+    }
+
+    fn defaults(env: &impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let config = Config::placeholders();
+        let mut loaded = Self { config, values: BTreeMap::new() };
+        let lines: Vec<String> = KEYS.iter().map(|key| format!("{} = {}", key.name, key.default)).collect();
+        loaded.read_toml(&lines.join("\n"), &Origin::Default)?;
+        let mut users = ["USER", "LOGNAME"].into_iter().filter_map(env);
+        if let Some(user) = users.find(|user| text::is_plain_name(user, MAX_NAME_LEN)) {
+            loaded.config.name.clone_from(&user);
+            loaded.values.insert("name", (Given::Text(user), Origin::Default));
+        }
+        Ok(loaded)
     }
 
     fn read_toml(&mut self, toml: &str, origin: &Origin) -> Result<(), ConfigError> {
@@ -423,7 +568,7 @@ impl Config {
         let mut values = Vec::new();
         flatten("", &table, &mut values);
         for (name, value) in values {
-            known(&name, origin)?.apply(self, &Given::of(value), origin)?;
+            known(&name, origin)?.apply(self, Given::of(value), origin)?;
         }
         Ok(())
     }
@@ -487,10 +632,12 @@ struct Refusal(Option<&'static str>);
 
 const NOT_ALLOWED: Refusal = Refusal(None);
 
-// A value as it was written, before its key has a say.
-#[derive(Debug)]
-enum Given {
+/// A value as it was written, before its key has a say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Given {
+    /// One.
     Text(String),
+    /// Several.
     List(Vec<String>),
 }
 
@@ -589,6 +736,10 @@ fn privacy(given: &Given) -> Result<Privacy, Refusal> {
         "strict" => Ok(Privacy::Strict),
         _ => Err(NOT_ALLOWED),
     }
+}
+
+fn rate(given: &Given) -> Result<Option<u64>, Refusal> {
+    rates::parse(given.text()?).ok_or(NOT_ALLOWED)
 }
 
 fn log_level(given: &Given) -> Result<LogLevel, Refusal> {

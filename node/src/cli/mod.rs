@@ -1,5 +1,11 @@
 //! The command line's grammar. Names and flags are a contract with scripts: `docs/commands.md`.
 
+mod friends;
+mod operator;
+
+pub use friends::{Circle, Friend, Trust};
+pub use operator::{Config, Kind, Limits, Net, Off, Schedule};
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -47,6 +53,12 @@ pub enum Command {
         #[command(subcommand)]
         command: Friend,
     },
+    /// Circles of friends to publish to
+    Circle {
+        /// What to do
+        #[command(subcommand)]
+        command: Circle,
+    },
     /// Publish a video (FILE, or - for stdin)
     Publish(Publish),
     /// See and withdraw what you published
@@ -67,6 +79,36 @@ pub enum Command {
         #[command(subcommand)]
         command: StoreCommand,
     },
+    /// Limits of speed
+    Net {
+        /// What to do
+        #[command(subcommand)]
+        command: Net,
+    },
+    /// See and change the configuration
+    Config {
+        /// What to do
+        #[command(subcommand)]
+        command: Config,
+    },
+    /// Say what is wrong and what to do about it
+    Doctor {
+        /// Only about this friend
+        name: Option<String>,
+    },
+    /// Print what makes a shell complete commands
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages, one a command
+    Man {
+        /// An existing folder
+        dir: PathBuf,
+    },
+    /// This program's version and what it was built with
+    Version,
 }
 
 /// `kith up`
@@ -125,34 +167,6 @@ pub struct Id {
     pub out: Option<PathBuf>,
 }
 
-/// `kith friend`
-#[derive(Debug, Subcommand)]
-pub enum Friend {
-    /// Make an invite: one line, for one person, for some days
-    Invite {
-        /// How long it can be used, like 12h or 7d
-        #[arg(long, value_name = "TIME")]
-        expires: Option<String>,
-    },
-    /// Use an invite (INVITE, a file with it, or - for stdin)
-    Add {
-        /// The invite
-        invite: String,
-    },
-    /// All friends
-    List,
-    /// One friend
-    Show {
-        /// The friend's name here
-        name: String,
-    },
-    /// End a friendship
-    Remove {
-        /// The friend's name here
-        name: String,
-    },
-}
-
 /// `kith publish`
 #[derive(Args, Debug)]
 pub struct Publish {
@@ -173,7 +187,7 @@ pub struct Publish {
     /// Licence, like CC-BY-4.0
     #[arg(long, default_value = "")]
     pub licence: String,
-    /// Who may see it: friends, fof (friends and their friends) or friend:NAME
+    /// Who may see it: friends, fof (friends and their friends), friend:NAME or circle:NAME
     #[arg(long, default_value = "friends", value_name = "AUDIENCE")]
     pub to: String,
     /// Publish the file byte for byte

@@ -1,0 +1,149 @@
+//! Getting and watching.
+
+use super::*;
+
+/// The requests.
+pub(super) fn routes() -> Router<Api> {
+    Router::new()
+        .route("/api/fetches", post(fetch))
+        .route("/api/objects/{id}/content", get(content))
+        .route("/api/streams", post(open_stream))
+        .route("/api/streams/{name}", delete(close_stream))
+}
+
+/// Progress lines come this far apart.
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+#[derive(Deserialize)]
+struct FetchRequest {
+    id: String,
+    route: Option<String>,
+}
+
+fn route_of(text: Option<&str>) -> Result<Route, Failure> {
+    match text {
+        None | Some("auto") => Ok(Route::Auto),
+        Some("direct") => Ok(Route::Direct),
+        Some("fof") => Ok(Route::Fof),
+        Some(_) => Err(Failure::new(Exit::Usage, "--route is auto, direct or fof")),
+    }
+}
+
+/// Fetches an object; the answer is a line of JSON for each step, the last says how it ended.
+async fn fetch(State(api): State<Api>, Json(request): Json<FetchRequest>) -> Result<Response, ApiError> {
+    let route = route_of(request.route.as_deref())?;
+    let started = Instant::now();
+    let wanted = api.call(move |cx| cx.service.want(cx.now, cx.core, &request.id, route)).await?;
+    let (sender, body) = ChannelBody::new(None);
+    let copy = api.clone();
+    api.tasks.spawn("fetch progress", async move {
+        let last = match follow(&copy, wanted, started, &sender).await {
+            Ok(value) => value,
+            Err(failure) => json!({"event": "error", "error": error_json(&failure)}),
+        };
+        let _ = sender.send(line(&last)).await;
+    });
+    Ok(([("content-type", "application/x-ndjson")], Body::new(body)).into_response())
+}
+
+fn line(value: &Value) -> Bytes {
+    Bytes::from(format!("{value}\n"))
+}
+
+async fn follow(
+    api: &Api,
+    wanted: Wanted,
+    started: Instant,
+    to: &mpsc::Sender<Bytes>,
+) -> Result<Value, Failure> {
+    let (cap, status) = match wanted {
+        Wanted::Local(cap) => (cap, None),
+        Wanted::Fetching(cap, handle) => {
+            let mut receiver = handle.status.clone();
+            let mut told = None::<Instant>;
+            let last = loop {
+                let status: FetchStatus = receiver.borrow_and_update().clone();
+                if let Some(end) = &status.end {
+                    end.clone()?;
+                    break status;
+                }
+                if told.is_none_or(|at| at.elapsed() >= PROGRESS_EVERY) {
+                    told = Some(Instant::now());
+                    let value = json!({
+                        "event": "progress",
+                        "have_bytes": status.have_blocks * BLOCK_LEN as u64,
+                        "total_bytes": status.total_blocks * BLOCK_LEN as u64,
+                        "links": status.links,
+                    });
+                    if to.send(line(&value)).await.is_err() {
+                        return Err(Failure::new(Exit::Interrupted, "nobody waits for it any more"));
+                    }
+                }
+                tokio::select! {
+                    changed = receiver.changed() => if changed.is_err() {
+                        return Err(Failure::new(Exit::NotRunning, "the node is stopping"));
+                    },
+                    () = to.closed() => {
+                        return Err(Failure::new(Exit::Interrupted, "nobody waits for it any more"));
+                    }
+                    () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                }
+            };
+            (cap, Some(last))
+        }
+    };
+    let reader = Reader::new(api.store.clone(), cap.clone(), None, api.commands.clone());
+    let head = reader.head().await?;
+    let (mode, hops, sources) = match &status {
+        None => ("local", 0, 0),
+        Some(s) => (if s.links > 1 { "fof" } else { "direct" }, s.links, s.sources),
+    };
+    Ok(json!({
+        "event": "done",
+        "id": cap.root.to_hex(),
+        "bytes": head.len,
+        "seconds": started.elapsed().as_secs_f64(),
+        "mode": mode,
+        "hops": hops,
+        "sources": sources,
+        "title": head.title,
+        "mime": head.mime,
+    }))
+}
+
+/// The plaintext of an object that is here.
+async fn content(State(api): State<Api>, Path(id): Path<String>) -> Result<Response, ApiError> {
+    let wanted = api.call(move |cx| cx.service.want(cx.now, cx.core, &id, Route::Auto)).await?;
+    let (cap, handle) = match wanted {
+        Wanted::Local(cap) => (cap, None),
+        Wanted::Fetching(cap, handle) => (cap, Some(Arc::new(handle))),
+    };
+    let reader = Reader::new(api.store.clone(), cap, handle, api.commands.clone());
+    let head = reader.head().await?;
+    let (sender, body) = ChannelBody::new(Some(head.len));
+    if head.len > 0 {
+        api.tasks.spawn("content reader", async move {
+            if let Err(failure) = reader.send(0, head.len - 1, sender).await {
+                tracing::info!("a read ended early: {}", failure.exit);
+            }
+        });
+    }
+    let headers =
+        [("content-type", "application/octet-stream".to_owned()), ("content-length", head.len.to_string())];
+    Ok((headers, Body::new(body)).into_response())
+}
+
+async fn open_stream(State(api): State<Api>, Json(request): Json<FetchRequest>) -> Answer {
+    let route = route_of(request.route.as_deref())?;
+    let wanted = api.call(move |cx| cx.service.want(cx.now, cx.core, &request.id, route)).await?;
+    let (cap, handle) = match wanted {
+        Wanted::Local(cap) => (cap, None),
+        Wanted::Fetching(cap, handle) => (cap, Some(handle)),
+    };
+    let (url, name) = api.streams.open(cap, handle)?;
+    Ok(Json(json!({"url": url, "name": name, "expires_s": crate::stream::LIFETIME.as_secs()})))
+}
+
+async fn close_stream(State(api): State<Api>, Path(name): Path<String>) -> Answer {
+    Ok(Json(json!({"closed": api.streams.close(&name)})))
+}

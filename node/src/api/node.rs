@@ -1,0 +1,175 @@
+//! The node itself.
+
+use super::*;
+use crate::doctor;
+use kith_crypto::cert::Address;
+use kith_onion::ratchet::OutOfStep;
+
+/// The requests.
+pub(super) fn routes() -> Router<Api> {
+    Router::new()
+        .route("/api/status", get(status))
+        .route("/api/paths", get(paths))
+        .route("/api/stop", post(stop))
+        .route("/api/id", get(id))
+        .route("/api/store", get(store_stats))
+        .route("/api/config", get(config))
+        .route("/api/config/reload", post(reload))
+        .route("/api/limits", get(limits))
+        .route("/api/doctor", get(doctor))
+}
+
+async fn status(State(api): State<Api>) -> Answer {
+    let facts = api.facts.clone();
+    let mut value = api
+        .call(move |cx| {
+            let state = cx.service.state();
+            let online = state.friends.keys().filter(|k| cx.core.is_online(**k)).count();
+            let next = cx.core.next_relayed_pull(cx.now).map(|d| d.as_secs());
+            Ok(json!({
+                "name": state.me.as_ref().map(|m| m.name.clone()),
+                "friends": {"online": online, "total": state.friends.len(), "pending": state.taken.len()},
+                "entries": cx.core.entry_count(),
+                "videos": state.publications.len(),
+                "fetches": cx.service.fetch_count(),
+                "next_batch_s": next,
+                "read_only": cx.service.read_only(),
+                "clock_skew_s": cx.service.clock_warning().map(|ms| ms / 1000),
+            }))
+        })
+        .await?;
+    if let (Some(value), Some(ready)) = (value.as_object_mut(), facts.ready.as_object()) {
+        ready.iter().for_each(|(k, v)| {
+            value.insert(k.clone(), v.clone());
+        });
+        value.insert("uptime_s".into(), json!(facts.started.elapsed().as_secs()));
+        value.insert("privacy".into(), json!(facts.privacy));
+        value.insert("privacy_in_effect".into(), json!("fast"));
+        value.insert("reach_note".into(), json!(facts.reach_note));
+        if value.get("read_only").is_none_or(Value::is_null) && api.store.read_only() {
+            value.insert("read_only".into(), json!("a write to disk failed: check the disk, then restart"));
+        }
+    }
+    Ok(Json(value))
+}
+
+async fn paths(State(api): State<Api>) -> Answer {
+    Ok(Json(api.facts.paths.clone()))
+}
+
+async fn stop(State(api): State<Api>) -> Answer {
+    let (sender, _) = oneshot::channel();
+    let pid = std::process::id();
+    api.stop
+        .send(sender)
+        .await
+        .map_err(|_| Failure::new(Exit::NotRunning, "the node is stopping already"))?;
+    Ok(Json(json!({"stopping": true, "pid": pid})))
+}
+
+async fn id(State(api): State<Api>) -> Answer {
+    let value = api.call(|cx| own_id(cx.service.state(), cx.core)).await?;
+    Ok(Json(value))
+}
+
+fn own_id(state: &crate::records::State, core: &Core) -> Result<Value, Failure> {
+    let cert =
+        core.certificate().ok_or_else(|| Failure::new(Exit::Failure, "the certificate is not made yet"))?;
+    Ok(json!({
+        "name": state.me.as_ref().map(|m| m.name.clone()),
+        "fingerprint": core.me().fingerprint(),
+        "certificate": cert.to_text(),
+        "addresses": cert.addrs.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "expires": cert.expires,
+    }))
+}
+
+async fn store_stats(State(api): State<Api>) -> Answer {
+    let store = api.store.clone();
+    let stats = tokio::task::spawn_blocking(move || (store.stats(), store.read_only()))
+        .await
+        .map_err(|_| Failure::new(Exit::Failure, "the store did not answer"))?;
+    let (stats, read_only) = stats;
+    Ok(Json(json!({
+        "objects": stats.objects,
+        "pack_bytes": stats.pack_bytes,
+        "journal_bytes": stats.journal_bytes,
+        "view_bytes": stats.view_bytes,
+        "index_bytes": stats.index_bytes,
+        "free_bytes": stats.free_bytes,
+        "read_only": read_only,
+    })))
+}
+
+async fn config(State(api): State<Api>) -> Answer {
+    Ok(Json(api.settings.shown()?))
+}
+
+async fn limits(State(api): State<Api>) -> Answer {
+    Ok(Json(api.settings.limits_json()))
+}
+
+async fn reload(State(api): State<Api>) -> Answer {
+    let rates = api.settings.reload()?;
+    api.call(move |cx| {
+        cx.core.set_rates(cx.now, rates);
+        Ok(())
+    })
+    .await?;
+    config(State(api)).await
+}
+
+/// What the node knows for `kith doctor`.
+async fn doctor(State(api): State<Api>) -> Answer {
+    let facts = api.facts.clone();
+    let node = api
+        .call(move |cx| {
+            let friends = doctor_friends(cx);
+            let listen = facts.ready["listen"].as_array().into_iter().flatten();
+            Ok(doctor::Node {
+                read_only: cx.service.read_only().map(str::to_owned),
+                clock_skew_s: cx.service.clock_warning().map(|ms| ms / 1000),
+                listen: listen.filter_map(Value::as_str).map(str::to_owned).collect(),
+                advertised: addresses(cx.core.certificate().map_or(&[], |c| &c.addrs)),
+                friends,
+            })
+        })
+        .await?;
+    Ok(Json(serde_json::to_value(node).map_err(|_| bug())?))
+}
+
+fn addresses(list: &[Address]) -> Vec<String> {
+    list.iter().map(ToString::to_string).collect()
+}
+
+fn doctor_friends(cx: &Context<'_>) -> Vec<doctor::Friend> {
+    let state = cx.service.state();
+    let friends = state.friends.iter().map(|(key, friend)| {
+        let reach = cx.core.reach(cx.now, *key);
+        let out_of_step = reach.as_ref().and_then(|r| r.out_of_step).map(|side| match side {
+            OutOfStep::TheyAreBehind => doctor::OutOfStep::Theirs,
+            OutOfStep::WeAreBehind => doctor::OutOfStep::Ours,
+        });
+        doctor::Friend {
+            name: friend.name.clone(),
+            online: cx.core.is_online(*key),
+            blocked: state.settings_of(*key).blocked,
+            invite_expires: None,
+            met: state.met.get(key).copied(),
+            addresses: addresses(&friend.record.addrs),
+            last_dial: cx.service.last_dial(*key).cloned(),
+            out_of_step,
+            other_version: reach.and_then(|r| r.other_version),
+        }
+    });
+    let invites = state.taken.values().map(|invite| doctor::Friend {
+        name: invite.inviter.name.clone(),
+        invite_expires: Some(u64::from(invite.expires)),
+        addresses: addresses(&invite.inviter.addrs),
+        last_dial: cx.service.last_dial(FriendKey(invite.inviter.keys.sign)).cloned(),
+        ..doctor::Friend::default()
+    });
+    let mut all: Vec<doctor::Friend> = friends.chain(invites).collect();
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    all
+}

@@ -1,0 +1,252 @@
+//! What is published here, and publishing.
+
+use super::*;
+
+/// The requests.
+pub(super) fn routes() -> Router<Api> {
+    Router::new()
+        .route("/api/videos", get(videos))
+        .route("/api/videos/{id}", get(video).delete(remove_video))
+        .route("/api/videos/{id}/unshare", post(unshare))
+        .route("/api/publish", post(publish_video))
+}
+
+/// The text of an audience, as `--to` takes it.
+fn audience_text(state: &crate::records::State, audience: Option<Audience>) -> String {
+    match audience {
+        None => "nobody".into(),
+        Some(Audience::Friends) => "friends".into(),
+        Some(Audience::Fof) => "fof".into(),
+        Some(Audience::One(key)) => {
+            let name = state.friends.get(&key).map_or("(removed)", |f| f.name.as_str());
+            format!("friend:{name}")
+        }
+        Some(Audience::Circle(id)) => {
+            let name = state.circles.get(&id).map_or("(removed)", |c| c.name.as_str());
+            format!("circle:{name}")
+        }
+    }
+}
+
+fn audience_of(state: &crate::records::State, to: &str) -> Result<Audience, Failure> {
+    match to {
+        "friends" => Ok(Audience::Friends),
+        "fof" => Ok(Audience::Fof),
+        _ => match to.split_once(':') {
+            Some(("friend", name)) => {
+                state.friend_named(name).map(Audience::One).ok_or_else(|| no_friend(name))
+            }
+            Some(("circle", name)) => {
+                let found = state.circle_named(name).map(|(id, _)| Audience::Circle(id));
+                found.ok_or_else(|| super::circles::no_circle(name))
+            }
+            _ => {
+                let what =
+                    format!("--to {to} is not an audience: use friends, fof, friend:NAME or circle:NAME");
+                Err(Failure::new(Exit::Usage, what))
+            }
+        },
+    }
+}
+
+fn publication_json(cx: &Context<'_>, p: &Publication) -> Value {
+    json!({
+        "id": p.cap.root.to_hex(),
+        "link": p.cap.to_link(),
+        "title": p.title,
+        "text": p.text,
+        "tags": p.tags,
+        "mime": p.mime,
+        "duration_s": duration(p.duration_s),
+        "bytes": p.bytes,
+        "blocks": p.blocks,
+        "audience": audience_text(cx.service.state(), p.audience),
+        "published": p.created_s,
+    })
+}
+
+pub(super) fn duration(seconds: u32) -> Value {
+    if seconds == 0 { Value::Null } else { json!(seconds) }
+}
+
+/// What the catalogue says about a publication.
+pub fn entry_of(p: &Publication) -> Entry {
+    Entry {
+        cap: p.cap.clone(),
+        hops_left: 0,
+        title: p.title.clone(),
+        text: p.text.clone(),
+        tags: p.tags.clone(),
+        mime: p.mime.clone(),
+        duration_s: p.duration_s,
+        bytes: p.bytes,
+        published_day: (p.created_s / DAY_S) as u32,
+        expires_day: 0,
+    }
+}
+
+async fn videos(State(api): State<Api>) -> Answer {
+    let list = api
+        .call(|cx| {
+            let mut all: Vec<&Publication> = cx.service.state().publications.values().collect();
+            all.sort_by_key(|p| std::cmp::Reverse(p.created_s));
+            Ok(all.into_iter().map(|p| publication_json(cx, p)).collect())
+        })
+        .await?;
+    Ok(Json(Value::Array(list)))
+}
+
+fn own(cx: &Context<'_>, id: &str) -> Result<Root, Failure> {
+    let (root, _) = cx.service.resolve(cx.core, id)?;
+    if cx.service.state().publications.contains_key(&root) {
+        return Ok(root);
+    }
+    Err(Failure::new(Exit::Refused, "this video was not published here"))
+}
+
+async fn video(State(api): State<Api>, Path(id): Path<String>) -> Answer {
+    let value = api
+        .call(move |cx| {
+            let (root, _) = cx.service.resolve(cx.core, &id)?;
+            if let Some(p) = cx.service.state().publications.get(&root) {
+                return Ok(publication_json(cx, p));
+            }
+            match cx.core.listing(&root) {
+                Some(listing) => Ok(listing_json(cx, &listing, 0.0)),
+                None => Err(Failure::new(Exit::NotFound, "nothing is known of this video but its blocks")),
+            }
+        })
+        .await?;
+    Ok(Json(value))
+}
+
+async fn unshare(State(api): State<Api>, Path(id): Path<String>) -> Answer {
+    let (root, stored) = api
+        .call(move |cx| {
+            cx.check_writable()?;
+            let root = own(cx, &id)?;
+            let stored = cx.store(vec![Record::Unshared(root)]);
+            cx.core.withdraw(cx.now, root);
+            Ok((root, stored))
+        })
+        .await?;
+    durable(stored).await?;
+    Ok(Json(json!({"id": root.to_hex(), "audience": "nobody"})))
+}
+
+async fn remove_video(State(api): State<Api>, Path(id): Path<String>) -> Answer {
+    let (root, stored) = api
+        .call(move |cx| {
+            cx.check_writable()?;
+            let root = match own(cx, &id) {
+                Err(e) if e.exit == Exit::Refused => {
+                    let (root, _) = cx.service.resolve(cx.core, &id)?;
+                    cx.service.store().object(&root).ok_or(e)?;
+                    root
+                }
+                other => other?,
+            };
+            cx.service.end_fetches_of(cx.now, cx.core, cx.storage, root);
+            let published = cx.service.state().publications.contains_key(&root);
+            let stored = cx.store(if published { vec![Record::Removed(root)] } else { Vec::new() });
+            cx.core.withdraw(cx.now, root);
+            cx.core.release(&root);
+            Ok((root, stored))
+        })
+        .await?;
+    durable(stored).await?;
+    let store = api.store.clone();
+    let removed = tokio::task::spawn_blocking(move || store.remove(&root)).await;
+    removed.map_err(|_| bug())?.map_err(Failure::from)?;
+    Ok(Json(json!({"id": root.to_hex(), "removed": true})))
+}
+
+/// The header that carries a publish request's description as ASCII JSON.
+pub const PUBLISH_HEADER: &str = "kith-publish";
+
+async fn publish_video(State(api): State<Api>, request: Request) -> Answer {
+    let meta = request.headers().get(PUBLISH_HEADER).and_then(|v| serde_json::from_slice(v.as_bytes()).ok());
+    let meta: Meta = meta.ok_or_else(|| Failure::new(Exit::Usage, "the request lacks its description"))?;
+    meta.check()?;
+    let to = meta.to.clone();
+    let audience = api
+        .call(move |cx| {
+            cx.check_writable()?;
+            audience_of(cx.service.state(), &to)
+        })
+        .await?;
+    let mut key = [0; 32];
+    getrandom::fill(&mut key).map_err(|_| Failure::new(Exit::Failure, "the system gives no randomness"))?;
+    let now_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+
+    let (chunks, mut incoming) = mpsc::channel::<Result<Option<Bytes>, Failure>>(4);
+    let store = api.store.clone();
+    let about = meta.clone();
+    let work = tokio::task::spawn_blocking(move || {
+        let mut publication = None;
+        let next = || match incoming.blocking_recv() {
+            Some(Ok(bytes)) => Ok(bytes.map(Vec::from)),
+            Some(Err(e)) => Err(e),
+            // The node is stopping: what came is not the whole.
+            None => Err(Failure::new(Exit::Interrupted, "the file ended before it was complete")),
+        };
+        publish::run(&store, &about, Key::new(key), now_s, next, |stored| {
+            let p = Publication {
+                cap: stored.cap.clone(),
+                title: about.title.clone(),
+                text: about.text.clone(),
+                tags: about.tags.clone(),
+                mime: stored.mime.clone(),
+                bytes: stored.len,
+                duration_s: 0,
+                blocks: stored.geometry.data_count(),
+                audience: Some(audience),
+                created_s: now_s,
+            };
+            let record = Record::Published(Box::new(p.clone())).encode();
+            publication = Some(p);
+            record
+        })
+        .and_then(|stored| Ok((stored, publication.ok_or_else(bug)?)))
+    });
+    forward(request.into_body(), chunks).await;
+    let (stored, publication) = work.await.map_err(|_| bug())??;
+    let value = api
+        .call(move |cx| {
+            let verify = stored.cap.verify_cap();
+            cx.service.state_mut().apply(Record::Published(Box::new(publication.clone())));
+            cx.core.hold(cx.now, verify, stored.geometry);
+            cx.core.publish(cx.now, entry_of(&publication), audience, true);
+            let mut value = publication_json(cx, &publication);
+            if let Some(fields) = value.as_object_mut() {
+                fields.insert("stripped".into(), json!([]));
+                let media = publication.mime != "application/octet-stream";
+                fields.insert("metadata_kept".into(), json!(media && !meta.keep_metadata));
+            }
+            Ok(value)
+        })
+        .await?;
+    Ok(Json(value))
+}
+
+/// Moves a request's body into a bounded channel; a broken body is an error there, never an end.
+async fn forward(mut body: Body, to: mpsc::Sender<Result<Option<Bytes>, Failure>>) {
+    loop {
+        let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+        let chunk = match frame {
+            None => {
+                let _ = to.send(Ok(None)).await;
+                return;
+            }
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(bytes) => Ok(Some(bytes)),
+                Err(_) => continue,
+            },
+            Some(Err(_)) => Err(Failure::new(Exit::Interrupted, "the file ended before it was complete")),
+        };
+        let failed = chunk.is_err();
+        if to.send(chunk).await.is_err() || failed {
+            return;
+        }
+    }
+}

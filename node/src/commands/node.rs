@@ -1,0 +1,128 @@
+//! The node itself: stop, status, certificate, storage, paths, and the passphrase that unlocks it.
+
+use super::*;
+use crate::cli;
+
+impl Shell {
+    /// `kith stop`
+    pub async fn stop(&self) -> Result<(), Failure> {
+        let value = self.client.call(Method::POST, "/api/stop", None).await?;
+        let until = Instant::now() + Duration::from_secs(30);
+        while self.client.is_up().await {
+            if Instant::now() > until {
+                return Err(Failure::new(Exit::TimedOut, "the node does not end: look at its output"));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.print(&json!({"stopped": true, "pid": value.get("pid")}), || "The node has stopped.".into())
+    }
+
+    /// `kith status`
+    pub async fn status(&self) -> Result<(), Failure> {
+        let value = self.get("/api/status").await?;
+        self.print(&value, || {
+            let friends = value.get("friends").cloned().unwrap_or_default();
+            let listen: Vec<&str> =
+                value.get("listen").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+            let mut lines = vec![
+                format!("{}  {}", self.style.bold(&safe(text(&value, "name"))), text(&value, "node")),
+                format!(
+                    "up {}, process {}, version {}",
+                    human_duration(Duration::from_secs(number(&value, "uptime_s"))),
+                    number(&value, "pid"),
+                    text(&value, "version")
+                ),
+                format!("friends: {} of {} online", number(&friends, "online"), number(&friends, "total")),
+                format!("videos: {} published here, {} known in all", number(&value, "videos"), number(&value, "entries")),
+                format!("listening for friends on {}", listen.join(", ")),
+                "privacy: fast. Friends who give you a video see that you want it; a common friend sees both sides."
+                    .into(),
+            ];
+            if let Some(why) = value.get("read_only").and_then(Value::as_str) {
+                lines.push(self.style.red(&format!("the store is read-only: {why}")));
+            }
+            if let Some(skew) = value.get("clock_skew_s").and_then(Value::as_i64) {
+                lines.push(self.style.yellow(&format!("a friend's clock differs by {} minutes", skew / 60)));
+            }
+            lines.join("\n")
+        })
+    }
+
+    /// `kith id`
+    pub async fn id(&self, args: &cli::Id) -> Result<(), Failure> {
+        let value = self.get("/api/id").await?;
+        let certificate = text(&value, "certificate");
+        if let Some(path) = &args.out {
+            let file = new_file(path)?;
+            writeln!(&file, "{certificate}").context(format!("cannot write {}", path.display()))?;
+        }
+        self.print(&value, || {
+            let mut lines = format!(
+                "{}\nfingerprint {}\n{certificate}",
+                safe(text(&value, "name")),
+                text(&value, "fingerprint")
+            );
+            if args.qr {
+                lines.push('\n');
+                lines.push_str(&qr(certificate).unwrap_or_default());
+            }
+            lines
+        })
+    }
+
+    /// `kith store stats`
+    pub async fn store_stats(&self) -> Result<(), Failure> {
+        let value = self.get("/api/store").await?;
+        self.print(&value, || {
+            let size = |name| human_bytes(number(&value, name));
+            format!(
+                "{} videos, {} on disk\njournal {}, catalogue {}, index {}\nfree on this disk: {}",
+                number(&value, "objects"),
+                size("pack_bytes"),
+                size("journal_bytes"),
+                size("view_bytes"),
+                size("index_bytes"),
+                size("free_bytes")
+            )
+        })
+    }
+}
+
+/// `kith paths`: the answer does not need a running node.
+pub fn paths(value: &Value, json: bool) -> Result<(), Failure> {
+    if json { out(&value.to_string()) } else { out(fields(value).trim_end()) }
+}
+
+/// A passphrase from a file, stdin or the environment.
+pub fn passphrase(file: Option<&Path>) -> Result<Option<Vec<u8>>, Failure> {
+    const MAX: u64 = 4096;
+    let mut bytes = Vec::new();
+    match file {
+        Some(path) if path == Path::new("-") => {
+            std::io::stdin()
+                .lock()
+                .take(MAX + 1)
+                .read_to_end(&mut bytes)
+                .context("cannot read the passphrase")?;
+        }
+        Some(path) => {
+            let file = std::fs::File::open(path)
+                .context(format!("cannot open the passphrase file {}", path.display()))?;
+            file.take(MAX + 1).read_to_end(&mut bytes).context("cannot read the passphrase")?;
+        }
+        None => match std::env::var_os("KITH_PASSPHRASE") {
+            Some(value) => bytes = std::os::unix::ffi::OsStringExt::into_vec(value),
+            None => return Ok(None),
+        },
+    }
+    while matches!(bytes.last(), Some(b'\n' | b'\r')) {
+        bytes.pop();
+    }
+    if bytes.is_empty() {
+        return Err(Failure::new(Exit::Usage, "the passphrase is empty: it would protect nothing"));
+    }
+    if bytes.len() as u64 > MAX {
+        return Err(Failure::new(Exit::Usage, format!("the passphrase is longer than {MAX} bytes")));
+    }
+    Ok(Some(bytes))
+}

@@ -1,0 +1,515 @@
+//! What is wrong with a node, in plain words: from facts to findings. Pure; who gathers the facts is
+//! `kith doctor` (files, disk, clock) and the node itself (friends, addresses).
+//!
+//! Invariant: every finding that is wrong says what to do.
+
+use crate::terminal::{human_bytes, human_duration};
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// Below this much free space something must be done, below ten times as much it is time to think.
+const LITTLE_SPACE: u64 = 100 * 1024 * 1024;
+/// No node of this program ran before 2026.
+const EARLIEST_S: u64 = 1_767_225_600;
+
+/// Why an address did not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NoAnswer {
+    /// The machine is there; nothing listens on that port.
+    Refused,
+    /// Nothing came back.
+    TimedOut,
+    /// There is no way to it, or no such name.
+    Unreachable,
+}
+
+/// How calling a friend went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DialResult {
+    /// Something answered; whether a link came of it is seen elsewhere.
+    Connected,
+    /// No address answered: each with its reason.
+    Failed(Vec<(String, NoAnswer)>),
+}
+
+/// The last call to a friend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dial {
+    /// Unix seconds.
+    pub at: u64,
+    /// How it went.
+    pub result: DialResult,
+}
+
+/// What is known of a friend.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Friend {
+    /// Name here.
+    pub name: String,
+    /// A link stands.
+    pub online: bool,
+    /// Blocked here.
+    pub blocked: bool,
+    /// An invite that waits for its inviter: when it expires, in Unix seconds.
+    pub invite_expires: Option<u64>,
+    /// When a link stood last, in Unix seconds.
+    pub met: Option<u64>,
+    /// Known addresses.
+    pub addresses: Vec<String>,
+    /// The last call since the node started.
+    pub last_dial: Option<Dial>,
+    /// The keys of both sides do not fit.
+    pub out_of_step: Option<OutOfStep>,
+    /// The friend's program speaks this other major version of the protocol.
+    pub other_version: Option<u16>,
+}
+
+/// Whose keys are the older ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutOfStep {
+    /// The friend's.
+    Theirs,
+    /// This node's.
+    Ours,
+}
+
+/// What a running node knows of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Why nothing is stored any more.
+    pub read_only: Option<String>,
+    /// How far a friend's clock differs, if it is much.
+    pub clock_skew_s: Option<i64>,
+    /// Where it listens.
+    pub listen: Vec<String>,
+    /// What invites say.
+    pub advertised: Vec<String>,
+    /// Friends.
+    pub friends: Vec<Friend>,
+}
+
+/// A file or folder whose permissions are not as they must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loose {
+    /// Which.
+    pub path: String,
+    /// What is wrong with it.
+    pub what: String,
+    /// What mends it.
+    pub act: String,
+}
+
+/// Everything that was looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Unix seconds here.
+    pub now: u64,
+    /// Problems of the configuration, each with file and line.
+    pub config: Vec<String>,
+    /// Whether there is a store in this home.
+    pub initialised: bool,
+    /// Permissions that are wrong.
+    pub loose: Vec<Loose>,
+    /// Free bytes on the store's disk, if the system says so.
+    pub free_bytes: Option<u64>,
+    /// The running node, if it runs.
+    pub node: Option<Node>,
+}
+
+/// How much a finding matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// As it should be.
+    Fine,
+    /// Good to know.
+    Note,
+    /// Something to do.
+    Wrong,
+}
+
+/// One thing that was found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What it is about: `config`, `files`, `disk`, `clock`, `node`, `network`, or a friend.
+    pub about: String,
+    /// How much it matters.
+    pub level: Level,
+    /// What is the case.
+    pub what: String,
+    /// What that means.
+    pub why: String,
+    /// What to do, mostly a command; empty if nothing needs doing.
+    #[serde(rename = "do")]
+    pub act: String,
+}
+
+fn finding(about: &str, level: Level, what: impl Into<String>, why: &str, act: impl Into<String>) -> Finding {
+    Finding { about: about.into(), level, what: what.into(), why: why.into(), act: act.into() }
+}
+
+/// All findings, in the order in which they should be mended.
+pub fn findings(facts: &Facts) -> Vec<Finding> {
+    let mut out = Vec::new();
+    for problem in &facts.config {
+        let why = "a node does not start with it";
+        out.push(finding("config", Level::Wrong, problem.as_str(), why, "kith config validate"));
+    }
+    for loose in &facts.loose {
+        let why = "others on this machine could read or replace the node's secrets";
+        out.push(finding(
+            "files",
+            Level::Wrong,
+            format!("{} {}", loose.path, loose.what),
+            why,
+            loose.act.as_str(),
+        ));
+    }
+    out.extend(facts.free_bytes.and_then(disk));
+    out.extend(clock(facts));
+    out.extend(running(facts));
+    if let Some(node) = &facts.node {
+        out.extend(network(node));
+        out.extend(node.friends.iter().map(|f| friend(f, facts.now)));
+    }
+    out
+}
+
+fn disk(free: u64) -> Option<Finding> {
+    let shown = human_bytes(free);
+    let why = "publishing and fetching stop when the disk is full";
+    let act = "make room on this disk, or `kith video rm ID`";
+    match free {
+        free if free < LITTLE_SPACE => {
+            Some(finding("disk", Level::Wrong, format!("only {shown} are free"), why, act))
+        }
+        free if free < 10 * LITTLE_SPACE => {
+            Some(finding("disk", Level::Note, format!("{shown} are free"), why, act))
+        }
+        _ => None,
+    }
+}
+
+fn clock(facts: &Facts) -> Option<Finding> {
+    let act = "set the clock of this machine, for example with `timedatectl set-ntp true`";
+    if facts.now < EARLIEST_S {
+        let why = "invites and certificates look as if they came from the future";
+        return Some(finding("clock", Level::Wrong, "this machine's clock is years behind", why, act));
+    }
+    let skew = facts.node.as_ref()?.clock_skew_s?;
+    let by = human_duration(Duration::from_secs(skew.unsigned_abs()));
+    let why = "one of the two clocks is wrong; entries and invites expire at the wrong time";
+    Some(finding("clock", Level::Wrong, format!("a friend's clock differs by {by}"), why, act))
+}
+
+fn running(facts: &Facts) -> Option<Finding> {
+    match &facts.node {
+        None if !facts.initialised => {
+            let why = "there is no identity and no store in this home";
+            Some(finding("node", Level::Wrong, "there is no node here yet", why, "kith up"))
+        }
+        None => {
+            let why = "friends cannot reach it, and nothing can be fetched";
+            Some(finding("node", Level::Wrong, "the node is not running", why, "kith up"))
+        }
+        Some(Node { read_only: Some(why), .. }) => {
+            let act = "check the disk (dmesg, df), then restart: kith stop; kith up";
+            Some(finding("node", Level::Wrong, "the store is read-only", why, act))
+        }
+        Some(_) => None,
+    }
+}
+
+/// From where an address can be called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    Machine,
+    Network,
+    World,
+}
+
+fn scope(address: &str) -> Scope {
+    let Ok(addr) = address.parse::<SocketAddr>() else { return Scope::World };
+    match addr.ip() {
+        ip if ip.is_loopback() => Scope::Machine,
+        IpAddr::V4(ip) if ip.is_private() || ip.is_link_local() => Scope::Network,
+        IpAddr::V6(ip) if ip.is_unique_local() || ip.is_unicast_link_local() => Scope::Network,
+        _ => Scope::World,
+    }
+}
+
+fn network(node: &Node) -> Option<Finding> {
+    let Some(first) = node.listen.first() else {
+        let why = "links come to be only with friends whom this node can call";
+        let act = "start with --listen 0.0.0.0:5483 if friends should call";
+        return Some(finding("network", Level::Note, "this node listens nowhere", why, act));
+    };
+    let widest = node.advertised.iter().map(|a| scope(a)).max_by_key(|s| *s as u8);
+    let what = match widest {
+        Some(Scope::World) => return None,
+        Some(Scope::Network) => "invites name addresses of your own network only",
+        _ => "invites name addresses of this machine only",
+    };
+    let port = first.rsplit_once(':').map_or("5483", |(_, port)| port);
+    let why = "friends elsewhere cannot call this node; it works if this node can call them";
+    let act = format!(
+        "forward TCP port {port} in your router and start with --advertise YOUR-PUBLIC-ADDRESS:{port}"
+    );
+    Some(finding("network", Level::Note, what, why, act))
+}
+
+fn friend(friend: &Friend, now: u64) -> Finding {
+    let name = friend.name.as_str();
+    let quoted = shell_word(name);
+    let say = |level, what: String, why: &str, act: String| finding(name, level, what, why, act);
+    if friend.blocked {
+        let act = format!("kith friend unblock {quoted}");
+        return say(Level::Note, "blocked by you".into(), "this node stays silent to this friend", act);
+    }
+    if friend.online {
+        return say(Level::Fine, "online".into(), "", String::new());
+    }
+    if let Some(version) = friend.other_version {
+        let what = format!("their program speaks version {version} of the protocol");
+        let act = "update the older of both programs: kith version".into();
+        return say(Level::Wrong, what, "the two programs do not understand each other", act);
+    }
+    if let Some(side) = friend.out_of_step {
+        let why = match side {
+            OutOfStep::Theirs => "their node was restored from a backup, or somebody uses a copy of it",
+            OutOfStep::Ours => "this node was restored from a backup, or somebody uses a copy of it",
+        };
+        let act = format!("ask them; if it was a restore: kith friend verify {quoted} --restored");
+        return say(Level::Wrong, "the keys of both sides are out of step".into(), why, act);
+    }
+    if friend.invite_expires.is_some_and(|at| at <= now) {
+        let act = format!("kith friend remove {quoted}, then ask for a new invite");
+        let why = "the inviter could not be reached while it was valid";
+        return say(Level::Wrong, "the invite that you used has expired".into(), why, act);
+    }
+    if friend.addresses.is_empty() {
+        let why = "this node cannot call; only the friend can";
+        let act = "ask the friend for a new invite, or wait until the friend's node calls".into();
+        return say(Level::Wrong, "no address is known".into(), why, act);
+    }
+    let seen = friend.met.map_or_else(|| "never met".into(), |at| format!("last met {} ago", ago(at, now)));
+    let Some(dial) = &friend.last_dial else {
+        let act = "wait a minute and ask again".into();
+        return say(Level::Note, format!("not called yet ({seen})"), "the node has just started", act);
+    };
+    let called = ago(dial.at, now);
+    match &dial.result {
+        DialResult::Connected => silent(friend, &seen, &say),
+        DialResult::Failed(tried) => {
+            let each: Vec<String> =
+                tried.iter().map(|(addr, why)| format!("{addr} {}", answer(*why))).collect();
+            let what = format!("offline, {seen}; called {called} ago: {}", each.join(", "));
+            let (why, act) = unanswered(tried);
+            say(Level::Wrong, what, why, act.into())
+        }
+    }
+}
+
+fn silent(friend: &Friend, seen: &str, say: &impl Fn(Level, String, &str, String) -> Finding) -> Finding {
+    if friend.invite_expires.is_some() || friend.met.is_none() {
+        let why = "their node answers, but does not know this one yet";
+        let act = "give them your certificate (kith id), so that they add it: kith friend add -".into();
+        return say(Level::Note, "waiting to be added back".into(), why, act);
+    }
+    let why = "something answers there and stays silent: they removed or blocked you, their node was restored \
+               from a backup, or another machine has that address now";
+    let act = "ask them; if they did not mean it, remove each other and make a new invite".into();
+    say(Level::Wrong, format!("offline, {seen}; answered but silent"), why, act)
+}
+
+const fn answer(why: NoAnswer) -> &'static str {
+    match why {
+        NoAnswer::Refused => "refused",
+        NoAnswer::TimedOut => "did not answer",
+        NoAnswer::Unreachable => "cannot be reached",
+    }
+}
+
+fn unanswered(tried: &[(String, NoAnswer)]) -> (&'static str, &'static str) {
+    let any = |what| tried.iter().any(|(_, why)| *why == what);
+    if any(NoAnswer::Refused) {
+        let why = "the machine is there, but no node listens on that port";
+        return (why, "ask whether their node runs, and on which port (kith status)");
+    }
+    if any(NoAnswer::TimedOut) {
+        let why = "the machine is off, a router does not forward the port, or the address has changed";
+        return (
+            why,
+            "ask whether their node runs and their router forwards its port; else ask for a new invite",
+        );
+    }
+    (
+        "there is no way to these addresses from here",
+        "check this machine's network; else ask for a new invite",
+    )
+}
+
+fn ago(at: u64, now: u64) -> String {
+    human_duration(Duration::from_secs(now.saturating_sub(at)))
+}
+
+/// A name as a shell takes it.
+fn shell_word(name: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
+    if name.chars().all(plain) { name.into() } else { format!("'{}'", name.replace('\'', "'\\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn bo(last: Option<DialResult>) -> Friend {
+        Friend {
+            name: "Bo".into(),
+            met: Some(NOW - 7_200),
+            addresses: vec!["192.0.2.1:5483".into()],
+            last_dial: last.map(|result| Dial { at: NOW - 90, result }),
+            ..Friend::default()
+        }
+    }
+
+    fn failed(why: NoAnswer) -> Option<DialResult> {
+        Some(DialResult::Failed(vec![("192.0.2.1:5483".into(), why)]))
+    }
+
+    #[track_caller]
+    fn check(facts: &Friend, level: Level, what: &str, act: &str) {
+        let found = friend(facts, NOW);
+        assert_eq!((found.about.as_str(), found.level), ("Bo", level), "{found:?}");
+        assert!(found.what.contains(what) && found.act.contains(act), "{found:?}");
+        assert!(level != Level::Wrong || !found.act.is_empty() && !found.why.is_empty(), "{found:?}");
+    }
+
+    #[test]
+    fn each_state_of_a_friend_has_its_finding() {
+        check(&Friend { online: true, ..bo(None) }, Level::Fine, "online", "");
+        check(
+            &Friend { blocked: true, ..bo(failed(NoAnswer::Refused)) },
+            Level::Note,
+            "blocked by you",
+            "friend unblock Bo",
+        );
+        check(
+            &Friend { addresses: Vec::new(), ..bo(None) },
+            Level::Wrong,
+            "no address is known",
+            "new invite",
+        );
+        check(&bo(None), Level::Note, "not called yet (last met 2 h ago)", "wait");
+        check(&Friend { met: None, ..bo(None) }, Level::Note, "never met", "wait");
+        check(
+            &bo(failed(NoAnswer::Refused)),
+            Level::Wrong,
+            "called 1 min 30 s ago: 192.0.2.1:5483 refused",
+            "which port",
+        );
+        check(
+            &bo(failed(NoAnswer::TimedOut)),
+            Level::Wrong,
+            "192.0.2.1:5483 did not answer",
+            "forwards its port",
+        );
+        check(&bo(failed(NoAnswer::Unreachable)), Level::Wrong, "cannot be reached", "network");
+        check(&bo(Some(DialResult::Connected)), Level::Wrong, "answered but silent", "new invite");
+        check(
+            &Friend { met: None, ..bo(Some(DialResult::Connected)) },
+            Level::Note,
+            "waiting to be added back",
+            "kith id",
+        );
+        let invited =
+            |expires| Friend { met: None, invite_expires: Some(expires), ..bo(failed(NoAnswer::TimedOut)) };
+        check(&invited(NOW - 1), Level::Wrong, "expired", "kith friend remove Bo");
+        check(&invited(NOW + 1), Level::Wrong, "never met; called", "forwards");
+    }
+
+    #[test]
+    fn names_are_words_of_a_shell() {
+        assert_eq!(shell_word("Zoë-2"), "Zoë-2");
+        assert_eq!(shell_word("Ana 2"), "'Ana 2'");
+        assert_eq!(shell_word("it's; rm"), "'it'\\''s; rm'");
+    }
+
+    fn healthy() -> Facts {
+        let node = Node {
+            listen: vec!["0.0.0.0:5483".into()],
+            advertised: vec!["198.51.100.7:5483".into()],
+            ..Node::default()
+        };
+        Facts {
+            now: NOW,
+            initialised: true,
+            free_bytes: Some(u64::MAX),
+            node: Some(node),
+            ..Facts::default()
+        }
+    }
+
+    #[track_caller]
+    fn only(facts: &Facts, about: &str, level: Level, what: &str, act: &str) {
+        let found = findings(facts);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!((found[0].about.as_str(), found[0].level), (about, level), "{found:?}");
+        assert!(found[0].what.contains(what) && found[0].act.contains(act), "{found:?}");
+    }
+
+    fn with(change: impl FnOnce(&mut Facts)) -> Facts {
+        let mut facts = healthy();
+        change(&mut facts);
+        facts
+    }
+
+    fn with_node(change: impl FnOnce(&mut Node)) -> Facts {
+        with(|f| change(f.node.as_mut().unwrap()))
+    }
+
+    #[test]
+    fn each_fault_of_a_node_has_its_finding() {
+        assert_eq!(findings(&healthy()), []);
+        let config = with(|f| f.config = vec!["config.toml:3: x".into()]);
+        only(&config, "config", Level::Wrong, ":3:", "kith config validate");
+        let loose = Loose { path: "k".into(), what: "has mode 644".into(), act: "chmod 600 k".into() };
+        only(&with(|f| f.loose = vec![loose]), "files", Level::Wrong, "k has mode 644", "chmod 600 k");
+        only(&with(|f| f.free_bytes = Some(1 << 20)), "disk", Level::Wrong, "only 1.0 MiB", "make room");
+        only(&with(|f| f.free_bytes = Some(1 << 29)), "disk", Level::Note, "512.0 MiB", "make room");
+        only(&with(|f| f.now = 5), "clock", Level::Wrong, "years behind", "set the clock");
+        only(&with(|f| f.node = None), "node", Level::Wrong, "not running", "kith up");
+        only(
+            &with(|f| (f.node, f.initialised) = (None, false)),
+            "node",
+            Level::Wrong,
+            "no node here",
+            "kith up",
+        );
+        only(
+            &with_node(|n| n.clock_skew_s = Some(-7_200)),
+            "clock",
+            Level::Wrong,
+            "differs by 2 h",
+            "set the clock",
+        );
+        only(&with_node(|n| n.read_only = Some("x".into())), "node", Level::Wrong, "read-only", "restart");
+    }
+
+    #[test]
+    fn the_port_to_forward_is_named_when_only_neighbours_can_call() {
+        let advertise = |addr: &str| with_node(|n| n.advertised = vec![addr.into()]);
+        only(&advertise("127.0.0.1:9"), "network", Level::Note, "this machine only", "port 5483");
+        only(&advertise("[::1]:9"), "network", Level::Note, "this machine only", "port 5483");
+        only(&advertise("192.168.1.5:9"), "network", Level::Note, "your own network only", "--advertise");
+        only(&advertise("[fd00::1]:9"), "network", Level::Note, "your own network only", "--advertise");
+        assert_eq!(findings(&advertise("kith.example.org:9")), []);
+        only(&with_node(|n| n.listen.clear()), "network", Level::Note, "listens nowhere", "--listen");
+    }
+}
