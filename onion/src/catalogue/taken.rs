@@ -292,7 +292,9 @@ impl Catalogue {
     fn put(&mut self, friend: FriendKey, no: FriendNo, told: Told<'_>) -> Outcome {
         let Told { part, eid, entry, head, release_ms } = told;
         let words = EntryWords::of(entry);
-        let id = self.objects.find_or_insert(&head.root, || words.clone());
+        let Some(id) = self.objects.find_or_insert(&head.root, || words.clone()) else {
+            return Outcome::default();
+        };
         let (Some(view), Some(known)) = (self.views.get_mut(&friend), self.objects.get_mut(id)) else {
             return Outcome::default();
         };

@@ -775,7 +775,7 @@ impl World {
                     self.fetch_event(id, root, event);
                 }
             }
-            Event::Down(_) | Event::Listed(_) | Event::Unlisted(_) | Event::ClockSkew(..) => {}
+            Event::Down(_) | Event::ClockSkew(..) => {}
         }
     }
 
