@@ -272,9 +272,10 @@ impl Service {
             let seen = hits.len();
             wanted = wanted.saturating_mul(8).max(limit.saturating_mul(4));
             hits = self.index.query(words, wanted);
-            let new = hits.iter().skip(seen).filter_map(|hit| {
-                Some(Found { listing: core.entry(EntryId(hit.id))?, score: hit.score })
-            });
+            let new = hits
+                .iter()
+                .skip(seen)
+                .filter_map(|hit| Some(Found { listing: core.entry(EntryId(hit.id))?, score: hit.score }));
             found.extend(new.filter(|f| keep(&f.listing)).take(limit - found.len()));
             if hits.len() < wanted {
                 break;

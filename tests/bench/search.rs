@@ -28,8 +28,9 @@ use kith_crypto::pair::PairRoot;
 use kith_crypto::passphrase::Cost;
 use kith_crypto::rng::Rng;
 use kith_crypto::secret::Key;
+use kith_onion::catalogue::{Catalogue, Pace};
 use kith_onion::entry::{Entry, fitting_tags};
-use kith_onion::{FriendRecord, Traffic};
+use kith_onion::{FriendKey, FriendRecord, Now, Traffic};
 use kith_store::{Options, Store, Unlock};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -71,7 +72,8 @@ fn main() {
     row("resident, MiB", &full.iter().map(|m| m.resident).collect::<Vec<_>>(), "");
     row("peak, MiB", &full.iter().map(|m| m.peak).collect::<Vec<_>>(), "");
     let over = |pick: fn(&Memory) -> f64| {
-        median(&full.iter().map(pick).collect::<Vec<_>>()) - median(&idle.iter().map(pick).collect::<Vec<_>>())
+        median(&full.iter().map(pick).collect::<Vec<_>>())
+            - median(&idle.iter().map(pick).collect::<Vec<_>>())
     };
     println!("{:<46} {:>9.1} {:>9}  <= 64", "resident over idle, MiB", over(|m| m.resident), "");
     println!("{:<46} {:>9.1} {:>9}", "peak over idle's peak, MiB", over(|m| m.peak), "");
@@ -98,11 +100,13 @@ fn main() {
     }
     percentiles("search, all usual kinds: ms", &all, "<= 10");
 
-    let scans: Vec<f64> = words.queries(40).iter().flat_map(|(_, list)| list.clone()).map(|q| scan(&texts, &q)).collect();
+    let scans: Vec<f64> =
+        words.queries(40).iter().flat_map(|(_, list)| list.clone()).map(|q| scan(&texts, &q)).collect();
     percentiles("reference, plain scan: ms", &scans, "");
     println!("{:<46} {:>9.3}", "search p50 / scan p50", at(&all, 0.5) / at(&scans, 0.5));
     up.stop();
     index_page(&texts);
+    drop_view(&mut words);
 }
 
 /// Milliseconds to look at every title and text for all words.
@@ -133,6 +137,59 @@ fn index_page(texts: &[(String, String)]) {
         times.push(begun.elapsed().as_secs_f64() * 1e3);
     }
     percentiles("index of a page of 700 entries: ms", &times, "");
+}
+
+/// What it takes to drop all that one friend told, among the entries of others.
+fn drop_view(words: &mut Words) {
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+    let now = Now { at: Duration::ZERO, unix_ms: now_ms };
+    let (mut rng, mut texts) = (Rng::from_seed([9; 32]), Vec::new());
+    let mut catalogue = Catalogue::new(Pace::default(), Key::new([1; 32]), Rng::from_seed([1; 32]));
+    let mut index = search::Index::new();
+    for n in 0..10 {
+        let friend = FriendKey([n; 32]);
+        catalogue.add_friend(friend);
+        for _ in 0..8000 {
+            let record = add(&mut rng, words, &mut texts);
+            catalogue.restore(now, friend, &record).unwrap();
+        }
+    }
+    let all = sync(&mut catalogue, &mut index, usize::MAX);
+    assert_eq!(all, 80_000);
+    catalogue.timeout(now);
+    let begun = Instant::now();
+    catalogue.forget_view(now, FriendKey([3; 32]));
+    let forgotten = begun.elapsed().as_secs_f64() * 1e3;
+    while catalogue.poll().is_some() {}
+    let mut turns = Vec::new();
+    while catalogue.unsearched() > 0 {
+        let begun = Instant::now();
+        sync(&mut catalogue, &mut index, 100);
+        turns.push(begun.elapsed().as_secs_f64() * 1e3);
+    }
+    assert_eq!(index.len(), 72_000, "the friend's 8,000 are gone from search");
+    println!("{:<46} {forgotten:>9.2}", "forget one view of 8,000 of 80,000 entries: ms");
+    percentiles("search forgets them, a turn of 100: ms", &turns, "");
+}
+
+/// Lets the index see what changed, as the node does.
+fn sync(catalogue: &mut Catalogue, index: &mut search::Index, most: usize) -> usize {
+    let mut done = 0;
+    while done < most
+        && let Some((id, searchable)) = catalogue.next_unsearched()
+    {
+        done += 1;
+        match searchable {
+            Some(s) => {
+                let (title, text) = (s.entry.title, s.entry.text);
+                index.insert(id.0, search::Doc { title, text, source: s.teller, ..search::Doc::default() });
+            }
+            None => {
+                index.remove(id.0);
+            }
+        }
+    }
+    done
 }
 
 // ---- the home -----------------------------------------------------------------------------------
@@ -383,7 +440,9 @@ impl Words {
         vec![
             make(usual("one word", true), &mut |w, n| spread(n, &w.all)),
             make(usual("prefix of two letters", true), &mut |w, n| spread(n, &w.all)[..2].to_owned()),
-            make(usual("two common words", true), &mut |w, n| format!("{} {}", w.all[n % 20], w.all[20 + n % 30])),
+            make(usual("two common words", true), &mut |w, n| {
+                format!("{} {}", w.all[n % 20], w.all[20 + n % 30])
+            }),
             make(usual("very common word", true), &mut |w, n| w.all[n % 10].clone()),
             make(usual("nothing", false), &mut |w, n| format!("{}xqy{n}", spread(n, &w.all))),
             make(slow("one letter", Some(true)), &mut |_, n| {

@@ -169,7 +169,8 @@ impl Index {
         let mut lengths = [0_u8; FIELD_COUNT];
         let Doc { title, text, tags, via_name, source } = doc;
         let tags = tags.iter().take(MAX_TAGS).map(|tag| (1, cut(tag, MAX_FIELD_BYTES / MAX_TAGS)));
-        let texts = [(2, cut(text, MAX_FIELD_BYTES)), (3, cut(via_name.unwrap_or_default(), MAX_FIELD_BYTES))];
+        let texts =
+            [(2, cut(text, MAX_FIELD_BYTES)), (3, cut(via_name.unwrap_or_default(), MAX_FIELD_BYTES))];
         for (field, text) in std::iter::once((0, cut(title, MAX_FIELD_BYTES))).chain(tags).chain(texts) {
             let Some(length) = lengths.get_mut(field) else { continue };
             each_word(text, |word| {

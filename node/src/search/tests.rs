@@ -1,7 +1,7 @@
 //! The index next to a model that looks at every word of every entry.
 
-use super::*;
 use super::fold::{MAX_WORD_BYTES, each_word};
+use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 

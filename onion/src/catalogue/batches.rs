@@ -63,7 +63,8 @@ impl Catalogue {
     /// The end of a batch: entries enter and leave the relayed log together, in random order.
     fn release(&mut self, now_ms: u64) {
         let later = self.due.split_off(&(now_ms + 1, EntryId(0)));
-        let mut ids: Vec<EntryId> = std::mem::replace(&mut self.due, later).into_iter().map(|d| d.1).collect();
+        let mut ids: Vec<EntryId> =
+            std::mem::replace(&mut self.due, later).into_iter().map(|d| d.1).collect();
         ids.sort_unstable();
         ids.dedup();
         shuffle(&mut ids, &mut self.rng);

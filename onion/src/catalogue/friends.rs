@@ -149,7 +149,8 @@ impl Catalogue {
         let mut leaves = false;
         for (eid, id) in self.entries_of(friend) {
             let Some(known) = self.objects.get_mut(id) else { continue };
-            let was_told = known.listed && known.mention(no, eid).is_some_and(super::known::Heard::may_travel);
+            let was_told =
+                known.listed && known.mention(no, eid).is_some_and(super::known::Heard::may_travel);
             if was_told {
                 leaves |= known.mention(no, eid).is_some_and(super::known::Heard::stays);
                 // Others' words count from now on.

@@ -160,7 +160,9 @@ impl Catalogue {
             let no = view.no;
             for (eid, id) in unseen {
                 let mention = self.objects.get(id).and_then(|k| k.mention(no, eid));
-                if mention.is_some_and(|h| h.part == delta.part) && self.drop_mention(now.unix_ms, friend, eid) {
+                if mention.is_some_and(|h| h.part == delta.part)
+                    && self.drop_mention(now.unix_ms, friend, eid)
+                {
                     records.push(del_record(eid));
                 }
             }

@@ -133,8 +133,7 @@ impl PartState {
 
     /// Whether an entry more of this length would be too much.
     pub(super) const fn would_be_over(&self, shares: &Shares, len: usize) -> bool {
-        self.size.entries >= shares.view_entries
-            || self.size.bytes.saturating_add(len) > shares.view_bytes
+        self.size.entries >= shares.view_entries || self.size.bytes.saturating_add(len) > shares.view_bytes
     }
 
     pub(super) fn came(&mut self, day: u32, eid: Eid, len: usize) {
