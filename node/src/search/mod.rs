@@ -9,11 +9,13 @@
 //! enough have gathered, and then all slots are numbered anew. What may be shown to whom is for the
 //! caller, who also keeps the entries themselves.
 
+mod bits;
 mod fold;
 mod postings;
 #[cfg(test)]
 mod tests;
 
+use bits::Bits;
 use fold::each_word;
 use kith_crypto::text::cut;
 use postings::{Postings, Term};
@@ -367,49 +369,6 @@ impl Hasher for AsIs {
 
     fn write_u64(&mut self, hash: u64) {
         self.0 = hash;
-    }
-}
-
-// A set of slots: small enough for the nearest cache, which the many look-ups of a query need.
-#[derive(Clone)]
-struct Bits(Vec<u64>);
-
-impl Bits {
-    fn new(len: usize) -> Self {
-        Self(vec![0; len.div_ceil(64)])
-    }
-
-    fn set(&mut self, at: usize) {
-        if let Some(word) = self.0.get_mut(at / 64) {
-            *word |= 1 << (at % 64);
-        }
-    }
-
-    fn has(&self, at: usize) -> bool {
-        self.0.get(at / 64).is_some_and(|word| word >> (at % 64) & 1 == 1)
-    }
-
-    fn and(&self, other: &Self) -> Self {
-        Self(self.0.iter().zip(&other.0).map(|(a, b)| a & b).collect())
-    }
-
-    fn count(&self) -> usize {
-        self.0.iter().map(|word| word.count_ones() as usize).sum()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.iter().all(|word| *word == 0)
-    }
-
-    fn ones(&self) -> impl Iterator<Item = usize> {
-        self.0.iter().enumerate().flat_map(|(index, word)| {
-            let mut left = *word;
-            std::iter::from_fn(move || {
-                let bit = left.trailing_zeros() as usize;
-                left &= left.checked_sub(1)?;
-                Some(index * 64 + bit)
-            })
-        })
     }
 }
 

@@ -520,7 +520,9 @@ proptest! {
             prop_assert_eq!(shown, listed, "search knows what the catalogue knows");
         }
         // Without friends and own publications nothing is left in the end.
-        (0..6).for_each(|n| drop((c.withdraw(nth(0, n, 0).1.root()),)));
+        for n in 0..6 {
+            c.withdraw(nth(0, n, 0).1.root());
+        }
         (1..4).for_each(|n| c.remove_friend(now, friend(n)));
         play(&mut c, &mut now, &Step::Wait(100_000));
         play(&mut c, &mut now, &Step::Wait(100_000));
