@@ -10,6 +10,7 @@ mod friends;
 mod known;
 mod locators;
 mod replay;
+mod shares;
 mod taken;
 #[cfg(test)]
 mod tests;

@@ -211,17 +211,21 @@ impl<'a> EntryRef<'a> {
     }
 }
 
-/// The tags as they lie there: none is empty, and all fit together.
+/// The tags as they lie there. The one allowed form is the one that encoding gives: no empty tags,
+/// no surplus.
 fn read_tags<'a>(r: &mut Reader<'a>) -> Result<&'a [u8], DecodeError> {
     let bad = r.invalid("tags");
-    let count = r.u8()?;
-    let (all, before) = (r.remaining(), r.at());
-    for _ in 0..count {
-        if r.text8(MAX_TAG, "tag")?.is_empty() || r.at() - before > MAX_TAGS_LEN {
-            return Err(bad);
-        }
+    let count = usize::from(r.u8()?);
+    if count > MAX_TAGS_LEN / 2 {
+        return Err(bad);
     }
-    all.get(..r.at() - before).ok_or(bad)
+    let (all, before) = (r.remaining(), r.at());
+    let mut any_empty = false;
+    for _ in 0..count {
+        any_empty |= r.text8(MAX_TAG, "tag")?.is_empty();
+    }
+    let len = r.at() - before;
+    all.get(..len).filter(|_| !any_empty && len <= MAX_TAGS_LEN).ok_or(bad)
 }
 
 /// Where an encoded entry has what each mention of it keeps apart.

@@ -1,6 +1,6 @@
 //! Words of a text as search compares them: case, accents and presentation forms make no difference.
 
-use kith_crypto::text::is_invisible;
+use kith_crypto::text::{cut, is_invisible};
 use unicode_normalization::UnicodeNormalization as _;
 use unicode_normalization::char::canonical_combining_class;
 
@@ -16,15 +16,28 @@ pub(super) fn each_word(text: &str, mut emit: impl FnMut(&str)) {
         // Most text is plain, and no plain letter changes with what stands around it.
         let plain = rest.bytes().position(|b| !b.is_ascii()).unwrap_or(rest.len());
         let (ascii, tail) = rest.split_at(plain);
-        for c in ascii.chars() {
-            put(c.to_ascii_lowercase(), &mut word, &mut emit);
-        }
+        put_plain(ascii, &mut word, &mut emit);
         let other = tail.bytes().position(|b| b.is_ascii()).unwrap_or(tail.len());
         let (other, tail) = tail.split_at(other);
         folded(other).for_each(|c| put(c, &mut word, &mut emit));
         rest = tail;
     }
     end(&mut word, &mut emit);
+}
+
+// ASCII text, a word at a time. The last word may go on with what follows the text.
+fn put_plain(text: &str, word: &mut String, emit: &mut impl FnMut(&str)) {
+    for (nth, run) in text.split(|c: char| !c.is_ascii_alphanumeric()).enumerate() {
+        if nth > 0 {
+            end(word, emit);
+        }
+        let run = cut(run, MAX_WORD_BYTES.saturating_sub(word.len()));
+        let before = word.len();
+        word.push_str(run);
+        if let Some(new) = word.get_mut(before..) {
+            new.make_ascii_lowercase();
+        }
+    }
 }
 
 fn put(c: char, word: &mut String, emit: &mut impl FnMut(&str)) {

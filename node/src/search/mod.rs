@@ -9,16 +9,18 @@
 //! enough have gathered, and then all slots are numbered anew. What may be shown to whom is for the
 //! caller, who also keeps the entries themselves.
 
+mod bits;
 mod fold;
 mod postings;
 #[cfg(test)]
 mod tests;
 
+use bits::Bits;
 use fold::each_word;
 use kith_crypto::text::cut;
 use postings::{Postings, Term};
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 
 /// Longest query in bytes; the rest is ignored.
 pub const MAX_QUERY_BYTES: usize = 256;
@@ -78,7 +80,7 @@ pub struct Hit {
 pub struct Index {
     terms: Vec<Indexed>,
     /// Number of a term by the keyed hash of its word.
-    numbers: HashMap<u64, u32>,
+    numbers: HashMap<u64, u32, BuildHasherDefault<AsIs>>,
     hash_key: RandomState,
     /// Numbers of terms in the order of their words: all but the latest, and those.
     sorted: Vec<u32>,
@@ -90,7 +92,8 @@ pub struct Index {
     /// Slot of an id, or [`NOWHERE`].
     slot_of: Vec<u32>,
     live: usize,
-    words: DocWords,
+    /// Terms of the entry that is being added, with a bit for each field; kept for its memory.
+    found: Vec<(u32, u8)>,
 }
 
 #[derive(Debug)]
@@ -137,13 +140,22 @@ impl Index {
         if slot == NOWHERE || id == NOWHERE {
             return;
         }
-        let mut words = std::mem::take(&mut self.words);
-        words.read(doc);
-        for (word, fields) in words.distinct() {
-            self.add_word(word, slot, fields, doc.source);
+        let lengths = self.read(doc);
+        let mut found = std::mem::take(&mut self.found);
+        found.sort_unstable();
+        // A word that is there several times counts once, with all its fields.
+        found.dedup_by(|later, kept| {
+            let same = later.0 == kept.0;
+            kept.1 |= if same { later.1 } else { 0 };
+            same
+        });
+        for (number, fields) in found.drain(..) {
+            if let Some(term) = self.terms.get_mut(number as usize) {
+                term.postings.push(slot, fields);
+            }
         }
-        self.slots.push(Slot { id, lengths: words.lengths });
-        self.words = words;
+        self.found = found;
+        self.slots.push(Slot { id, lengths });
         let place = id as usize;
         if place >= self.slot_of.len() {
             self.slot_of.resize(place + 1, NOWHERE);
@@ -154,23 +166,45 @@ impl Index {
         self.live += 1;
     }
 
-    fn add_word(&mut self, word: &str, slot: u32, fields: u8, source: u32) {
-        let hash = self.hash_key.hash_one(word);
-        let known = self.numbers.get(&hash).copied();
-        if let Some(term) = known.and_then(|number| self.terms.get_mut(number as usize)) {
-            // Two words of one hash do not happen: the key is secret.
-            if term.word.bytes() == word.as_bytes() {
-                term.postings.push(slot, fields);
-            }
-        } else if self.may_bring(source) {
-            let number = self.terms.len() as u32;
-            let postings = Postings::one(slot, fields);
-            self.terms.push(Indexed { word: Term::new(word), postings, source });
-            self.numbers.insert(hash, number);
-            self.fresh.push(number);
-            self.fresh_is_sorted = false;
-            *self.brought.entry(source).or_default() += 1;
+    // Looks all words of an entry up. Returns how many each field has.
+    fn read(&mut self, doc: Doc<'_>) -> [u8; FIELD_COUNT] {
+        let mut lengths = [0_u8; FIELD_COUNT];
+        let Doc { title, text, tags, via_name, source } = doc;
+        let tags = tags.iter().take(MAX_TAGS).map(|tag| (1, cut(tag, MAX_FIELD_BYTES / MAX_TAGS)));
+        let texts =
+            [(2, cut(text, MAX_FIELD_BYTES)), (3, cut(via_name.unwrap_or_default(), MAX_FIELD_BYTES))];
+        for (field, text) in std::iter::once((0, cut(title, MAX_FIELD_BYTES))).chain(tags).chain(texts) {
+            let Some(length) = lengths.get_mut(field) else { continue };
+            each_word(text, |word| {
+                *length = length.saturating_add(1);
+                if self.found.len() < MAX_DOC_WORDS
+                    && let Some(number) = self.number_of(word, source)
+                {
+                    self.found.push((number, 1 << field));
+                }
+            });
         }
+        lengths
+    }
+
+    // The term of a word, a new one if it may be.
+    fn number_of(&mut self, word: &str, source: u32) -> Option<u32> {
+        let hash = self.hash_key.hash_one(word);
+        if let Some(number) = self.numbers.get(&hash).copied() {
+            // Two words of one hash do not happen: the key is secret.
+            let term = self.terms.get(number as usize)?;
+            return (term.word.bytes() == word.as_bytes()).then_some(number);
+        }
+        if !self.may_bring(source) {
+            return None;
+        }
+        let number = self.terms.len() as u32;
+        self.terms.push(Indexed { word: Term::new(word), postings: Postings::none(), source });
+        self.numbers.insert(hash, number);
+        self.fresh.push(number);
+        self.fresh_is_sorted = false;
+        *self.brought.entry(source).or_default() += 1;
+        Some(number)
     }
 
     /// Whether a source may bring in a word that no entry had before.
@@ -320,46 +354,21 @@ impl Index {
     }
 }
 
-// A set of slots: small enough for the nearest cache, which the many look-ups of a query need.
-#[derive(Clone)]
-struct Bits(Vec<u64>);
+/// For keys that are hashes already.
+#[derive(Debug, Default)]
+struct AsIs(u64);
 
-impl Bits {
-    fn new(len: usize) -> Self {
-        Self(vec![0; len.div_ceil(64)])
+impl Hasher for AsIs {
+    fn finish(&self) -> u64 {
+        self.0
     }
 
-    fn set(&mut self, at: usize) {
-        if let Some(word) = self.0.get_mut(at / 64) {
-            *word |= 1 << (at % 64);
-        }
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = bytes.iter().fold(self.0, |hash, byte| hash.rotate_left(8) ^ u64::from(*byte));
     }
 
-    fn has(&self, at: usize) -> bool {
-        self.0.get(at / 64).is_some_and(|word| word >> (at % 64) & 1 == 1)
-    }
-
-    fn and(&self, other: &Self) -> Self {
-        Self(self.0.iter().zip(&other.0).map(|(a, b)| a & b).collect())
-    }
-
-    fn count(&self) -> usize {
-        self.0.iter().map(|word| word.count_ones() as usize).sum()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.iter().all(|word| *word == 0)
-    }
-
-    fn ones(&self) -> impl Iterator<Item = usize> {
-        self.0.iter().enumerate().flat_map(|(index, word)| {
-            let mut left = *word;
-            std::iter::from_fn(move || {
-                let bit = left.trailing_zeros() as usize;
-                left &= left.checked_sub(1)?;
-                Some(index * 64 + bit)
-            })
-        })
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
     }
 }
 
@@ -386,56 +395,6 @@ fn best_of(mut hits: Vec<Hit>, limit: usize) -> Vec<Hit> {
     }
     hits.sort_unstable_by(order);
     hits
-}
-
-// The words of an entry with their fields. Kept between entries for its memory.
-#[derive(Debug, Default)]
-struct DocWords {
-    text: String,
-    /// Start and length of a word in `text`, and its field as a bit.
-    spans: Vec<(u32, u8, u8)>,
-    lengths: [u8; FIELD_COUNT],
-}
-
-impl DocWords {
-    fn read(&mut self, doc: Doc<'_>) {
-        self.text.clear();
-        self.spans.clear();
-        self.lengths = [0; FIELD_COUNT];
-        let Doc { title, text, tags, via_name, .. } = doc;
-        self.add(0, cut(title, MAX_FIELD_BYTES));
-        tags.iter().take(MAX_TAGS).for_each(|tag| self.add(1, cut(tag, MAX_FIELD_BYTES / MAX_TAGS)));
-        self.add(2, cut(text, MAX_FIELD_BYTES));
-        self.add(3, cut(via_name.unwrap_or_default(), MAX_FIELD_BYTES));
-        let Self { text, spans, .. } = self;
-        spans.sort_unstable_by(|a, b| span(text, *a).cmp(span(text, *b)));
-        spans.dedup_by(|later, kept| {
-            let same = span(text, *later) == span(text, *kept);
-            kept.2 |= if same { later.2 } else { 0 };
-            same
-        });
-    }
-
-    fn add(&mut self, field: usize, from: &str) {
-        let Self { text, spans, lengths } = self;
-        let Some(length) = lengths.get_mut(field) else { return };
-        each_word(from, |word| {
-            *length = length.saturating_add(1);
-            if spans.len() < MAX_DOC_WORDS {
-                spans.push((text.len() as u32, word.len() as u8, 1 << field));
-                text.push_str(word);
-            }
-        });
-    }
-
-    /// Each word once with all its fields.
-    fn distinct(&self) -> impl Iterator<Item = (&str, u8)> {
-        self.spans.iter().map(|at| (span(&self.text, *at), at.2))
-    }
-}
-
-fn span(text: &str, (start, len, _): (u32, u8, u8)) -> &str {
-    text.get(start as usize..start as usize + usize::from(len)).unwrap_or_default()
 }
 
 fn query_words(text: &str) -> Vec<String> {

@@ -7,7 +7,7 @@ use super::Audience;
 use crate::control::Part;
 use crate::entry::{Eid, EntryWords};
 use kith_crypto::content::Root;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
 
 /// No time: the mention stays.
@@ -229,14 +229,14 @@ impl Known {
 pub(super) struct Objects {
     places: Vec<Option<Known>>,
     free: Vec<u32>,
-    /// Hash of the root, place. The hash is keyed, so that nobody can choose roots that share one.
-    by_root: BTreeSet<(u64, u32)>,
+    /// Places by a hash of the root. It is keyed, so that nobody can choose roots that share one.
+    by_root: BTreeMap<u64, EntryId>,
     hash_key: [u8; 16],
 }
 
 impl Objects {
     pub(super) const fn new(hash_key: [u8; 16]) -> Self {
-        Self { places: Vec::new(), free: Vec::new(), by_root: BTreeSet::new(), hash_key }
+        Self { places: Vec::new(), free: Vec::new(), by_root: BTreeMap::new(), hash_key }
     }
 
     fn hash(&self, root: &Root) -> u64 {
@@ -247,9 +247,8 @@ impl Objects {
     }
 
     pub(super) fn find(&self, root: &Root) -> Option<EntryId> {
-        let hash = self.hash(root);
-        let mut candidates = self.by_root.range((hash, 0)..=(hash, u32::MAX)).map(|(_, at)| EntryId(*at));
-        candidates.find(|id| self.get(*id).is_some_and(|k| k.words.root() == *root))
+        let id = *self.by_root.get(&self.hash(root))?;
+        self.get(id).is_some_and(|k| k.words.root() == *root).then_some(id)
     }
 
     pub(super) fn get(&self, id: EntryId) -> Option<&Known> {
@@ -264,25 +263,31 @@ impl Objects {
         self.get(self.find(root)?)
     }
 
-    /// The object's place, a new one with `words` if it was unknown.
-    pub(super) fn find_or_insert(&mut self, root: &Root, words: impl FnOnce() -> EntryWords) -> EntryId {
-        if let Some(id) = self.find(root) {
-            return id;
+    /// The object's place, a new one with `words` if it was unknown. `None` for a root that shares
+    /// its hash with another, which does not happen.
+    pub(super) fn find_or_insert(
+        &mut self,
+        root: &Root,
+        words: impl FnOnce() -> EntryWords,
+    ) -> Option<EntryId> {
+        let hash = self.hash(root);
+        if let Some(id) = self.by_root.get(&hash).copied() {
+            return self.get(id).is_some_and(|k| k.words.root() == *root).then_some(id);
         }
         let id = self.free.pop().map(EntryId).unwrap_or_else(|| {
             self.places.push(None);
             EntryId(self.places.len() as u32 - 1)
         });
-        self.by_root.insert((self.hash(root), id.0));
+        self.by_root.insert(hash, id);
         if let Some(place) = self.places.get_mut(id.0 as usize) {
             *place = Some(Known::new(words()));
         }
-        id
+        Some(id)
     }
 
     pub(super) fn remove(&mut self, id: EntryId) {
         let Some(known) = self.places.get_mut(id.0 as usize).and_then(Option::take) else { return };
-        self.by_root.remove(&(self.hash(&known.words.root()), id.0));
+        self.by_root.remove(&self.hash(&known.words.root()));
         self.free.push(id.0);
         if self.by_root.is_empty() {
             (self.places, self.free) = (Vec::new(), Vec::new());

@@ -257,12 +257,17 @@ fn a_long_view_is_taken_in_pieces_and_the_link_stays() {
             assert!((log, since) == (7, u64::from(next)) || next == 0, "it goes on where it stopped");
             pulls += 1;
             hours.insert(now.at.as_secs() / 3600);
-            let ops = (next..next + 60).map(|n| nth(1, n, n % 900)).map(|(eid, e)| ViewOp::Add(eid, e)).collect();
+            let ops =
+                (next..next + 60).map(|n| nth(1, n, n % 900)).map(|(eid, e)| ViewOp::Add(eid, e)).collect();
             let restart = next == 0;
             next += 60;
             let (next_batch_ms, batch_ms) = (60_000, 60_000);
             let upto = next.into();
-            c.delta(now, friend(1), Delta { part: Part::Own, log: 7, upto, restart, more: true, next_batch_ms, batch_ms, ops });
+            c.delta(
+                now,
+                friend(1),
+                Delta { part: Part::Own, log: 7, upto, restart, more: true, next_batch_ms, batch_ms, ops },
+            );
         }
     }
     assert_eq!(pulls, 300);
@@ -515,7 +520,9 @@ proptest! {
             prop_assert_eq!(shown, listed, "search knows what the catalogue knows");
         }
         // Without friends and own publications nothing is left in the end.
-        (0..6).for_each(|n| drop((c.withdraw(nth(0, n, 0).1.root()),)));
+        for n in 0..6 {
+            c.withdraw(nth(0, n, 0).1.root());
+        }
         (1..4).for_each(|n| c.remove_friend(now, friend(n)));
         play(&mut c, &mut now, &Step::Wait(100_000));
         play(&mut c, &mut now, &Step::Wait(100_000));

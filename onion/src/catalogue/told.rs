@@ -20,13 +20,16 @@ pub(super) const LOG_SLACK: usize = 4096;
 pub(super) struct Log {
     id: u64,
     pub(super) ops: Vec<(Root, bool)>,
+    /// Length at which it is looked at again whether it is mostly past.
+    look_at: usize,
 }
 
 impl Log {
     pub(super) fn new(rng: &mut Rng, roots: impl Iterator<Item = Root>) -> Self {
         let mut ops: Vec<_> = roots.map(|root| (root, true)).collect();
         shuffle(&mut ops, rng);
-        Self { id: u64::from_le_bytes(rng.bytes()) | 1, ops }
+        let look_at = ops.len() + LOG_SLACK;
+        Self { id: u64::from_le_bytes(rng.bytes()) | 1, ops, look_at }
     }
 
     pub(super) const fn is_mostly_past(&self, live: usize) -> bool {
@@ -49,7 +52,7 @@ impl Catalogue {
         let expires_day = today + ENTRY_DAYS - if fresh { 0 } else { self.rng.range(0, 7) as u32 };
         let renew_at_s = now.unix_s() + self.rng.range(5 * DAY_S, 9 * DAY_S);
         let words = EntryWords::of(&entry.encode());
-        let id = self.objects.find_or_insert(&root, || words.clone());
+        let Some(id) = self.objects.find_or_insert(&root, || words.clone()) else { return };
         let Some(known) = self.objects.get_mut(id) else { return };
         // An own entry counts for more than what anybody said; what they said stays theirs.
         if known.words != words {
@@ -114,13 +117,15 @@ impl Catalogue {
 
     /// Renewals and withdrawals of years must not pile up: a log that is mostly past starts anew.
     fn compact_own(&mut self) {
-        let long = |log: &Log| log.is_mostly_past(0);
-        let long: Vec<FriendKey> = self.own_logs.iter().filter(|(_, l)| long(l)).map(|(f, _)| *f).collect();
+        let long = self.own_logs.iter().filter(|(_, log)| log.ops.len() > log.look_at);
+        let long: Vec<FriendKey> = long.map(|(friend, _)| *friend).collect();
         for friend in long {
             let visible = self.own_visible_to(friend);
             let Self { own_logs, rng, .. } = self;
-            if let Some(log) = own_logs.get_mut(&friend).filter(|log| log.is_mostly_past(visible.len())) {
-                *log = Log::new(rng, visible.into_iter());
+            match own_logs.get_mut(&friend) {
+                Some(log) if log.is_mostly_past(visible.len()) => *log = Log::new(rng, visible.into_iter()),
+                Some(log) => log.look_at = log.ops.len() + LOG_SLACK,
+                None => {}
             }
         }
     }
