@@ -239,17 +239,18 @@ impl Home {
         let mut journal = Vec::new();
         for n in 0..friends {
             let identity = Identity::generate(&mut rng);
-            let record = FriendRecord {
-                keys: *identity.public(),
-                root: PairRoot::from_key(Key::new(rng.bytes())),
-                addrs: Vec::new(),
-                addrs_seq: 0,
-                counter_in: 0,
-                counter_out: 0,
-            };
+            let root = PairRoot::from_key(Key::new(rng.bytes()));
+            let record = FriendRecord::new(*identity.public(), root, Vec::new(), 0);
             let key = record.keys.sign;
             let traffic = Traffic::default();
-            let friend = records::Friend { record, name: format!("Friend {n}"), since_s: 1, traffic };
+            let friend = records::Friend {
+                record,
+                name: format!("Friend {n}"),
+                since_s: 1,
+                traffic,
+                verified_s: None,
+                rotated_s: None,
+            };
             journal.push(records::Record::Friend(Box::new(friend)).encode());
             let share = entries * (n + 1) / friends - entries * n / friends;
             let told: Vec<Vec<u8>> = (0..share).map(|_| add(&mut rng, words, &mut texts)).collect();
