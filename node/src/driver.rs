@@ -366,7 +366,7 @@ impl Driver {
 
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
         let now = self.clock.now();
-        self.service.tick(now, &mut self.core, &mut self.storage);
+        let more = self.service.tick(now, &mut self.core, &mut self.storage);
         let next = self.core.poll_timeout().unwrap_or(now.at + Duration::from_secs(60));
         if next <= now.at {
             self.core.timeout(now);
@@ -380,7 +380,7 @@ impl Driver {
         }
         self.sleep.as_mut().reset(wake.into());
         // Polled once for its waker; if it is due already the next turn comes at once.
-        self.sleep.as_mut().poll(cx).is_ready()
+        self.sleep.as_mut().poll(cx).is_ready() || more
     }
 
     /// Carries out what the core asks for, in order.
@@ -417,7 +417,7 @@ impl Driver {
                     self.storage.block(Block::Read(conn, circ, root, position));
                 }
                 Output::Event(Event::Fetch(fetch, event)) => self.fetch_event(now, fetch, event),
-                Output::Event(event) => self.service.event(now, &self.core, event),
+                Output::Event(event) => self.service.event(now, event),
             }
         }
     }

@@ -20,7 +20,7 @@ pub use accounts::Rates;
 pub use dialling::Reach;
 pub use fetching::{Route, Stored};
 
-use crate::catalogue::{Act, Audience, Catalogue, Listing, Pace};
+use crate::catalogue::{Act, Audience, Catalogue, EntryId, Listing, Pace, Searchable, ViewCount};
 use crate::control::Control;
 use crate::entry::Entry;
 use crate::fetch::Fetch;
@@ -185,10 +185,6 @@ pub enum Event {
     Up(FriendKey),
     /// The friend's last link is gone.
     Down(FriendKey),
-    /// Search shows this object, or its entry changed.
-    Listed(Root),
-    /// Search no longer shows this object.
-    Unlisted(Root),
     /// News of a taken invite.
     Invite(InviteId, InviteOutcome),
     /// A given invite made a friend.
@@ -370,9 +366,6 @@ pub struct Core {
     tickets: BTreeMap<u64, connections::AfterStore>,
     catalogue: Catalogue,
     held: BTreeMap<Root, Held>,
-    /// Hourly locators of what can be answered or passed on.
-    locators: BTreeMap<[u8; 16], Root>,
-    locator_hour: u64,
     timers: BTreeMap<(Duration, u64), tunnels::Timer>,
     next_timer: u64,
     fetches: BTreeMap<FetchId, FetchState>,
@@ -413,8 +406,6 @@ impl Core {
             next_ticket: 1,
             tickets: BTreeMap::new(),
             held: BTreeMap::new(),
-            locators: BTreeMap::new(),
-            locator_hour: 0,
             timers: BTreeMap::new(),
             next_timer: 0,
             fetches: BTreeMap::new(),
@@ -604,6 +595,29 @@ impl Core {
         good
     }
 
+    /// Drops all that a friend told; see [`Catalogue::forget_view`].
+    pub fn forget_view(&mut self, now: Now, friend: FriendKey) {
+        self.catalogue.forget_view(now, friend);
+        self.run_catalogue(now);
+    }
+
+    /// Ignores what a friend tells, or stops ignoring it. Not kept: the caller says it again after
+    /// each start, before it replays the friend's view log.
+    pub fn set_ignored(&mut self, now: Now, friend: FriendKey, ignored: bool) {
+        self.catalogue.set_ignored(now, friend, ignored);
+        self.run_catalogue(now);
+    }
+
+    /// What a friend's view holds, and what of it was dropped since the start.
+    pub fn view_count(&self, friend: FriendKey) -> ViewCount {
+        self.catalogue.count(friend)
+    }
+
+    /// How many records [`Core::view_snapshot`] has.
+    pub fn view_snapshot_len(&self, friend: FriendKey) -> usize {
+        self.catalogue.snapshot_len(friend)
+    }
+
     /// Live records of a friend's view, to rewrite its log with.
     pub fn view_snapshot(&self, friend: FriendKey) -> Vec<Vec<u8>> {
         self.catalogue.snapshot(friend)
@@ -614,9 +628,24 @@ impl Core {
         self.catalogue.listing(root)
     }
 
+    /// What is known of the object at a place of the catalogue.
+    pub fn entry(&self, id: EntryId) -> Option<Listing> {
+        self.catalogue.entry(id)
+    }
+
     /// Objects that search can show.
-    pub fn listed(&self) -> impl Iterator<Item = &Root> {
+    pub fn listed(&self) -> impl Iterator<Item = Root> {
         self.catalogue.roots()
+    }
+
+    /// Something that search has not seen yet; see [`Catalogue::next_unsearched`].
+    pub fn next_unsearched(&mut self) -> Option<(EntryId, Option<Searchable<'_>>)> {
+        self.catalogue.next_unsearched()
+    }
+
+    /// How many objects search has not seen yet.
+    pub fn unsearched(&self) -> usize {
+        self.catalogue.unsearched()
     }
 
     /// Time until friends' friends' entries are asked for next.
@@ -638,12 +667,7 @@ impl Core {
                 }
                 Act::Record(friend, records) => self.outputs.push_back(Output::ViewRecords(friend, records)),
                 Act::DropView(friend) => self.outputs.push_back(Output::DropView(friend)),
-                Act::Listed(root) => {
-                    self.add_locators(now, root);
-                    self.more_sources(now, &root);
-                    self.event(Event::Listed(root));
-                }
-                Act::Unlisted(root) => self.event(Event::Unlisted(root)),
+                Act::Listed(root) => self.more_sources(now, &root),
             }
         }
     }
@@ -657,10 +681,8 @@ impl Core {
     // Holdings.
 
     /// A complete object is stored here and may be served to its audience.
-    pub fn hold(&mut self, now: Now, cap: VerifyCap, geometry: Geometry) {
-        let root = cap.root;
-        self.held.insert(root, Held { cap, geometry });
-        self.add_locators(now, root);
+    pub fn hold(&mut self, _now: Now, cap: VerifyCap, geometry: Geometry) {
+        self.held.insert(cap.root, Held { cap, geometry });
     }
 
     /// An object is no longer stored here.

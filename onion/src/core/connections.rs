@@ -369,7 +369,7 @@ impl Core {
                     self.replays += 1;
                 }
                 let good = tries.len() < MAX_INVITE_TRIES && !tries.contains(recognised.nonce());
-                return (good && recognised.major() == MAJOR.into())
+                return (good && recognised.major() == u16::from(MAJOR))
                     .then(|| recognised.admit(given.secret.clone()));
             }
             Who::Friend(key) => key,
@@ -379,7 +379,7 @@ impl Core {
             self.replays += 1;
             return None;
         }
-        if recognised.major() != MAJOR.into() {
+        if recognised.major() != u16::from(MAJOR) {
             if friend.other_version.replace(recognised.major()) != Some(recognised.major()) {
                 self.event(Event::OtherVersion(key, recognised.major()));
             }

@@ -61,22 +61,10 @@ impl Core {
 
     // Locators.
 
-    pub(super) fn add_locators(&mut self, now: Now, root: Root) {
-        let hour = self.common_time(now).hour();
-        let locator = kith_crypto::content::ReadCap { root, key: Key::new([0; 32]) }.locator();
-        for hour in [hour.saturating_sub(1), hour, hour + 1] {
-            self.locators.insert(locator.at_hour(hour), root);
-        }
-    }
-
+    /// Looks for a bounded time at what locators of this hour are still missing.
     pub(super) fn refresh_locators(&mut self, now: Now) {
         let hour = self.common_time(now).hour();
-        if hour != self.locator_hour {
-            self.locator_hour = hour;
-            self.locators.clear();
-            let roots: Vec<Root> = self.held.keys().chain(self.catalogue.roots()).copied().collect();
-            roots.into_iter().for_each(|root| self.add_locators(now, root));
-        }
+        self.catalogue.set_hour(hour);
     }
 
     // Cells of tunnels.
@@ -140,7 +128,7 @@ impl Core {
             Some(Who::Friend(key)) if in_budget => key,
             _ => return Role::Refusing,
         };
-        let Some(root) = self.locators.get(&request.locator).copied() else { return Role::Refusing };
+        let Some(root) = self.catalogue.located(&request.locator) else { return Role::Refusing };
         if self.held.contains_key(&root) && self.catalogue.may_serve(asker, &root) {
             return self.hold_out(now, conn, circ, asker, root, &request).unwrap_or(Role::Refusing);
         }

@@ -796,12 +796,7 @@ impl World {
             }
             Event::OutOfStep(friend, step) => node.out_of_step.push((friend, step)),
             Event::KeysRotated(friend) => node.rotated.push(friend),
-            Event::Pong(..)
-            | Event::OtherVersion(..)
-            | Event::Down(_)
-            | Event::Listed(_)
-            | Event::Unlisted(_)
-            | Event::ClockSkew(..) => {}
+            Event::Pong(..) | Event::OtherVersion(..) | Event::Down(_) | Event::ClockSkew(..) => {}
         }
     }
 
