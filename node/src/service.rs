@@ -8,7 +8,7 @@ use crate::records::{Record, State};
 use crate::search::{Doc, Index};
 use crate::storage::{Block, Log, Storage};
 use kith_crypto::content::{Position, ReadCap, Root};
-use kith_onion::catalogue::{EntryId, Listing};
+use kith_onion::catalogue::{Brief, EntryId, Listing};
 use kith_onion::handshake::Who;
 use kith_onion::{Change, Core, Event, FetchId, FriendKey, InviteId, InviteOutcome, Now, Route, Traffic};
 use kith_store::{Store, StoreError};
@@ -318,28 +318,20 @@ impl Service {
         core: &mut Core,
         words: &str,
         limit: usize,
-        keep: impl Fn(&Listing) -> bool,
+        keep: impl Fn(Brief) -> bool,
     ) -> Vec<Found> {
         // Whoever asks has a right to what came a moment ago.
         self.index(core, usize::MAX);
-        let mut hits = Vec::new();
-        let mut found = Vec::new();
-        let mut wanted = limit.max(1);
-        // Most asks keep everything; an ask for a few of many looks further down.
-        while found.len() < limit && hits.len() < wanted {
-            let seen = hits.len();
-            wanted = wanted.saturating_mul(8).max(limit.saturating_mul(4));
-            hits = self.index.query(words, wanted);
-            let new = hits
-                .iter()
-                .skip(seen)
-                .filter_map(|hit| Some(Found { listing: core.entry(EntryId(hit.id))?, score: hit.score }));
-            found.extend(new.filter(|f| keep(&f.listing)).take(limit - found.len()));
-            if hits.len() < wanted {
-                break;
-            }
+        let keeps = |id: u32| core.brief(EntryId(id)).is_some_and(&keep);
+        let mut hits = self.index.query(words, limit);
+        if !hits.iter().all(|hit| keeps(hit.id)) {
+            // An ask for a few of many looks at all of them.
+            hits = self.index.query(words, usize::MAX);
         }
-        found
+        let kept = hits.into_iter().filter(|hit| keeps(hit.id));
+        let found =
+            kept.filter_map(|hit| Some(Found { listing: core.entry(EntryId(hit.id))?, score: hit.score }));
+        found.take(limit).collect()
     }
 
     // Ids.

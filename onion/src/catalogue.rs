@@ -110,6 +110,15 @@ pub struct Listing {
     pub sources: Vec<(FriendKey, u8)>,
 }
 
+/// What a search is narrowed by; costs no memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Brief {
+    /// 0 own, 1 friend, 2 friend of a friend.
+    pub distance: u8,
+    /// Duration in seconds, 0 when unknown.
+    pub duration_s: u32,
+}
+
 /// What search has to know of an entry.
 #[derive(Clone, Copy, Debug)]
 pub struct Searchable<'a> {
@@ -256,6 +265,18 @@ impl Catalogue {
         sources.sort_by_key(|(friend, links)| (*links, *friend));
         let distance = if known.own.is_some() { 0 } else { sources.first().map_or(2, |s| s.1) };
         Some(Listing { entry, distance, sources })
+    }
+
+    /// The same in brief.
+    pub fn brief(&self, id: EntryId) -> Option<Brief> {
+        let known = self.objects.get(id).filter(|k| k.is_searchable())?;
+        let is_near = |h: &Heard| h.stays() && h.part == Part::Own;
+        let distance = match &known.own {
+            Some(_) => 0,
+            None if known.heard().iter().any(is_near) => 1,
+            None => 2,
+        };
+        Some(Brief { distance, duration_s: known.words.duration_s() })
     }
 
     /// Objects that search can show.

@@ -20,7 +20,7 @@ pub use accounts::Rates;
 pub use dialling::Reach;
 pub use fetching::{Route, Stored};
 
-use crate::catalogue::{Act, Audience, Catalogue, EntryId, Listing, Pace, Searchable, ViewCount};
+use crate::catalogue::{Act, Audience, Brief, Catalogue, EntryId, Listing, Pace, Searchable, ViewCount};
 use crate::control::Control;
 use crate::entry::Entry;
 use crate::fetch::Fetch;
@@ -631,6 +631,11 @@ impl Core {
     /// What is known of the object at a place of the catalogue.
     pub fn entry(&self, id: EntryId) -> Option<Listing> {
         self.catalogue.entry(id)
+    }
+
+    /// The same in brief.
+    pub fn brief(&self, id: EntryId) -> Option<Brief> {
+        self.catalogue.brief(id)
     }
 
     /// Objects that search can show.

@@ -231,6 +231,7 @@ fn read_tags<'a>(r: &mut Reader<'a>) -> Result<&'a [u8], DecodeError> {
 /// Where an encoded entry has what each mention of it keeps apart.
 const HOPS_AT: usize = 1;
 const ROOT_AT: usize = 2;
+const DURATION_AT: usize = 74;
 const PUBLISHED_AT: usize = 78;
 const EXPIRES_AT: usize = 82;
 
@@ -268,6 +269,10 @@ impl EntryWords {
 
     pub(crate) fn root(&self) -> Root {
         Root(self.field(ROOT_AT))
+    }
+
+    pub(crate) fn duration_s(&self) -> u32 {
+        u32::from_le_bytes(self.field(DURATION_AT))
     }
 
     pub(crate) fn published_day(&self) -> u32 {
@@ -313,6 +318,7 @@ mod tests {
         let entry = Entry::sample();
         let words = EntryWords::of(&entry.encode());
         assert_eq!((words.root(), words.published_day()), (entry.root(), entry.published_day));
+        assert_eq!(words.duration_s(), entry.duration_s);
         assert_eq!(words.entry(entry.hops_left, entry.expires_day), entry.encode());
         let other = Entry { hops_left: 0, expires_day: 1, ..entry };
         assert!(EntryWords::of(&other.encode()) == words);

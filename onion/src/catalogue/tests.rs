@@ -515,6 +515,10 @@ proptest! {
             while let Some((id, searchable)) = c.next_unsearched() {
                 shown.insert(id, searchable.map(|s| (s.entry.root, s.entry.title.to_owned())));
             }
+            for (id, _) in c.objects.iter() {
+                let brief = c.entry(id).map(|l| (l.distance, l.entry.duration_s));
+                prop_assert_eq!(c.brief(id).map(|b| (b.distance, b.duration_s)), brief);
+            }
             let shown: BTreeMap<Root, String> = shown.values().flatten().cloned().collect();
             let listed = c.roots().map(|root| (root, c.listing(&root).unwrap().entry.title)).collect();
             prop_assert_eq!(shown, listed, "search knows what the catalogue knows");
