@@ -8,6 +8,7 @@ use kith_crypto::rng::Rng;
 use kith_crypto::secret::Key;
 use kith_onion::cell::{CELL_LEN, CellRef, STREAM_LEN};
 use kith_onion::link::{Link, MAX_CELLS, Outgoing, RECORD_LEN, open_plain};
+use kith_onion::schedule::{Allowance, Flow};
 use kith_onion::session::{Assembler, ByteQueue, Message};
 use std::hint::black_box;
 use std::time::Duration;
@@ -49,18 +50,18 @@ fn link(c: &mut Criterion) {
     group.bench_function("transmit and receive", |b| {
         let (ours, theirs) = sessions();
         let (mut ours, mut theirs) = (Link::new(ours), Link::new(theirs));
-        ours.open_tunnel(CIRC, Outgoing::Session { queue: ByteQueue::default(), seal: None });
+        ours.open_tunnel(
+            CIRC,
+            Flow::default(),
+            Outgoing::Session { queue: ByteQueue::default(), seal: None },
+        );
         let mut wire = vec![0; RECORD_LEN];
         // What the tunnel carries comes from storage: making it is not the link's cost.
         b.iter_batched(
             || vec![7; STREAM],
             |bytes| {
-                ours.with_outgoing(CIRC, |outgoing| {
-                    if let Outgoing::Session { queue, .. } = outgoing {
-                        queue.push(bytes);
-                    }
-                });
-                let n = ours.transmit(&mut wire).expect("a record");
+                ours.with_queue(CIRC, |queue| queue.push(bytes));
+                let n = ours.transmit(Duration::ZERO, &mut { Allowance::ALL }, &mut wire).expect("a record");
                 let mut input = &wire[..n];
                 let record = theirs.receive(&mut input).expect("good bytes").expect("a whole record");
                 let mut got = 0;

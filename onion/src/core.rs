@@ -14,7 +14,9 @@ mod tunnels;
 pub use accounts::Rates;
 pub use fetching::{Route, Stored};
 
+use crate::budget::Budgets;
 use crate::catalogue::{Act, Audience, Catalogue, Listing, Pace};
+use crate::cell::CircId;
 use crate::control::Control;
 use crate::entry::Entry;
 use crate::fetch::Fetch;
@@ -196,6 +198,12 @@ pub struct Load {
     pub most_relayed: usize,
     /// Timers of tunnels.
     pub timers: usize,
+    /// Bytes read ahead for sessions that are served.
+    pub serving: usize,
+    /// Control bytes that wait.
+    pub control: usize,
+    /// Small cells that wait.
+    pub urgent: usize,
 }
 
 pub(crate) struct Friend {
@@ -293,8 +301,17 @@ pub struct Core {
     fetches: BTreeMap<FetchId, FetchState>,
     next_fetch: FetchId,
     outputs: VecDeque<Output>,
+    budgets: Budgets,
     rates: Rates,
     friend_rates: BTreeMap<FriendKey, (Option<u64>, Option<u64>)>,
+    up: accounts::Pools,
+    down: accounts::Pools,
+    /// Cells of others' tunnels that wait, on all links.
+    relayed: usize,
+    /// Bytes read ahead for sessions, on all links.
+    serving: usize,
+    /// Sessions that wait until less is read ahead.
+    serve_queue: VecDeque<(ConnId, CircId)>,
 }
 
 impl std::fmt::Debug for Core {
@@ -332,8 +349,14 @@ impl Core {
             fetches: BTreeMap::new(),
             next_fetch: 1,
             outputs: VecDeque::new(),
+            budgets: Budgets::default(),
             rates: Rates::default(),
             friend_rates: BTreeMap::new(),
+            up: accounts::Pools::default(),
+            down: accounts::Pools::default(),
+            relayed: 0,
+            serving: 0,
+            serve_queue: VecDeque::new(),
         }
     }
 
@@ -556,6 +579,7 @@ impl Core {
                 load.most_relayed = load.most_relayed.max(cells);
             }
         }
+        self.load_of_accounts(&mut load);
         load
     }
 
@@ -577,6 +601,7 @@ impl Core {
         self.connection_timeouts(now);
         self.dial_due(now);
         self.drive_fetches(now);
+        self.hand_out(now);
     }
 
     /// When [`Core::timeout`] has something to do next.
@@ -587,6 +612,7 @@ impl Core {
             next = earliest(next, connection.poll_timeout());
         }
         next = earliest(next, self.next_dial());
+        next = earliest(next, self.next_share());
         earliest(next, self.next_fetch_step())
     }
 }

@@ -1,8 +1,9 @@
 //! Connections: who dials when, handshakes until a link stands, control messages on it, and what
 //! happens to everybody else (silence).
 
+use super::accounts::Account;
 use super::*;
-use crate::cell::{CELL_LEN, CellRef, CircId, Command, SmallCell, encode_credits};
+use crate::cell::{CELL_LEN, CellRef, CircId, Command, SmallCell};
 use crate::control::addresses_to_sign;
 use crate::handshake::{Answered, Callee, Caller, Established, Recognised, Third, Verified};
 use crate::link::{Broken, Link};
@@ -72,6 +73,7 @@ pub(crate) struct OpenLink {
     /// Messages that wait for the peer's hello.
     held_back: Vec<Control>,
     pub(super) credit_at: Option<Duration>,
+    pub(super) account: Account,
 }
 
 enum Stage {
@@ -472,6 +474,7 @@ impl Core {
         if matches!(who, Who::Friend(key) if !self.friends.contains_key(&key)) {
             return self.close(now, id);
         }
+        let account = self.new_account(now, who);
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let inbound = connection.inbound;
         connection.last_received = now.at;
@@ -480,7 +483,7 @@ impl Core {
         let lower = self.identity.public().noise < peer_noise;
         let open = OpenLink {
             who,
-            link: Link::new(session),
+            link: Link::with_weights(session, self.budgets.weights, self.budgets.half_life),
             tunnels: BTreeMap::new(),
             next_circ: if lower { 2 } else { 1 },
             opens: Bucket::new(20.0, 40.0),
@@ -494,6 +497,7 @@ impl Core {
             spare: false,
             held_back: Vec::new(),
             credit_at: None,
+            account,
         };
         connection.stage = Stage::Open(Box::new(open));
         self.schedule_keepalive(now, id);
@@ -610,10 +614,15 @@ impl Core {
             return Ok(());
         }
         let is_friend = matches!(open.who, Who::Friend(_));
+        if cell.command != Command::Data {
+            open.account.charge(now, 1);
+        }
         match (cell.command, cell.circ) {
             (Command::Pad, 0) => Ok(()),
             (Command::Control, 0) => {
-                for message in open.link.control(cell.body)? {
+                let messages = open.link.control(cell.body)?;
+                open.account.charge(now, messages.len());
+                for message in messages {
                     self.control(now, id, message)?;
                 }
                 Ok(())
@@ -621,9 +630,11 @@ impl Core {
             // Nothing but hello and certificates before the peer has spoken, and on invites.
             _ if !open.heard || !is_friend => Err(Broken),
             (Command::Credit, 0) => {
+                let mut credited = 0;
                 for (circ, cells) in crate::cell::decode_credits(cell.body)? {
-                    open.link.credit(circ, cells)?;
+                    credited += open.link.credit(circ, cells)?;
                 }
+                open.account.credited(credited);
                 Ok(())
             }
             (_, 0) => Err(Broken),
@@ -697,11 +708,14 @@ impl Core {
                 if !self.within(id, now, |open| &mut open.pulls) {
                     return Ok(());
                 }
-                if let Some(delta) = self.catalogue.pulled(now, key, part, log, since) {
-                    self.send_control(now, id, &Control::Delta(delta));
-                }
+                self.answer_pull(now, id, key, part, (log, since));
             }
-            Control::Delta(delta) => self.catalogue.delta(now, key, delta),
+            Control::Delta(delta) => {
+                if let Some(open) = self.connections.get_mut(&id).and_then(Connection::open) {
+                    open.account.page_came();
+                }
+                self.catalogue.delta(now, key, delta);
+            }
             Control::Goodbye => {
                 self.close(now, id);
                 // It goes on purpose; whoever comes back dials by itself.
@@ -825,9 +839,11 @@ impl Core {
     }
 
     fn send_now(&mut self, now: Now, id: ConnId, message: &Control) {
-        if let Some(open) = self.connections.get_mut(&id).and_then(Connection::open)
-            && open.link.send(message).is_err()
-        {
+        let Some(open) = self.connections.get_mut(&id).and_then(Connection::open) else { return };
+        if matches!(message, Control::Pull { .. }) {
+            open.account.page_asked();
+        }
+        if open.link.send(message).is_err() {
             self.close(now, id);
         }
     }
@@ -847,9 +863,8 @@ impl Core {
         }
         let mut used = flights;
         self.give_credit(now, id, false);
-        let Some(open) = self.connections.get_mut(&id).and_then(Connection::open) else { return used };
         if let Some(room) = out.get_mut(used..) {
-            match open.link.transmit(room) {
+            match self.send_cells(now, id, room) {
                 Ok(n) => used += n,
                 Err(Broken) => {
                     self.close(now, id);
@@ -857,44 +872,15 @@ impl Core {
                 }
             }
         }
-        let left = open.link.take_left();
         if used > 0 {
             self.schedule_keepalive(now, id);
-        }
-        for (circ, cells) in left {
-            self.cells_left(now, id, circ, cells);
         }
         used
     }
 
     /// Whether [`Core::transmit`] would give something.
     pub fn wants_to_send(&mut self, id: ConnId) -> bool {
-        self.connections.get_mut(&id).is_some_and(|c| {
-            !c.flights.is_empty() || c.open().is_some_and(|o| o.link.has_work() || o.has_credit(false))
-        })
-    }
-
-    fn give_credit(&mut self, now: Now, id: ConnId, tick: bool) {
-        let Some(open) = self.connections.get_mut(&id).and_then(Connection::open) else { return };
-        let mut credits = Vec::new();
-        let mut due = false;
-        for (circ, tunnel) in &mut open.tunnels {
-            if let Some(cells) = tunnel.window.grant(tick) {
-                credits.push((*circ, cells));
-            }
-            due |= tunnel.window.is_due();
-        }
-        open.credit_at = match (due, open.credit_at) {
-            (true, Some(at)) if !tick => Some(at),
-            (true, _) => Some(now.at + CREDIT_TICK),
-            (false, _) => None,
-        };
-        for group in credits.chunks(crate::cell::MAX_CREDITS) {
-            let cell = SmallCell { circ: 0, command: Command::Credit, front: encode_credits(group) };
-            if open.link.send_urgent(cell).is_err() {
-                return self.close(now, id);
-            }
-        }
+        self.connections.get(&id).is_some_and(|c| !c.flights.is_empty()) || self.link_wants_to_send(id)
     }
 
     fn schedule_keepalive(&mut self, now: Now, id: ConnId) {
@@ -976,6 +962,7 @@ impl Core {
         let (who, dialled) = (connection.who(), connection.dialled);
         self.tickets.retain(|_, after| after.connection() != id);
         if let Some(open) = connection.open() {
+            self.forget_account(&open.account);
             let tunnels = std::mem::take(&mut open.tunnels);
             self.tunnels_lost(now, id, tunnels);
         }
@@ -1003,12 +990,6 @@ impl Core {
         for open in self.connections.values_mut().filter_map(Connection::open).filter(|o| o.heard) {
             let _ = open.link.send(&Control::Goodbye);
         }
-    }
-}
-
-impl OpenLink {
-    fn has_credit(&self, tick: bool) -> bool {
-        self.tunnels.values().any(|t| t.window.would_grant(tick))
     }
 }
 
