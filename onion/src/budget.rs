@@ -11,8 +11,6 @@ use std::time::Duration;
 pub struct Budgets {
     /// Shares of a busy link.
     pub weights: Weights,
-    /// A tunnel's recent cells count half after so long; the quietest goes first. Zero: all in turn.
-    pub half_life: Duration,
     /// Cells and messages a second that a friend may send unasked, and how many may be saved up.
     pub work: (f64, f64),
     /// Diffie-Hellman on behalf of one friend a second, and how many may be saved up.
@@ -23,6 +21,8 @@ pub struct Budgets {
     pub serving: (usize, usize),
     /// Control bytes that wait on one link, and on all, before catalogue pages wait to be made.
     pub control: (usize, usize),
+    /// Whether a friend who holds most of another friend's tunnels gives one up when a third needs it.
+    pub share_tunnels: bool,
     /// Queue delay below which windows grow, and above which they shrink.
     pub delays: (Duration, Duration),
 }
@@ -31,12 +31,12 @@ impl Default for Budgets {
     fn default() -> Self {
         Self {
             weights: Weights::default(),
-            half_life: Duration::from_secs(1),
-            work: (250.0, 1500.0),
+            work: (150.0, 1500.0),
             handshakes: (10.0, 40.0),
             relayed_cells: 64 * 1024 * 1024 / CELL_LEN,
             serving: (4 * 1024 * 1024, 64 * 1024 * 1024),
             control: (1024 * 1024, 16 * 1024 * 1024),
+            share_tunnels: true,
             delays: (Duration::from_millis(100), Duration::from_millis(400)),
         }
     }
@@ -48,17 +48,26 @@ pub(crate) struct Bucket {
     rate: f64,
     burst: f64,
     tokens: f64,
+    /// Most that can be owed.
+    debt: f64,
     at: Duration,
 }
 
-/// What is owed never takes longer than this to pay.
-const MAX_DEBT: Duration = Duration::from_secs(2);
+/// What is owed for bytes never takes longer than this to pay.
+const MAX_DEBT_S: f64 = 2.0;
+/// The same for work. One write can hold thousands of messages.
+const MAX_WORK_DEBT_S: f64 = 10.0;
 /// Hides what rounding leaves.
 const HAIR: f64 = 1e-6;
 
 impl Bucket {
     pub(crate) const fn new(rate: f64, burst: f64) -> Self {
-        Self { rate, burst, tokens: burst, at: Duration::ZERO }
+        Self { rate, burst, tokens: burst, debt: rate * MAX_DEBT_S, at: Duration::ZERO }
+    }
+
+    /// A bucket for work, which is counted when it is done.
+    pub(crate) const fn for_work((rate, burst): (f64, f64)) -> Self {
+        Self { debt: rate * MAX_WORK_DEBT_S, ..Self::new(rate, burst) }
     }
 
     fn refill(&mut self, now: Duration) {
@@ -85,7 +94,7 @@ impl Bucket {
     /// Takes tokens whether they are there or not.
     pub(crate) fn owe(&mut self, now: Duration, tokens: f64) {
         self.refill(now);
-        self.tokens = (self.tokens - tokens).max(-self.rate * MAX_DEBT.as_secs_f64());
+        self.tokens = (self.tokens - tokens).max(-self.debt);
     }
 
     /// Puts tokens back.

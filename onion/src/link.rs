@@ -8,7 +8,7 @@
 
 use crate::cell::{self, BODY_LEN, Body, CELL_LEN, CircId, Command, STREAM_LEN, SmallCell};
 use crate::control::{Control, MESSAGE_HEAD};
-use crate::schedule::{Allowance, Class, Flow, Recent, Schedule, Turn, Weights};
+use crate::schedule::{Allowance, Flow, Schedule, Served, Turn, Weights};
 use crate::session::ByteQueue;
 use kith_crypto::codec::DecodeError;
 use kith_crypto::noise::{OVERHEAD, Session};
@@ -132,7 +132,8 @@ struct OutTunnel {
     /// What waits.
     outgoing: Outgoing,
     flow: Flow,
-    recent: Recent,
+    /// What the schedule counted last.
+    sent: u64,
     queued: bool,
     /// Cells that left since the last look.
     left: u32,
@@ -323,11 +324,11 @@ pub struct Link {
 impl Link {
     /// A link over an established session.
     pub fn new(session: Session) -> Self {
-        Self::with_weights(session, Weights::default(), Duration::from_secs(1))
+        Self::with_weights(session, Weights::default())
     }
 
-    /// The same with other shares, and another half-life of what counts as recent.
-    pub fn with_weights(session: Session, weights: Weights, half_life: Duration) -> Self {
+    /// The same with other shares.
+    pub fn with_weights(session: Session, weights: Weights) -> Self {
         Self {
             session,
             pending: Vec::new(),
@@ -338,7 +339,7 @@ impl Link {
             urgent: VecDeque::new(),
             control_out: ControlOut::default(),
             tunnels: BTreeMap::new(),
-            schedule: Schedule::new(weights, half_life),
+            schedule: Schedule::new(weights),
             left: Vec::new(),
             relayed: 0,
             unasked: 0,
@@ -433,7 +434,7 @@ impl Link {
             credit: WINDOW_START,
             outgoing,
             flow,
-            recent: Recent::default(),
+            sent: 0,
             queued: false,
             left: 0,
             delay: Duration::ZERO,
@@ -520,7 +521,7 @@ impl Link {
             && !tunnel.outgoing.is_empty()
         {
             tunnel.queued = true;
-            self.schedule.ready(circ, tunnel.flow, tunnel.recent);
+            self.schedule.ready(circ, tunnel.flow, tunnel.sent);
         }
     }
 
@@ -583,14 +584,13 @@ impl Link {
         out: &mut [u8],
     ) -> Result<usize, Broken> {
         let mut used = 0;
-        let time = self.schedule.time(now);
         while self.has_work(allowance) {
             let Some(room) = out.get_mut(used..).filter(|r| r.len() >= RECORD_LEN) else { break };
             let mut plain = std::mem::take(&mut self.plain);
             let mut cells = 0;
             for cell in plain.chunks_exact_mut(CELL_LEN) {
                 let Ok(cell) = <&mut [u8; CELL_LEN]>::try_from(cell) else { break };
-                if !self.next_cell(now, time, allowance, cell)? {
+                if !self.next_cell(now, allowance, cell)? {
                     break;
                 }
                 cells += 1;
@@ -608,7 +608,6 @@ impl Link {
     fn next_cell(
         &mut self,
         now: Duration,
-        time: f64,
         allowance: &mut Allowance,
         cell: &mut [u8; CELL_LEN],
     ) -> Result<bool, Broken> {
@@ -633,9 +632,9 @@ impl Link {
                 allowance.use_up(None);
                 self.control_cell(cell, true)?;
             }
-            Some(Turn::Tunnel(circ, class)) => {
-                allowance.use_up(Some(class));
-                self.tunnel_cell(now, time, (circ, class), cell)?;
+            Some(Turn::Tunnel(served)) => {
+                allowance.use_up(Some(served.class));
+                self.tunnel_cell(now, served, cell)?;
             }
         }
         Ok(true)
@@ -654,24 +653,24 @@ impl Link {
     fn tunnel_cell(
         &mut self,
         now: Duration,
-        time: f64,
-        (circ, class): (CircId, Class),
+        served: Served,
         cell: &mut [u8; CELL_LEN],
     ) -> Result<(), Broken> {
         // Whoever has a turn has credit and cells: both shrink only here, and where a tunnel ends.
+        let circ = served.circ;
         let tunnel = self.tunnels.get_mut(&circ).ok_or(Broken)?;
         tunnel.credit = tunnel.credit.checked_sub(1).ok_or(Broken)?;
         if let Some(came) = tunnel.outgoing.fill(cell::begin(cell, circ, Command::Data))? {
             tunnel.delay = now.saturating_sub(came);
             self.relayed = self.relayed.saturating_sub(1);
         }
-        tunnel.recent.add(time);
+        tunnel.sent = served.sent;
         if tunnel.left == 0 {
             self.left.push(circ);
         }
         tunnel.left += 1;
         tunnel.queued = tunnel.credit > 0 && !tunnel.outgoing.is_empty();
-        self.schedule.done(circ, class, tunnel.queued.then_some(tunnel.recent));
+        self.schedule.done(served, tunnel.queued);
         Ok(())
     }
 }
@@ -783,6 +782,82 @@ mod tests {
         }
         slow.consumed(16);
         assert_eq!(slow.grant(false, u32::MAX, false), Some(16), "no growth while cells pile up here");
+    }
+
+    #[test]
+    fn windows_shrink_with_delay_and_grow_again() {
+        let delays = (Duration::from_millis(100), Duration::from_millis(400));
+        let mut w = InWindow::default();
+        let use_all = |w: &mut InWindow, delay: u64| {
+            let n = w.granted();
+            (0..n).for_each(|_| assert!(w.arrived().is_ok()));
+            w.consumed(n);
+            w.waited(Duration::from_millis(delay), delays);
+            w.grant(true, u32::MAX, false)
+        };
+        assert_eq!(use_all(&mut w, 0), Some(64));
+        assert_eq!(use_all(&mut w, 200), Some(64), "no growth with a delay");
+        w.waited(Duration::from_millis(500), delays);
+        (0..40).for_each(|_| assert!(w.arrived().is_ok()));
+        w.consumed(40);
+        assert_eq!(w.grant(true, u32::MAX, false), None, "24 are granted: more than the window now");
+        (0..24).for_each(|_| assert!(w.arrived().is_ok()));
+        assert!(w.arrived().is_err());
+        w.consumed(24);
+        assert_eq!(w.grant(true, u32::MAX, false), Some(WINDOW_MIN as u16));
+        assert_eq!(use_all(&mut w, 0), Some(32), "and grows when nothing waits");
+        // What a rate allows is granted, the rest later; what was paid for is known.
+        (0..32).for_each(|_| assert!(w.arrived().is_ok()));
+        w.consumed(32);
+        assert_eq!(w.grant(true, 5, true), Some(5));
+        assert_eq!((w.paid(), w.granted()), (5, 5));
+        assert_eq!(w.arrived(), Ok(false), "paid for");
+        assert_eq!(InWindow::default().arrived(), Ok(true), "nobody paid for the first window");
+    }
+
+    #[test]
+    fn small_messages_overtake_pages_between_pages_only() {
+        let (mut a, mut b) = pair();
+        let page = Control::Delta(crate::control::Delta {
+            part: crate::control::Part::Own,
+            log: 1,
+            upto: 1,
+            restart: true,
+            more: false,
+            next_batch_ms: 1,
+            batch_ms: 1,
+            ops: Vec::new(),
+        });
+        a.send(&page).unwrap();
+        a.send(&page).unwrap();
+        a.open_tunnel(2, Flow::default(), session_queue(20 * STREAM_LEN));
+        let mut wire = vec![0; RECORD_LEN];
+        // One cell of the first page leaves, then something small comes.
+        let mut one = Allowance { all: 1, classes: [0; 3] };
+        let mut seen = Vec::new();
+        let mut take = |b: &mut Link, bytes: &[u8]| {
+            for (_, command, body) in cells(b, bytes, 999).unwrap() {
+                match command {
+                    Command::Control => {
+                        seen.extend(b.control(body.as_slice().try_into().unwrap()).unwrap());
+                    }
+                    _ => assert_eq!(command, Command::Data),
+                }
+            }
+        };
+        let n = a.transmit(Duration::ZERO, &mut one, &mut wire).unwrap();
+        take(&mut b, &wire[..n]);
+        a.send(&Control::Hint).unwrap();
+        let none = Allowance { all: 0, classes: [0; 3] };
+        let n = a.transmit(Duration::ZERO, &mut { none }, &mut wire).unwrap();
+        take(&mut b, &wire[..n]);
+        assert!(n > 0 && !a.has_work(&none), "the rest of the page and the small one need no allowance");
+        while a.has_work(&Allowance::ALL) {
+            let n = send(&mut a, &mut wire).unwrap();
+            take(&mut b, &wire[..n]);
+        }
+        assert_eq!(seen, [page.clone(), Control::Hint, page]);
+        assert_eq!(a.control_waiting(), 0);
     }
 
     #[test]

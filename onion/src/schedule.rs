@@ -1,15 +1,16 @@
 //! Whose cell leaves next on a link. Three levels: classes by weight, inside a class the friends
-//! whose cells they are in turn, inside a friend the tunnel that was quiet for longest.
+//! whose cells they are in turn, inside a friend the tunnels, quiet ones first.
 //!
 //! Cells have one size, so a fair share of bytes is a fair share of cells. Classes go by start time
 //! (each has a clock that runs slower the more weight it has, the one that is furthest behind goes
-//! next): deficit round robin with a quantum of one cell, without its bursts. Invariant: whenever
-//! anything is ready and allowed, something leaves. Order of leaving: `docs/protocol/link.md`.
+//! next): deficit round robin with a quantum of one cell, without its bursts. So do the tunnels of
+//! one friend, but a tunnel that was quiet keeps some of what it did not use and goes first with it.
+//! Invariant: whenever anything is ready and allowed, something leaves; nobody waits longer than
+//! his weight and the kept cells of others make him. Order of leaving: `docs/protocol/link.md`.
 
 use crate::cell::CircId;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
-use std::time::Duration;
 
 /// For whom a cell travels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +44,10 @@ pub struct Flow {
     pub from: u32,
 }
 
+/// Cells that a tunnel may be ahead of the others of its friend, when it was quiet before. Holds
+/// the first burst of a session: root, head, node block and four data blocks are 119 cells.
+pub const QUIET_CELLS: u64 = 128;
+
 /// Shares of a link that is busy. Any of them may use what the others leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Weights {
@@ -50,11 +55,13 @@ pub struct Weights {
     pub classes: [u16; 3],
     /// Pages of the catalogue.
     pub bulk: u16,
+    /// Cells that a quiet tunnel may be ahead of the others; 0: all in turn.
+    pub quiet_cells: u64,
 }
 
 impl Default for Weights {
     fn default() -> Self {
-        Self { classes: [50, 30, 20], bulk: 20 }
+        Self { classes: [50, 30, 20], bulk: 20, quiet_cells: QUIET_CELLS }
     }
 }
 
@@ -80,39 +87,22 @@ impl Allowance {
     }
 }
 
-/// How much a tunnel has sent lately: cells, each counting half after every half-life.
-///
-/// Kept as the logarithm of the sum of 2^(time of the cell), in half-lives: it compares the same at
-/// any later time, so that a tunnel that waits need not be touched.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Recent(f64);
-
-impl Recent {
-    /// A cell leaves at `time`, in half-lives since any beginning.
-    pub(crate) fn add(&mut self, time: f64) {
-        let time = time + 1.0; // zero is "never"
-        let before = self.0 - time;
-        self.0 = if before < -60.0 { time } else { time + before.exp2().ln_1p() / std::f64::consts::LN_2 };
-    }
-
-    /// Orders like the value: it is never negative.
-    const fn key(self) -> u64 {
-        self.0.to_bits()
-    }
-}
-
-/// Time in half-lives. Without a half-life time stands still and nothing counts as recent.
-pub(crate) fn half_lives(now: Duration, half_life: Duration) -> f64 {
-    if half_life.is_zero() { 0.0 } else { now.as_secs_f64() / half_life.as_secs_f64() }
-}
-
 /// Whose turn it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
     /// A cell of the catalogue's pages.
     Bulk,
     /// A cell of a tunnel. Answered with [`Schedule::done`].
-    Tunnel(CircId, Class),
+    Tunnel(Served),
+}
+
+/// A tunnel whose turn it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Served {
+    pub(crate) circ: CircId,
+    pub(crate) class: Class,
+    /// What it has sent with this cell, as its friend's tunnels are compared.
+    pub(crate) sent: u64,
 }
 
 /// A unit of a class's clock: a cell takes `UNIT / weight`.
@@ -123,11 +113,13 @@ const MAX_SPARE: usize = 8;
 
 type Heap = BinaryHeap<Reverse<(u64, u64, CircId)>>;
 
-/// One friend's tunnels that have something to send, the quietest first.
+/// One friend's tunnels that have something to send, the one that has sent least first.
 #[derive(Debug)]
 struct Sharer {
     from: u32,
     ready: Heap,
+    /// Where busy tunnels stand: cells that each of them has sent.
+    clock: u64,
 }
 
 #[derive(Debug, Default)]
@@ -148,11 +140,11 @@ pub(crate) struct Schedule {
     bulk_ready: bool,
     turns: u64,
     spare: Vec<Heap>,
-    half_life: Duration,
+    quiet_cells: u64,
 }
 
 impl Schedule {
-    pub(crate) fn new(weights: Weights, half_life: Duration) -> Self {
+    pub(crate) fn new(weights: Weights) -> Self {
         let [own, fof, onion] = weights.classes;
         let lane = |weight: u16| Lane { step: UNIT / u64::from(weight.max(1)), ..Lane::default() };
         Self {
@@ -161,32 +153,29 @@ impl Schedule {
             bulk_ready: false,
             turns: 0,
             spare: Vec::new(),
-            half_life,
+            quiet_cells: weights.quiet_cells,
         }
     }
 
-    /// Time as [`Recent`] counts it.
-    pub(crate) fn time(&self, now: Duration) -> f64 {
-        half_lives(now, self.half_life)
-    }
-
-    /// A tunnel has something to send. Said once until its turn has come.
-    pub(crate) fn ready(&mut self, circ: CircId, flow: Flow, recent: Recent) {
-        let entry = self.entry(circ, recent);
+    /// A tunnel has something to send. Said once until its turn has come. `sent`: what it has sent,
+    /// as [`Schedule::next`] counted it last, or 0.
+    pub(crate) fn ready(&mut self, circ: CircId, flow: Flow, sent: u64) {
+        self.turns += 1;
+        let turn = self.turns;
         let Some(lane) = self.lanes.get_mut(flow.class.index()) else { return };
         if let Some(sharer) = lane.sharers.iter_mut().find(|s| s.from == flow.from) {
-            sharer.ready.push(entry);
+            // What was not used long ago is forgotten, and so is what another friend's clock said.
+            let sent = sent.clamp(sharer.clock.saturating_sub(self.quiet_cells), sharer.clock + 1);
+            sharer.ready.push(Reverse((sent, turn, circ)));
             return;
         }
+        // Alone: where it stands is what the others are measured by, with room to be behind. A new
+        // tunnel was quiet until now.
+        let clock = sent.max(self.quiet_cells);
+        let sent = if sent == 0 { clock - self.quiet_cells } else { clock };
         let mut ready = self.spare.pop().unwrap_or_default();
-        ready.push(entry);
-        lane.sharers.push_back(Sharer { from: flow.from, ready });
-    }
-
-    fn entry(&mut self, circ: CircId, recent: Recent) -> Reverse<(u64, u64, CircId)> {
-        self.turns += 1;
-        let key = if self.half_life.is_zero() { 0 } else { recent.key() };
-        Reverse((key, self.turns, circ))
+        ready.push(Reverse((sent, turn, circ)));
+        lane.sharers.push_back(Sharer { from: flow.from, ready, clock });
     }
 
     /// Whether pages of the catalogue wait.
@@ -240,16 +229,20 @@ impl Schedule {
             2 => Class::Onion,
             _ => return Some(Turn::Bulk),
         };
-        let Reverse((.., circ)) = lane.sharers.front_mut()?.ready.pop()?;
-        Some(Turn::Tunnel(circ, class))
+        let sharer = lane.sharers.front_mut()?;
+        let Reverse((sent, _, circ)) = sharer.ready.pop()?;
+        sharer.clock = sharer.clock.max(sent);
+        Some(Turn::Tunnel(Served { circ, class, sent: sent + 1 }))
     }
 
-    /// The tunnel of the last turn has sent its cell; `again`: it has more, and so much sent lately.
-    pub(crate) fn done(&mut self, circ: CircId, class: Class, again: Option<Recent>) {
-        let entry = again.map(|recent| self.entry(circ, recent));
-        let Some(lane) = self.lanes.get_mut(class.index()) else { return };
+    /// The tunnel of the last turn has sent its cell; `again`: it has more.
+    pub(crate) fn done(&mut self, served: Served, again: bool) {
+        self.turns += 1;
+        let Some(lane) = self.lanes.get_mut(served.class.index()) else { return };
         let Some(mut sharer) = lane.sharers.pop_front() else { return };
-        sharer.ready.extend(entry);
+        if again {
+            sharer.ready.push(Reverse((served.sent, self.turns, served.circ)));
+        }
         if !sharer.ready.is_empty() {
             lane.sharers.push_back(sharer);
         } else if self.spare.len() < MAX_SPARE {
@@ -260,4 +253,177 @@ impl Schedule {
 
 fn allows(allowance: &Allowance, class: usize) -> bool {
     allowance.classes.get(class).is_some_and(|left| *left > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    fn flow(class: Class, from: u32) -> Flow {
+        Flow { class, from }
+    }
+
+    /// Tunnels that always have more to send.
+    struct Busy {
+        schedule: Schedule,
+        sent: BTreeMap<CircId, u32>,
+        bulk: u32,
+    }
+
+    impl Busy {
+        fn new(weights: Weights, tunnels: &[(CircId, Flow)]) -> Self {
+            let mut schedule = Schedule::new(weights);
+            tunnels.iter().for_each(|(circ, flow)| schedule.ready(*circ, *flow, 0));
+            Self { schedule, sent: BTreeMap::new(), bulk: 0 }
+        }
+
+        fn turn(&mut self, allowance: &Allowance) -> Option<Turn> {
+            let turn = self.schedule.next(allowance)?;
+            match turn {
+                Turn::Bulk => self.bulk += 1,
+                Turn::Tunnel(served) => {
+                    *self.sent.entry(served.circ).or_default() += 1;
+                    self.schedule.done(served, true);
+                }
+            }
+            Some(turn)
+        }
+
+        fn turns(&mut self, count: u32) {
+            (0..count).for_each(|_| assert!(self.turn(&Allowance::ALL).is_some(), "work conserving"));
+        }
+
+        fn share(&self, circs: std::ops::Range<CircId>) -> u32 {
+            self.sent.range(circs).map(|(_, n)| n).sum()
+        }
+    }
+
+    #[test]
+    fn classes_share_by_weight_and_use_what_others_leave() {
+        let tunnels = [(1, flow(Class::Own, 0)), (2, flow(Class::Fof, 7)), (3, flow(Class::Onion, 8))];
+        let mut busy = Busy::new(Weights::default(), &tunnels);
+        busy.turns(10_000);
+        for (circ, share) in [(1, 5_000), (2, 3_000), (3, 2_000)] {
+            assert!(busy.sent[&circ].abs_diff(share) <= 10, "{circ}: {}", busy.sent[&circ]);
+        }
+        busy.schedule.set_bulk(true);
+        busy.turns(12_000);
+        assert!(busy.bulk.abs_diff(2_000) <= 10, "pages share too: {}", busy.bulk);
+        // One class alone has it all.
+        let mut busy = Busy::new(Weights::default(), &[(3, flow(Class::Onion, 8))]);
+        busy.turns(100);
+        assert_eq!(busy.sent[&3], 100);
+    }
+
+    #[test]
+    fn many_tunnels_of_one_friend_are_one_friend() {
+        let greedy = (10..74).map(|circ| (circ, flow(Class::Fof, 1)));
+        let tunnels: Vec<_> = greedy.chain([(2, flow(Class::Fof, 2)), (3, flow(Class::Fof, 3))]).collect();
+        let mut busy = Busy::new(Weights::default(), &tunnels);
+        busy.turns(9_000);
+        for n in [busy.share(10..74), busy.share(2..3), busy.share(3..4)] {
+            assert!(n.abs_diff(3_000) <= 2, "{n}");
+        }
+        let each: Vec<u32> = (10..74).map(|circ| busy.sent[&circ]).collect();
+        assert!(each.iter().max().unwrap() - each.iter().min().unwrap() <= 1, "and they share alike");
+    }
+
+    #[test]
+    fn a_quiet_tunnel_goes_first_and_a_new_one_starves_nobody() {
+        let bulk: Vec<_> = (10..20).map(|circ| (circ, flow(Class::Own, 0))).collect();
+        let mut busy = Busy::new(Weights::default(), &bulk);
+        busy.turns(10_000);
+        // It sends a cell now and then: each leaves at once.
+        let mut sent = 0;
+        for _ in 0..50 {
+            busy.schedule.ready(2, flow(Class::Own, 0), sent);
+            let Some(Turn::Tunnel(served)) = busy.schedule.next(&Allowance::ALL) else { panic!("a turn") };
+            assert_eq!(served.circ, 2, "the quiet one first");
+            sent = served.sent;
+            busy.schedule.done(served, false);
+            busy.turns(40);
+        }
+        // One that sends without end is ahead by what it may keep, and then like the others.
+        busy.schedule.ready(3, flow(Class::Own, 0), 0);
+        let before = busy.share(10..20);
+        busy.turns(QUIET_CELLS as u32 + 10);
+        assert!(busy.share(10..20) - before >= 9, "others wait for {QUIET_CELLS} cells at most");
+        busy.turns(1_100);
+        assert!(busy.sent[&3].abs_diff(QUIET_CELLS as u32 + 100) <= 2, "{}", busy.sent[&3]);
+    }
+
+    #[test]
+    fn a_class_that_was_away_does_not_catch_up() {
+        let mut busy = Busy::new(Weights::default(), &[(1, flow(Class::Own, 0)), (2, flow(Class::Fof, 7))]);
+        let no_fof = Allowance { all: u32::MAX, classes: [u32::MAX, 0, u32::MAX] };
+        (0..1_000).for_each(|_| assert!(busy.turn(&no_fof).is_some()));
+        assert_eq!(busy.sent.get(&2), None, "what is not allowed does not leave");
+        busy.turns(80);
+        assert!(busy.sent[&2].abs_diff(30) <= 1, "{}", busy.sent[&2]);
+        assert!(busy.turn(&Allowance { all: 0, classes: [1; 3] }).is_none());
+    }
+
+    proptest! {
+        /// Whoever is ready gets its share of any run of turns, whatever else is there.
+        #[test]
+        fn nobody_starves(weights in proptest::array::uniform3(1_u16..100),
+                          tunnels in proptest::collection::btree_map(1_u32..500, (0_usize..3, 0_u32..5), 1..60)) {
+            let classes = [Class::Own, Class::Fof, Class::Onion];
+            let tunnels: Vec<_> =
+                tunnels.into_iter().map(|(circ, (class, from))| (circ, flow(classes[class], from))).collect();
+            let settings = Weights { classes: weights, ..Weights::default() };
+            let mut busy = Busy::new(settings, &tunnels);
+            busy.turns(20_000);
+            let present: u32 = (0..3)
+                .filter(|i| tunnels.iter().any(|t| t.1.class.index() == *i))
+                .map(|i| u32::from(weights[i]))
+                .sum();
+            for (circ, flow) in &tunnels {
+                let same = tunnels.iter().filter(|t| t.1 == *flow).count() as u32;
+                let mut friends: Vec<u32> =
+                    tunnels.iter().filter(|t| t.1.class == flow.class).map(|t| t.1.from).collect();
+                friends.sort_unstable();
+                friends.dedup();
+                let class = 20_000 * u32::from(weights[flow.class.index()]) / present;
+                let due = class / friends.len() as u32 / same;
+                let got = busy.sent.get(circ).copied().unwrap_or_default();
+                prop_assert!(got.abs_diff(due) <= due / 20 + 3, "{circ}: {got} of {due}");
+            }
+        }
+
+        /// Tunnels come, go quiet and end in any order: nothing is lost, nobody is served twice.
+        #[test]
+        fn every_ready_tunnel_has_its_turn(steps in proptest::collection::vec((0_u8..4, 1_u32..20, 0_u32..3), 1..300)) {
+            let mut schedule = Schedule::new(Weights::default());
+            let mut ready: BTreeMap<CircId, Flow> = BTreeMap::new();
+            for (what, circ, from) in steps {
+                let known = ready.get(&circ).copied();
+                match (what, known) {
+                    (0, None) => {
+                        let flow = flow(Class::Fof, from);
+                        schedule.ready(circ, flow, u64::from(circ));
+                        ready.insert(circ, flow);
+                    }
+                    (1, Some(flow)) => {
+                        schedule.remove(circ, flow);
+                        ready.remove(&circ);
+                    }
+                    _ => match schedule.next(&Allowance::ALL) {
+                        Some(Turn::Tunnel(served)) => {
+                            prop_assert!(ready.contains_key(&served.circ));
+                            let again = what == 2;
+                            if !again {
+                                ready.remove(&served.circ);
+                            }
+                            schedule.done(served, again);
+                        }
+                        other => prop_assert!(other.is_none() && ready.is_empty()),
+                    },
+                }
+                prop_assert_eq!(schedule.may_send(&Allowance::ALL), !ready.is_empty());
+            }
+        }
+    }
 }

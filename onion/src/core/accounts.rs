@@ -261,7 +261,7 @@ impl Core {
         };
         let side = |friend| Side { friend, ..Side::default() };
         Account {
-            work: Bucket::new(work.0, work.1),
+            work: Bucket::for_work(work),
             stopped_until: None,
             handshakes: Bucket::new(handshakes.0, handshakes.1),
             pages_due: 0,
@@ -520,9 +520,15 @@ impl Core {
         self.relayed = self.relayed.saturating_sub(account.relayed);
     }
 
-    /// Whether there is room for more tunnels of others.
-    pub(super) fn may_relay_more(&self) -> bool {
-        self.relayed * 4 < self.budgets.relayed_cells * 3
+    /// Whether there is room for more tunnels of a friend: near the cap only for those for whom less
+    /// waits than for others on the average.
+    pub(super) fn may_relay_more(&self, friend: ConnId) -> bool {
+        if self.relayed < self.budgets.relayed_cells / 4 * 3 {
+            return true;
+        }
+        let waiting = |c: &Connection| c.peek().map_or(0, |open| open.link.all_relayed());
+        let holders = self.connections.values().filter(|c| waiting(c) > 0).count();
+        self.connections.get(&friend).is_some_and(|c| waiting(c) * holders < self.relayed)
     }
 
     /// Above the cap, tunnels end whose cells wait for longest on the links of friends who hold
@@ -535,7 +541,7 @@ impl Core {
         while self.relayed > cap - cap / 16 {
             let waiting = |c: &Connection| c.peek().map_or(0, |open| open.link.all_relayed());
             let holders = self.connections.values().filter(|c| waiting(c) > 0).count();
-            let over = self.connections.iter().filter(|(_, c)| waiting(c) * holders.max(1) >= self.relayed);
+            let over = self.connections.iter().filter(|(_, c)| waiting(c) * holders >= self.relayed);
             let oldest = over.filter_map(|(conn, c)| Some((c.peek()?.link.oldest_relayed()?, *conn))).min();
             let Some(((_, circ), conn)) = oldest else { return };
             self.end_tunnel(now, conn, circ, true);

@@ -483,7 +483,7 @@ impl Core {
         let lower = self.identity.public().noise < peer_noise;
         let open = OpenLink {
             who,
-            link: Link::with_weights(session, self.budgets.weights, self.budgets.half_life),
+            link: Link::with_weights(session, self.budgets.weights),
             tunnels: BTreeMap::new(),
             next_circ: if lower { 2 } else { 1 },
             opens: Bucket::new(20.0, 40.0),

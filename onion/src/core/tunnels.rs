@@ -223,10 +223,8 @@ impl Core {
         request: &TunOpen,
     ) -> Vec<(ConnId, CircId)> {
         let mut others = Vec::new();
-        let Some(from) = self.friends.get(&asker).and_then(|f| f.link).filter(|_| self.may_relay_more())
-        else {
-            return others;
-        };
+        let link = self.friends.get(&asker).and_then(|f| f.link);
+        let Some(from) = link.filter(|conn| self.may_relay_more(*conn)) else { return others };
         let pointers = self.catalogue.pointers(asker, &root);
         let flow = Flow { class: Class::Fof, from };
         for friend in pointers.into_iter().take(4) {
@@ -264,11 +262,15 @@ impl Core {
     /// friend for whom most of them are (or this node itself, 0) gives one up: the newest that has
     /// no answer yet, or else the newest. Nobody gives up anything for somebody with as many.
     fn make_room(&mut self, now: Now, conn: ConnId, from: ConnId) -> bool {
+        let share_tunnels = self.budgets.share_tunnels;
         let Some(open) = self.open_link(conn) else { return false };
         let half = open.next_circ % 2;
         let ours = || open.tunnels.iter().filter(|(circ, _)| **circ % 2 == half);
         if ours().count() < MAX_CIRCUITS {
             return true;
+        }
+        if !share_tunnels {
+            return false;
         }
         let mut held: BTreeMap<ConnId, usize> = BTreeMap::from([(from, 1)]);
         ours().for_each(|(_, t)| *held.entry(t.flow.from).or_default() += 1);
