@@ -89,7 +89,7 @@ impl Allowance {
 
 /// Whose turn it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Turn {
+pub enum Turn {
     /// A cell of the catalogue's pages.
     Bulk,
     /// A cell of a tunnel. Answered with [`Schedule::done`].
@@ -98,11 +98,13 @@ pub(crate) enum Turn {
 
 /// A tunnel whose turn it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Served {
-    pub(crate) circ: CircId,
-    pub(crate) class: Class,
+pub struct Served {
+    /// Which.
+    pub circ: CircId,
+    /// Its class.
+    pub class: Class,
     /// What it has sent with this cell, as its friend's tunnels are compared.
-    pub(crate) sent: u64,
+    pub sent: u64,
 }
 
 /// A unit of a class's clock: a cell takes `UNIT / weight`.
@@ -133,7 +135,7 @@ struct Lane {
 
 /// The waiting tunnels of one link.
 #[derive(Debug)]
-pub(crate) struct Schedule {
+pub struct Schedule {
     lanes: [Lane; 4],
     /// Clock of the class that went last: who was away does not catch up.
     clock: u64,
@@ -144,7 +146,8 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    pub(crate) fn new(weights: Weights) -> Self {
+    /// Nothing waits.
+    pub fn new(weights: Weights) -> Self {
         let [own, fof, onion] = weights.classes;
         let lane = |weight: u16| Lane { step: UNIT / u64::from(weight.max(1)), ..Lane::default() };
         Self {
@@ -159,7 +162,7 @@ impl Schedule {
 
     /// A tunnel has something to send. Said once until its turn has come. `sent`: what it has sent,
     /// as [`Schedule::next`] counted it last, or 0.
-    pub(crate) fn ready(&mut self, circ: CircId, flow: Flow, sent: u64) {
+    pub fn ready(&mut self, circ: CircId, flow: Flow, sent: u64) {
         self.turns += 1;
         let turn = self.turns;
         let Some(lane) = self.lanes.get_mut(flow.class.index()) else { return };
@@ -179,12 +182,12 @@ impl Schedule {
     }
 
     /// Whether pages of the catalogue wait.
-    pub(crate) const fn set_bulk(&mut self, ready: bool) {
+    pub const fn set_bulk(&mut self, ready: bool) {
         self.bulk_ready = ready;
     }
 
     /// A tunnel is gone.
-    pub(crate) fn remove(&mut self, circ: CircId, flow: Flow) {
+    pub fn remove(&mut self, circ: CircId, flow: Flow) {
         let Some(lane) = self.lanes.get_mut(flow.class.index()) else { return };
         lane.sharers.iter_mut().filter(|s| s.from == flow.from).for_each(|s| {
             s.ready.retain(|Reverse((.., other))| *other != circ);
@@ -193,18 +196,18 @@ impl Schedule {
     }
 
     /// Whether a class has something to send.
-    pub(crate) fn has(&self, class: usize) -> bool {
+    pub fn has(&self, class: usize) -> bool {
         self.lanes.get(class).is_some_and(|lane| !lane.sharers.is_empty())
     }
 
     /// Whether [`Schedule::next`] would give something.
-    pub(crate) fn may_send(&self, allowance: &Allowance) -> bool {
+    pub fn may_send(&self, allowance: &Allowance) -> bool {
         allowance.all > 0
             && (self.bulk_ready || (0..3).any(|class| self.has(class) && allows(allowance, class)))
     }
 
     /// Takes the next turn.
-    pub(crate) fn next(&mut self, allowance: &Allowance) -> Option<Turn> {
+    pub fn next(&mut self, allowance: &Allowance) -> Option<Turn> {
         if allowance.all == 0 {
             return None;
         }
@@ -236,7 +239,7 @@ impl Schedule {
     }
 
     /// The tunnel of the last turn has sent its cell; `again`: it has more.
-    pub(crate) fn done(&mut self, served: Served, again: bool) {
+    pub fn done(&mut self, served: Served, again: bool) {
         self.turns += 1;
         let Some(lane) = self.lanes.get_mut(served.class.index()) else { return };
         let Some(mut sharer) = lane.sharers.pop_front() else { return };
