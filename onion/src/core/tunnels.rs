@@ -711,6 +711,9 @@ impl Core {
             Role::Passed => self.no_longer_passed(conn, circ),
             Role::Serving { serving, .. } => {
                 self.serving = self.serving.saturating_sub(serving.counted);
+                if serving.queued {
+                    self.serve_queue.retain(|waiting| *waiting != (conn, circ));
+                }
                 if let Some(open) = self.open_link(conn) {
                     open.account.serving = open.account.serving.saturating_sub(1);
                 }
