@@ -20,7 +20,9 @@ pub use accounts::Rates;
 pub use dialling::Reach;
 pub use fetching::{Route, Stored};
 
+use crate::budget::Budgets;
 use crate::catalogue::{Act, Audience, Brief, Catalogue, EntryId, Listing, Pace, Searchable, ViewCount};
+use crate::cell::CircId;
 use crate::control::Control;
 use crate::entry::Entry;
 use crate::fetch::Fetch;
@@ -252,6 +254,12 @@ pub struct Load {
     pub timers: usize,
     /// First flights that came a second time, since the start.
     pub replays: u64,
+    /// Bytes read ahead for sessions that are served.
+    pub serving: usize,
+    /// Control bytes that wait.
+    pub control: usize,
+    /// Small cells that wait.
+    pub urgent: usize,
 }
 
 pub(crate) struct Friend {
@@ -371,9 +379,18 @@ pub struct Core {
     fetches: BTreeMap<FetchId, FetchState>,
     next_fetch: FetchId,
     outputs: VecDeque<Output>,
+    budgets: Budgets,
     rates: Rates,
     friend_rates: BTreeMap<FriendKey, (Option<u64>, Option<u64>)>,
     replays: u64,
+    up: accounts::Pools,
+    down: accounts::Pools,
+    /// Cells of others' tunnels that wait, on all links.
+    relayed: usize,
+    /// Bytes read ahead for sessions, on all links.
+    serving: usize,
+    /// Sessions that wait until less is read ahead.
+    serve_queue: VecDeque<(ConnId, CircId)>,
 }
 
 impl std::fmt::Debug for Core {
@@ -411,9 +428,15 @@ impl Core {
             fetches: BTreeMap::new(),
             next_fetch: 1,
             outputs: VecDeque::new(),
+            budgets: Budgets::default(),
             rates: Rates::default(),
             friend_rates: BTreeMap::new(),
             replays: 0,
+            up: accounts::Pools::default(),
+            down: accounts::Pools::default(),
+            relayed: 0,
+            serving: 0,
+            serve_queue: VecDeque::new(),
         }
     }
 
@@ -714,6 +737,7 @@ impl Core {
                 load.most_relayed = load.most_relayed.max(cells);
             }
         }
+        self.load_of_accounts(&mut load);
         load
     }
 
@@ -741,6 +765,7 @@ impl Core {
         self.exchanges_due(now);
         self.dial_due(now);
         self.drive_fetches(now);
+        self.hand_out(now);
     }
 
     /// When [`Core::timeout`] has something to do next.
@@ -751,6 +776,7 @@ impl Core {
             next = earliest(next, connection.poll_timeout());
         }
         next = earliest(next, self.next_dial());
+        next = earliest(next, self.next_share());
         earliest(next, self.next_fetch_step())
     }
 }

@@ -25,7 +25,9 @@ use kith_onion::control::{
 };
 use kith_onion::entry::{Eid, Entry};
 use kith_onion::link::{Link, Outgoing};
+use kith_onion::schedule::{Allowance, Flow};
 use kith_onion::session::{Assembler, ByteQueue, Have, Message, Want};
+use std::time::Duration;
 
 const FOLDER: Folder = Folder("onion");
 
@@ -196,7 +198,7 @@ fn records() {
     let (mut a, mut b) = (Link::new(ours), Link::new(theirs));
     a.send(&Control::Hint).unwrap();
     let mut wire = vec![0; 2 * kith_onion::link::RECORD_LEN];
-    let used = a.transmit(&mut wire).unwrap();
+    let used = a.transmit(Duration::ZERO, &mut { Allowance::ALL }, &mut wire).unwrap();
     let wire = &wire[..used];
     let fields = Fields::new("one record of one cell: the cell in cell_control.hex")
         .note("session: noise_nn.hex in the folder crypto, from its first transport message on")
@@ -217,9 +219,9 @@ fn sealed_cells() {
     let (mut a, mut b) = (Link::new(outer), Link::new(outer_theirs));
     let mut queue = ByteQueue::default();
     Message::Bye.push_to(&mut queue);
-    a.open_tunnel(6, Outgoing::Session { queue, seal: Some(ours) });
+    a.open_tunnel(6, Flow::default(), Outgoing::Session { queue, seal: Some(ours) });
     let mut wire = vec![0; 2 * kith_onion::link::RECORD_LEN];
-    let used = a.transmit(&mut wire).unwrap();
+    let used = a.transmit(Duration::ZERO, &mut { Allowance::ALL }, &mut wire).unwrap();
     let cells = b.receive(&mut &wire[..used]).unwrap().unwrap();
     let fields = Fields::new("DATA of a sealed session: the message BYE under the session of noise_nn.hex")
         .note("the sealed record has 3968 bytes: length 2, reserved 6, stream 3944, tag 16")

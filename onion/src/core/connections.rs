@@ -1,10 +1,11 @@
 //! Connections: handshakes until a link stands, what comes and goes on it, which of two links stays,
 //! and what happens to everybody else (silence). Page: `docs/protocol/link.md`.
 
+use super::accounts::Account;
 use super::dialling::CALL_DEADLINE;
 use super::rotation::KEYS_PENDING;
 use super::*;
-use crate::cell::{CELL_LEN, CellRef, CircId, Command, SmallCell, encode_credits};
+use crate::cell::{CELL_LEN, CellRef, CircId, Command, SmallCell};
 use crate::handshake::{Answered, Callee, Caller, Established, MAJOR, Mode, Recognised, Third, Verified};
 use crate::link::{Broken, Link};
 use crate::ratchet::Stored;
@@ -55,6 +56,7 @@ pub(crate) struct OpenLink {
     pub(super) peer_keys_pending: bool,
     pub(super) keys_shown: Option<u32>,
     pub(super) credit_at: Option<Duration>,
+    pub(super) account: Account,
 }
 
 pub(super) enum Stage {
@@ -440,6 +442,7 @@ impl Core {
         if matches!(who, Who::Friend(key) if !self.friends.contains_key(&key)) {
             return self.close(now, id);
         }
+        let account = self.new_account(now, who);
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let inbound = connection.inbound;
         connection.last_received = now.at;
@@ -450,7 +453,7 @@ impl Core {
         let features = if pending { KEYS_PENDING } else { 0 };
         let open = OpenLink {
             who,
-            link: Link::new(session),
+            link: Link::with_weights(session, self.budgets.weights),
             tunnels: BTreeMap::new(),
             next_circ: if lower { 2 } else { 1 },
             opens: Bucket::new(20.0, 40.0),
@@ -473,6 +476,7 @@ impl Core {
             peer_keys_pending: false,
             keys_shown: None,
             credit_at: None,
+            account,
         };
         connection.stage = Stage::Open(Box::new(open));
         self.schedule_keepalive(now, id);
@@ -598,10 +602,15 @@ impl Core {
             return Ok(());
         }
         let full = open.full;
+        if cell.command != Command::Data {
+            open.account.charge(now, 1);
+        }
         match (cell.command, cell.circ) {
             (Command::Pad, 0) => Ok(()),
             (Command::Control, 0) => {
-                for message in open.link.control(cell.body)? {
+                let messages = open.link.control(cell.body)?;
+                open.account.charge(now, messages.len());
+                for message in messages {
                     self.control(now, id, message)?;
                 }
                 Ok(())
@@ -609,9 +618,11 @@ impl Core {
             // Nothing but control messages before the peer has spoken, on invites and for exchanges.
             _ if !open.heard || !full => Err(Broken),
             (Command::Credit, 0) => {
+                let mut credited = 0;
                 for (circ, cells) in crate::cell::decode_credits(cell.body)? {
-                    open.link.credit(circ, cells)?;
+                    credited += open.link.credit(circ, cells)?;
                 }
+                open.account.credited(credited);
                 Ok(())
             }
             (_, 0) => Err(Broken),
@@ -634,9 +645,8 @@ impl Core {
         }
         let mut used = flights;
         self.give_credit(now, id, false);
-        let Some(open) = self.connections.get_mut(&id).and_then(Connection::open) else { return used };
         if let Some(room) = out.get_mut(used..) {
-            match open.link.transmit(room) {
+            match self.send_cells(now, id, room) {
                 Ok(n) => used += n,
                 Err(Broken) => {
                     self.close(now, id);
@@ -644,44 +654,15 @@ impl Core {
                 }
             }
         }
-        let left = open.link.take_left();
         if used > 0 {
             self.schedule_keepalive(now, id);
-        }
-        for (circ, cells) in left {
-            self.cells_left(now, id, circ, cells);
         }
         used
     }
 
     /// Whether [`Core::transmit`] would give something.
     pub fn wants_to_send(&mut self, id: ConnId) -> bool {
-        self.connections.get_mut(&id).is_some_and(|c| {
-            !c.flights.is_empty() || c.open().is_some_and(|o| o.link.has_work() || o.has_credit(false))
-        })
-    }
-
-    fn give_credit(&mut self, now: Now, id: ConnId, tick: bool) {
-        let Some(open) = self.connections.get_mut(&id).and_then(Connection::open) else { return };
-        let mut credits = Vec::new();
-        let mut due = false;
-        for (circ, tunnel) in &mut open.tunnels {
-            if let Some(cells) = tunnel.window.grant(tick) {
-                credits.push((*circ, cells));
-            }
-            due |= tunnel.window.is_due();
-        }
-        open.credit_at = match (due, open.credit_at) {
-            (true, Some(at)) if !tick => Some(at),
-            (true, _) => Some(now.at + CREDIT_TICK),
-            (false, _) => None,
-        };
-        for group in credits.chunks(crate::cell::MAX_CREDITS) {
-            let cell = SmallCell { circ: 0, command: Command::Credit, front: encode_credits(group) };
-            if open.link.send_urgent(cell).is_err() {
-                return self.close(now, id);
-            }
-        }
+        self.connections.get(&id).is_some_and(|c| !c.flights.is_empty()) || self.link_wants_to_send(id)
     }
 
     fn schedule_keepalive(&mut self, now: Now, id: ConnId) {
@@ -763,6 +744,7 @@ impl Core {
         let for_exchange = connection.is_for_exchange();
         self.tickets.retain(|_, after| after.connection() != id);
         if let Some(open) = connection.open() {
+            self.forget_account(&open.account);
             let tunnels = std::mem::take(&mut open.tunnels);
             self.tunnels_lost(now, id, tunnels);
         }
@@ -809,9 +791,5 @@ impl OpenLink {
 
     pub(super) const fn has_heard(&self) -> bool {
         self.heard
-    }
-
-    fn has_credit(&self, tick: bool) -> bool {
-        self.tunnels.values().any(|t| t.window.would_grant(tick))
     }
 }

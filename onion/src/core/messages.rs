@@ -129,11 +129,14 @@ impl Core {
                 if !self.within(id, now, |open| &mut open.pulls) {
                     return Ok(());
                 }
-                if let Some(delta) = self.catalogue.pulled(now, key, part, log, since) {
-                    self.send_control(now, id, &Control::Delta(delta));
-                }
+                self.answer_pull(now, id, key, part, (log, since));
             }
-            Control::Delta(delta) => self.catalogue.delta(now, key, delta),
+            Control::Delta(delta) => {
+                if let Some(open) = self.connections.get_mut(&id).and_then(Connection::open) {
+                    open.account.page_came();
+                }
+                self.catalogue.delta(now, key, delta);
+            }
             Control::Hello { .. } | Control::Certificate(_) | Control::Welcome => return Err(Broken),
         }
         Ok(())
@@ -190,9 +193,11 @@ impl Core {
     }
 
     pub(super) fn send_now(&mut self, now: Now, id: ConnId, message: &Control) {
-        if let Some(open) = self.connections.get_mut(&id).and_then(Connection::open)
-            && open.link.send(message).is_err()
-        {
+        let Some(open) = self.connections.get_mut(&id).and_then(Connection::open) else { return };
+        if matches!(message, Control::Pull { .. }) {
+            open.account.page_asked();
+        }
+        if open.link.send(message).is_err() {
             self.close(now, id);
         }
     }
