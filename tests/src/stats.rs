@@ -172,7 +172,8 @@ pub fn same_distribution(a: &[f64], b: &[f64]) -> f64 {
     let gap = a.iter().chain(&b).map(|x| (share(&a, *x) - share(&b, *x)).abs()).fold(0.0, f64::max);
     let n = (a.len() * b.len()) as f64 / (a.len() + b.len()) as f64;
     let lambda = (n.sqrt() + 0.12 + 0.11 / n.sqrt()) * gap;
-    let term = |k: i32| (-2.0 * f64::from(k * k) * lambda * lambda).exp() * if k % 2 == 1 { 1.0 } else { -1.0 };
+    let term =
+        |k: i32| (-2.0 * f64::from(k * k) * lambda * lambda).exp() * if k % 2 == 1 { 1.0 } else { -1.0 };
     if lambda < 0.2 { 1.0 } else { (2.0 * (1..100).map(term).sum::<f64>()).clamp(0.0, 1.0) }
 }
 

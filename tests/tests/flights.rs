@@ -70,7 +70,12 @@ fn random(count: usize, len: usize) -> Vec<Vec<u8>> {
 fn looks_random(name: &str, samples: &[Vec<u8>], len: usize) {
     let counts = judge(samples, len);
     let most = counts.iter().max_by(|a, b| a.z.abs().total_cmp(&b.z.abs())).expect("there are counts");
-    println!("{name}: {} counts, the oddest is {:+.2} standard deviations: {}", counts.len(), most.z, most.what);
+    println!(
+        "{name}: {} counts, the oddest is {:+.2} standard deviations: {}",
+        counts.len(),
+        most.z,
+        most.what
+    );
     assert_eq!(surprises(&counts), Vec::<&_>::new(), "{name}");
     assert_eq!(repeats(samples, len), 0, "{name}: a string of 16 bytes came again");
 }
@@ -187,7 +192,9 @@ fn what_a_censor_of_random_bytes_would_block() {
     let mean = bits.iter().sum::<f64>() / bits.len() as f64;
     let (low, high) = bits.iter().fold((8.0, 0.0), |(l, h): (f64, f64), b| (l.min(*b), h.max(*b)));
     let passed = RECORDED.first.iter().filter(|f| exempt(f)).count();
-    println!("set bits a byte: mean {mean:.4}, {low:.2} to {high:.2}; {passed} of {COUNT} would pass the censor");
+    println!(
+        "set bits a byte: mean {mean:.4}, {low:.2} to {high:.2}; {passed} of {COUNT} would pass the censor"
+    );
     assert!((mean - 4.0).abs() < 0.01, "random bytes have four set bits of eight: {mean}");
     // An HTTP request shows that the rules can exempt something.
     assert!(exempt(&b"GET / HTTP/1.1\r\nHost: example\r\n\r\n".to_vec()));
