@@ -10,9 +10,11 @@
 
 mod audience;
 mod cli;
+mod flood;
 mod harness;
 mod invites;
 mod line;
+mod links;
 mod restart;
 mod secrets;
 mod sources;
