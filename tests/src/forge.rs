@@ -248,9 +248,9 @@ impl Bare {
         self.at = self.at.max(end);
     }
 
-    /// Time passes until it wants to dial; the first flight that it sends then. The connection is
-    /// lost right after.
-    pub fn next_flight(&mut self) -> (Who, Vec<u8>) {
+    /// Time passes until it wants to dial, and somebody is there: whom it dials, and on which
+    /// connection.
+    pub fn dial(&mut self) -> (Who, ConnId) {
         while self.dials.is_empty() {
             let next = self.core.poll_timeout().expect("a friend that is off line is dialled again");
             self.run_to(next);
@@ -259,10 +259,21 @@ impl Bare {
         let now = self.now();
         let conn = self.core.dialled(now, who);
         self.settle();
+        (who, conn)
+    }
+
+    /// The first flight of the next dial. The connection is lost right after.
+    pub fn next_flight(&mut self) -> (Who, Vec<u8>) {
+        let (who, conn) = self.dial();
         let flight = self.transmit(conn);
         self.lose(conn);
         (who, flight)
     }
+}
+
+/// One Diffie-Hellman on the curve: what costs are compared with.
+pub fn x25519(secret: [u8; 32], point: [u8; 32]) -> [u8; 32] {
+    x25519_dalek::x25519(secret, point)
 }
 
 /// Names a person among friends.
