@@ -41,6 +41,7 @@ const OBJECT: u64 = 64 << 20;
 const STEP: Duration = Duration::from_secs(600);
 /// Each kind of first bytes is measured so often.
 const ROUNDS: usize = 400;
+const RESTARTS: usize = 10;
 const FLOOD: Duration = Duration::from_secs(10);
 const FLOOD_PER_SECOND: u32 = 10_000;
 /// A friend fetches something new so often meanwhile.
@@ -60,6 +61,7 @@ fn main() {
     let mut table = Table::default();
     if wants("handshake") {
         handshakes(&mut table);
+        restarts(&mut table);
     }
     if wants("idle") || wants("pull") {
         let (source, friends) = star();
@@ -253,6 +255,20 @@ fn handshakes(table: &mut Table) {
         let flight = flights.flight(BEGINNING_MS + 1 + round, &mut rng);
         let cost = timed(|| assert!(answer(&mut target, &flight) > 0));
         table.add("a genuine flight answered: times X25519", "", cost / reference);
+    }
+}
+
+/// The same with processes: a friend that ends and starts again.
+fn restarts(table: &mut Table) {
+    eprintln!("a friend restarts");
+    let [a, mut b] = line_of::<2>();
+    for _ in 0..RESTARTS {
+        assert!(b.terminate().success());
+        wait_until(STEP, "the friend is gone", || !is_online(&a, "Bo"));
+        let begun = Instant::now();
+        b.restart();
+        wait_connected(&a, &b);
+        table.add("friend started again -> on line on both sides: s", "", begun.elapsed().as_secs_f64());
     }
 }
 
