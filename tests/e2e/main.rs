@@ -10,10 +10,12 @@
 
 mod audience;
 mod cli;
+mod flood;
 mod friends;
 mod harness;
 mod invites;
 mod line;
+mod links;
 mod logs;
 mod restart;
 mod secrets;

@@ -1,4 +1,7 @@
 //! What only tests need: a simulator that drives the shipped protocol core with virtual time, a
-//! faulty network, slow disks and dishonest peers. Scenarios: `tests/tests/sim.rs`.
+//! faulty network, slow disks and dishonest peers; ways to make flights of any kind; and counts that
+//! tell bytes from random ones. Scenarios: `tests/tests`.
 
+pub mod forge;
 pub mod sim;
+pub mod stats;

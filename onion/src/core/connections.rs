@@ -18,6 +18,8 @@ const PAD_MEAN_MS: f64 = 30_000.0;
 const PAD_MS: (f64, f64) = (1_000.0, 60_000.0);
 /// A link that brings nothing for so long is dead: two pads in a row are missing.
 const DEAD_AFTER: Duration = Duration::from_secs(125);
+/// A link that lasted so long was a good one.
+const STOOD: Duration = Duration::from_secs(60);
 /// Links that were completed so close together were dialled by both sides at once.
 const BOTH_DIALLED: Duration = Duration::from_secs(5);
 pub(super) const CREDIT_TICK: Duration = Duration::from_millis(25);
@@ -754,7 +756,10 @@ impl Core {
         {
             friend.link = None;
             (friend.exchange, friend.exchange_at, friend.renew_at) = (None, None, None);
-            friend.dialling.reset(now.at);
+            // A link that comes and goes is dialled less and less; one that stood starts anew.
+            if now.at.saturating_sub(connection.established_at) >= STOOD {
+                friend.dialling.reset(now.at);
+            }
             friend.dialling.failed(now.at, &mut self.rng);
             self.catalogue.disconnected(key);
             self.event(Event::Down(key));

@@ -21,10 +21,11 @@ use kith_onion::cell::{
 use kith_onion::control::{Control, DELTA_UNIT, Delta, Part, ViewOp};
 use kith_onion::entry::{Eid, Entry};
 use kith_onion::fetch::MAX_UNWRITTEN;
-use kith_onion::handshake::{Caller, Peer, Who};
+use kith_onion::handshake::{Caller, Mode, Peer, Secret, Who};
 use kith_onion::link::{
     MAX_CELLS, MAX_CIRCUITS, RECORD_LEN, TUNNEL_RECORD_LEN, TUNNEL_STREAM_LEN, WINDOW_MAX,
 };
+use kith_onion::ratchet::Ratchet;
 use kith_onion::session::{ByteQueue, Have, Message, Want};
 use kith_onion::{
     ConnId, Core, Event, FetchEvent, FetchId, FriendKey, FriendRecord, Limits, Now, Output, Route, Setup,
@@ -85,20 +86,20 @@ fn pair_root(me: usize, peer: usize) -> PairRoot {
     PairRoot::new(&people()[me].0, people()[peer].0.public(), None).expect("good keys")
 }
 
+fn psk() -> Key {
+    Key::new([7; 32])
+}
+
 fn friend_key(who: usize) -> FriendKey {
     FriendKey(people()[who].0.public().sign)
 }
 
 fn record(me: usize, peer: usize) -> FriendRecord {
     let cert = &people()[peer].1;
-    FriendRecord {
-        keys: cert.keys,
-        root: pair_root(me, peer),
-        addrs: cert.addrs.clone(),
-        addrs_seq: 0,
-        counter_in: 0,
-        counter_out: 0,
-    }
+    let mut record = FriendRecord::new(cert.keys, pair_root(me, peer), cert.addrs.clone(), 0);
+    // Past the first session, which carries an exchange and nothing else.
+    record.ratchet = Ratchet { generation: 1, psk: psk(), since_s: 0, next: None };
+    record
 }
 
 fn core(me: usize, friends: &[usize], now: Now) -> Core {
@@ -416,9 +417,10 @@ impl World {
     /// The hostile friend calls, properly.
     fn call(&mut self) {
         let me = &people()[2].0;
-        let peer = Peer::friend(me.public(), people()[0].0.public(), &pair_root(2, 0));
+        let peer = Peer::friend(me.public(), 0, people()[0].0.public(), &pair_root(2, 0));
+        let secret = Secret { mode: Mode::Generation(1), psk: psk() };
         self.counter += 1;
-        let (caller, flight) = Caller::start(me, peer, self.counter, &mut self.rng).expect("a first flight");
+        let (caller, flight) = Caller::start(me, peer, &secret, self.counter, &mut self.rng).expect("a first flight");
         let now = self.now();
         let conn = self.cores[0].accepted(now, 2_000);
         self.cores[0].input(now, conn, &flight);

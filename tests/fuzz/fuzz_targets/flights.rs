@@ -11,7 +11,7 @@ use kith_crypto::pair::PairRoot;
 use kith_crypto::rng::Rng;
 use kith_crypto::secret::Key;
 use kith_fuzz::{form, identity, padded};
-use kith_onion::handshake::{Callee, Caller, Peer};
+use kith_onion::handshake::{Callee, Caller, Mode, Peer, Secret};
 use libfuzzer_sys::fuzz_target;
 
 const NONCE: [u8; 24] = [4; 24];
@@ -25,6 +25,10 @@ fn root() -> PairRoot {
     PairRoot::from_key(Key::new([9; 32]))
 }
 
+fn secret() -> Secret {
+    Secret { mode: Mode::Generation(0), psk: root().psk0() }
+}
+
 /// A key of the direction in which the friend calls.
 fn key(label: Label) -> Key {
     kdf::derive(label, &[root().key().expose(), &friend().public().hash(), &identity().public().hash()])
@@ -33,7 +37,7 @@ fn key(label: Label) -> Key {
 /// The answering side, fed in pieces. It may only ever refuse: nobody made a Noise message.
 fn answer(flight: &[u8], step: usize) {
     let me = identity();
-    let peer = Peer::friend(me.public(), friend().public(), &root());
+    let peer = Peer::friend(me.public(), 0, friend().public(), &root());
     let mut rng = Rng::from_seed([1; 32]);
     let mut callee = Some(Callee::default());
     let mut recognised = None;
@@ -41,7 +45,7 @@ fn answer(flight: &[u8], step: usize) {
         if let Some(state) = callee.take() {
             let find = |claim: &Claim| peer.claimed_by(claim).then(|| peer.clone());
             match state.input(&mut piece, find) {
-                Ok(Ok(next)) => recognised = Some(next),
+                Ok(Ok(next)) => recognised = Some(next.admit(secret())),
                 Ok(Err(same)) => callee = Some(same),
                 Err(_) => return,
             }
@@ -59,8 +63,8 @@ fn answer(flight: &[u8], step: usize) {
 /// The calling side, fed in pieces with what no callee made.
 fn call(answer: &[u8], step: usize) {
     let mut rng = Rng::from_seed([2; 32]);
-    let peer = Peer::friend(identity().public(), friend().public(), &root());
-    let (caller, _) = Caller::start(identity(), peer, 1, &mut rng).expect("a first flight");
+    let peer = Peer::friend(identity().public(), 0, friend().public(), &root());
+    let (caller, _) = Caller::start(identity(), peer, &secret(), 1, &mut rng).expect("a first flight");
     let mut state = Some(caller);
     for mut piece in answer.chunks(step) {
         let Some(caller) = state.take() else { return };
@@ -110,11 +114,11 @@ fuzz_target!(|data: &[u8]| {
             assert!(claim.is_from(&direction) && claim.nonce() == &NONCE);
             match claim.open(&direction) {
                 Ok(opened) => {
-                    assert!(flags == 0 && (18..=MAX_BODY_LEN).contains(&usize::from(len)));
+                    assert!((flags > 255 || flags <= 1) && (18..=MAX_BODY_LEN).contains(&usize::from(len)));
                     let fields = (opened.counter, opened.psk_gen, opened.body_len, opened.nonce);
                     assert_eq!(fields, (counter, generation, usize::from(len), NONCE));
                 }
-                Err(_) => assert!(flags != 0 || !(18..=MAX_BODY_LEN).contains(&usize::from(len))),
+                Err(_) => assert!((2..256).contains(&flags) || !(18..=MAX_BODY_LEN).contains(&usize::from(len))),
             }
             if let Ok(message) = frame::open_first(&direction, &claim, &body) {
                 assert_eq!(plain[2..2 + message.len()], message);

@@ -43,6 +43,8 @@ pub type NodeId = usize;
 /// Wall clock of the world's beginning, in Unix milliseconds.
 const BEGINNING_MS: u64 = 1_767_225_600_000;
 const DAY_S: u64 = 86_400;
+/// A dial that nobody answers is given up.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Wakes of one node in one instant that do nothing; more means a busy loop.
 const MAX_IDLE_WAKES: u32 = 50;
 
@@ -75,6 +77,9 @@ enum What {
     Written { node: NodeId, life: u32, root: Root, position: Position, bytes: Rc<[u8]> },
 }
 
+/// Somebody on the way: gets what an end of a wire writes, gives what goes on.
+pub type Meddler = Box<dyn FnMut(WireId, usize, Vec<u8>) -> Vec<u8>>;
+
 /// The world.
 pub struct World {
     /// All choices of the world itself.
@@ -93,6 +98,8 @@ pub struct World {
     pub truth: BTreeMap<Root, Rc<Object>>,
     /// All writes, when somebody asked for them.
     pub writes: Option<Vec<Write>>,
+    /// Changes what is written, when there is one.
+    pub meddler: Option<Meddler>,
     /// Most cells that waited in one relayed tunnel so far.
     pub most_relayed: usize,
     queue: BTreeMap<(Duration, u64), What>,
@@ -100,6 +107,8 @@ pub struct World {
     wakes: Vec<Option<Duration>>,
     invites: u64,
     floods: u32,
+    /// What happened to nodes that sleep.
+    missed: Vec<(NodeId, What)>,
 }
 
 impl World {
@@ -116,12 +125,14 @@ impl World {
             refused: BTreeSet::new(),
             truth: BTreeMap::new(),
             writes: None,
+            meddler: None,
             most_relayed: 0,
             queue: BTreeMap::new(),
             queued: 0,
             wakes: Vec::new(),
             invites: 0,
             floods: 0,
+            missed: Vec::new(),
         }
     }
 
@@ -160,6 +171,8 @@ impl World {
             rates: Rates::default(),
             cpu: None,
             clock_ms: 0,
+            asleep: false,
+            uncounted: Duration::ZERO,
             journal: Journal::default(),
             objects: BTreeMap::new(),
             partial: BTreeMap::new(),
@@ -184,9 +197,10 @@ impl World {
 
     /// What a node's clocks say.
     pub fn time(&self, node: NodeId) -> Now {
-        let unix_ms = (BEGINNING_MS + self.now.as_millis() as u64)
-            .saturating_add_signed(self.nodes.get(node).map_or(0, |n| n.clock_ms));
-        Now { at: self.now, unix_ms }
+        let (clock_ms, uncounted) =
+            self.nodes.get(node).map_or((0, Duration::ZERO), |n| (n.clock_ms, n.uncounted));
+        let unix_ms = (BEGINNING_MS + self.now.as_millis() as u64).saturating_add_signed(clock_ms);
+        Now { at: self.now - uncounted, unix_ms }
     }
 
     /// Starts a node from its disk.
@@ -195,7 +209,7 @@ impl World {
         let seed = self.rng.bytes();
         let node = &mut self.nodes[id];
         node.life += 1;
-        node.persist_free_at = now.at;
+        node.persist_free_at = self.now;
         let mut core = Core::new(Setup {
             identity: node.identity(),
             pace: node.pace,
@@ -462,6 +476,27 @@ impl World {
         }
     }
 
+    /// The machine of a node is suspended: its connections go without anybody being told, and nothing
+    /// happens to it until it wakes up. `counted`: its clock for timers goes on meanwhile.
+    pub fn sleep(&mut self, id: NodeId, time: Duration, counted: bool) {
+        self.nodes[id].asleep = true;
+        self.wakes[id] = None;
+        for wire in self.nodes[id].wires() {
+            self.cut(wire, false);
+        }
+        self.run(time);
+        let node = &mut self.nodes[id];
+        node.asleep = false;
+        if !counted {
+            node.uncounted += time;
+        }
+        let (missed, others) = std::mem::take(&mut self.missed).into_iter().partition(|m| m.0 == id);
+        self.missed = others;
+        let missed: Vec<(NodeId, What)> = missed;
+        missed.into_iter().for_each(|(_, what)| self.at(self.now, what));
+        self.settle(id);
+    }
+
     // Strangers.
 
     /// A stranger connects to a node; `source` is a hash of its address.
@@ -532,7 +567,7 @@ impl World {
         }
         let busy = self.settle(id);
         let node = &mut self.nodes[id];
-        let again = self.wakes[id].is_some_and(|at| at <= now.at);
+        let again = self.wakes[id].is_some_and(|at| at <= self.now);
         node.idle_wakes = if again && !busy { node.idle_wakes + 1 } else { 0 };
         assert!(node.idle_wakes < MAX_IDLE_WAKES, "{} asks for a past time again and again", node.name);
     }
@@ -541,7 +576,24 @@ impl World {
         self.nodes[node].life == life && self.nodes[node].core.is_some()
     }
 
+    /// To whom something happens that a sleeping machine only notices later.
+    fn noticed_by(&self, what: &What) -> Option<NodeId> {
+        match what {
+            What::Arrive { .. } | What::Ended { .. } => None,
+            What::Dialled { wire, .. } => self.wires[*wire].nodes[0],
+            What::Look { node, .. }
+            | What::Knock { node, .. }
+            | What::DialFailed { node, .. }
+            | What::Persisted { node, .. }
+            | What::Read { node, .. }
+            | What::Written { node, .. } => Some(*node),
+        }
+    }
+
     fn happen(&mut self, what: What) {
+        if let Some(node) = self.noticed_by(&what).filter(|n| self.nodes[*n].asleep) {
+            return self.missed.push((node, what));
+        }
         match what {
             What::Arrive { wire, side, bytes } => self.arrive(wire, side, bytes),
             What::Look { node, life } => {
@@ -591,6 +643,9 @@ impl World {
         }
         if self.refused.contains(&(node, target)) || self.nodes[target].core.is_none() {
             return self.at(self.now + latency, What::DialFailed { node, life, who });
+        }
+        if self.nodes[target].asleep {
+            return self.at(self.now + DIAL_TIMEOUT, What::DialFailed { node, life, who });
         }
         let wire = self.wires.len();
         self.wires.push(Wire::new([Some(node), Some(target)], self.quality));
@@ -647,6 +702,10 @@ impl World {
             let (from, to) = (w.nodes[side], w.nodes[1 - side]);
             writes.push(Write { at: now, from, to, wire, len: bytes.len(), hash });
         }
+        let mut bytes = bytes;
+        if let Some(meddler) = &mut self.meddler {
+            bytes = meddler(wire, side, bytes);
+        }
         let arrival = w.write(now, side, &bytes);
         // Sometimes the network hands over in pieces.
         if bytes.len() > 1 && self.rng.range(0, 3) == 0 {
@@ -697,7 +756,9 @@ impl World {
             }
         }
         self.check(id);
-        self.wakes[id] = self.nodes[id].core.as_ref().and_then(Core::poll_timeout);
+        let node = &self.nodes[id];
+        let next = node.core.as_ref().filter(|_| !node.asleep).and_then(Core::poll_timeout);
+        self.wakes[id] = next.map(|at| at + node.uncounted);
         any
     }
 

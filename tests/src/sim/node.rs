@@ -99,6 +99,10 @@ pub struct Node {
     pub cpu: Option<u64>,
     /// Its wall clock minus the world's, in milliseconds.
     pub clock_ms: i64,
+    /// Its machine is suspended.
+    pub(super) asleep: bool,
+    /// Time that its clock for timers did not count.
+    pub(super) uncounted: Duration,
     /// What is on its disk.
     pub journal: Journal,
     /// Complete objects.
