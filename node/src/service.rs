@@ -326,12 +326,12 @@ impl Service {
         let mut hits = self.index.query(words, limit);
         if !hits.iter().all(|hit| keeps(hit.id)) {
             // An ask for a few of many looks at all of them.
-            hits = self.index.query(words, usize::MAX);
+            hits = self.index.query_where(words, limit, keeps);
         }
-        let kept = hits.into_iter().filter(|hit| keeps(hit.id));
-        let found =
-            kept.filter_map(|hit| Some(Found { listing: core.entry(EntryId(hit.id))?, score: hit.score }));
-        found.take(limit).collect()
+        let found = hits
+            .into_iter()
+            .filter_map(|hit| Some(Found { listing: core.entry(EntryId(hit.id))?, score: hit.score }));
+        found.collect()
     }
 
     // Ids.

@@ -235,6 +235,11 @@ impl Index {
     /// The best `limit` entries that have every word of `words`, as a whole word or as the
     /// beginning of one; the best first, equals by descending id.
     pub fn query(&mut self, words: &str, limit: usize) -> Vec<Hit> {
+        self.query_where(words, limit, |_| true)
+    }
+
+    /// The same, of those ids alone that `keep` says.
+    pub fn query_where(&mut self, words: &str, limit: usize, keep: impl Fn(u32) -> bool) -> Vec<Hit> {
         let words = query_words(words);
         if words.is_empty() {
             return Vec::new();
@@ -262,7 +267,7 @@ impl Index {
             best.fill(0.0);
         }
         let hit = |at: usize| Some(Hit { id: self.slots.get(at)?.id, score: *scores.get(at)? });
-        best_of(complete.ones().filter_map(hit).collect(), limit)
+        best_of(complete.ones().filter_map(hit).filter(|hit| keep(hit.id)).collect(), limit)
     }
 
     // Which slots have this word at all, and how well it matches those of `wanted`.

@@ -35,6 +35,8 @@ fn words_prefixes_and_fields_rank() {
     assert!(ids(&mut index, "zoo nothing").is_empty());
     assert_eq!(index.query("zoo", 2).len(), 2);
     assert_eq!(index.query("zoo", 0), []);
+    let some: Vec<u32> = index.query_where("zoo", 2, |id| id > 3).iter().map(|hit| hit.id).collect();
+    assert_eq!(some, [4, 5], "the best of those that are wanted");
     assert!(ids(&mut index, " \"!\" ").is_empty());
 }
 
