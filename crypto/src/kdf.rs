@@ -20,6 +20,8 @@ macro_rules! labels {
 labels! {
     /// Root secret of a friendship, from both pair keys (`docs/protocol/link.md`).
     PAIR_ROOT = "pair root";
+    /// Names a pair root without giving it away.
+    PAIR_ROOT_ID = "pair root id";
     /// Root of an invite, from its secret.
     INVITE_ROOT = "invite root";
     /// Tag key of one direction (caller to callee).

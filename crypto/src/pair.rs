@@ -35,6 +35,11 @@ impl PairRoot {
         &self.0
     }
 
+    /// Names this root to the other side without giving it away.
+    pub fn id(&self) -> [u8; 16] {
+        kdf::mac16(&kdf::derive(Label::PAIR_ROOT_ID, &[self.0.expose()]), b"id")
+    }
+
     /// Keys of the direction in which `caller` dials `callee`.
     pub fn direction(&self, caller: &[u8; 32], callee: &[u8; 32]) -> Direction {
         let child = |label| kdf::derive(label, &[self.0.expose(), caller, callee]);

@@ -212,6 +212,7 @@ fn pair_roots() {
         .piece("pair root", root.key().expose())
         .piece("pair root without an invite", PairRoot::new(&ana, bo.public(), None).unwrap().key().expose())
         .piece("root of the invite itself", PairRoot::of_invite(&secret, ana.public()).key().expose())
+        .piece("id of the pair root", &root.id())
         .piece("tag key", &child(Label::TAG))
         .piece("head key", &child(Label::WRAP_HEAD))
         .piece("body key", &child(Label::WRAP_BODY))

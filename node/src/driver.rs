@@ -80,6 +80,8 @@ pub struct Driver {
     write_buf: Vec<u8>,
     stopping: Option<tokio::sync::oneshot::Sender<()>>,
     accept_paused_until: Option<Instant>,
+    /// The socket that was looked at last when a turn began.
+    first: ConnId,
 }
 
 impl Driver {
@@ -107,6 +109,7 @@ impl Driver {
             write_buf: vec![0; WRITE_LEN],
             stopping: None,
             accept_paused_until: None,
+            first: 0,
         }
     }
 
@@ -270,7 +273,11 @@ impl Driver {
 
     fn poll_sockets(&mut self, cx: &mut Context<'_>) -> bool {
         let mut busy = false;
-        let ids: Vec<ConnId> = self.sockets.keys().copied().collect();
+        // Each turn begins with the next socket, so that nobody is always first.
+        let next = self.first.wrapping_add(1);
+        let ids: Vec<ConnId> =
+            self.sockets.range(next..).chain(self.sockets.range(..next)).map(|(id, _)| *id).collect();
+        self.first = ids.first().copied().unwrap_or(0);
         for id in ids {
             busy |= self.read(cx, id);
             self.outputs();
@@ -281,6 +288,10 @@ impl Driver {
 
     fn read(&mut self, cx: &mut Context<'_>, id: ConnId) -> bool {
         let Some(socket) = self.sockets.get_mut(&id) else { return false };
+        // Who makes more work than it may is read again later; the timer says when.
+        if !self.core.may_read(self.clock.now(), id) {
+            return false;
+        }
         loop {
             match socket.stream.poll_read_ready(cx) {
                 Poll::Pending => return false,
@@ -366,7 +377,7 @@ impl Driver {
 
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
         let now = self.clock.now();
-        self.service.tick(now, &mut self.core, &mut self.storage);
+        let more = self.service.tick(now, &mut self.core, &mut self.storage);
         let next = self.core.poll_timeout().unwrap_or(now.at + Duration::from_secs(60));
         if next <= now.at {
             self.core.timeout(now);
@@ -380,7 +391,7 @@ impl Driver {
         }
         self.sleep.as_mut().reset(wake.into());
         // Polled once for its waker; if it is due already the next turn comes at once.
-        self.sleep.as_mut().poll(cx).is_ready()
+        self.sleep.as_mut().poll(cx).is_ready() || more
     }
 
     /// Carries out what the core asks for, in order.
@@ -417,7 +428,7 @@ impl Driver {
                     self.storage.block(Block::Read(conn, circ, root, position));
                 }
                 Output::Event(Event::Fetch(fetch, event)) => self.fetch_event(now, fetch, event),
-                Output::Event(event) => self.service.event(now, &self.core, event),
+                Output::Event(event) => self.service.event(now, event),
             }
         }
     }

@@ -8,7 +8,7 @@ use crate::records::{Record, State};
 use crate::search::{Doc, Index};
 use crate::storage::{Block, Log, Storage};
 use kith_crypto::content::{Position, ReadCap, Root};
-use kith_onion::catalogue::Listing;
+use kith_onion::catalogue::{Brief, EntryId, Listing};
 use kith_onion::handshake::Who;
 use kith_onion::{Change, Core, Event, FetchId, FriendKey, InviteId, InviteOutcome, Now, Route, Traffic};
 use kith_store::{Store, StoreError};
@@ -19,6 +19,8 @@ use tokio::sync::{oneshot, watch};
 
 /// Traffic counters reach the journal this often.
 const SAVE_TRAFFIC_EVERY: Duration = Duration::from_secs(60);
+/// Objects that search sees in one turn of the driver: about a millisecond of work.
+const INDEX_PER_TURN: usize = 100;
 const DAY_S: u64 = 86_400;
 /// Shortest prefix of an id that is accepted.
 pub const MIN_ID_PREFIX: usize = 8;
@@ -124,9 +126,6 @@ pub struct Service {
     state: State,
     store: Arc<Store>,
     index: Index,
-    docs: HashMap<Root, u64>,
-    roots: HashMap<u64, Root>,
-    next_doc: u64,
     fetches: BTreeMap<FetchId, Fetching>,
     released: Arc<Mutex<Vec<Released>>>,
     invite_waiters: HashMap<InviteId, oneshot::Sender<InviteOutcome>>,
@@ -150,9 +149,6 @@ impl Service {
             state,
             store,
             index: Index::new(),
-            docs: HashMap::new(),
-            roots: HashMap::new(),
-            next_doc: 1,
             fetches: BTreeMap::new(),
             released: Arc::default(),
             invite_waiters: HashMap::new(),
@@ -223,7 +219,7 @@ impl Service {
     }
 
     /// Takes news from the core.
-    pub fn event(&mut self, now: Now, core: &Core, event: Event) {
+    pub fn event(&mut self, now: Now, event: Event) {
         match event {
             Event::Up(friend) => {
                 self.note_met(now, friend);
@@ -237,13 +233,6 @@ impl Service {
                 tracing::info!("a friend's link stands");
             }
             Event::Down(_) => tracing::info!("a friend's link is gone"),
-            Event::Listed(root) => self.list(core, root),
-            Event::Unlisted(root) => {
-                if let Some(doc) = self.docs.remove(&root) {
-                    self.roots.remove(&doc);
-                    self.index.remove(doc);
-                }
-            }
             Event::Invite(id, outcome) => {
                 if let Some(waiter) = self.invite_waiters.remove(&id) {
                     let _ = waiter.send(outcome);
@@ -304,33 +293,45 @@ impl Service {
         self.dials.get(&friend)
     }
 
-    fn list(&mut self, core: &Core, root: Root) {
-        let Some(listing) = core.listing(&root) else { return };
-        let doc = *self.docs.entry(root).or_insert_with(|| {
-            self.next_doc += 1;
-            self.next_doc
-        });
-        self.roots.insert(doc, root);
-        self.index.remove(doc);
-        let entry = &listing.entry;
-        let doc_text = Doc { title: &entry.title, text: &entry.text, tags: &entry.tags, via_name: None };
-        self.index.insert(doc, doc_text);
+    // Search.
+
+    /// Lets search see what is new in the catalogue, at most so many objects. True if there is more.
+    pub fn index(&mut self, core: &mut Core, most: usize) -> bool {
+        for _ in 0..most {
+            let Some((id, searchable)) = core.next_unsearched() else { return false };
+            let Some(searchable) = searchable else {
+                self.index.remove(id.0);
+                continue;
+            };
+            let entry = searchable.entry;
+            let tags: Vec<&str> = entry.tags().collect();
+            let source = searchable.teller;
+            let doc = Doc { title: entry.title, text: entry.text, tags: &tags, via_name: None, source };
+            self.index.insert(id.0, doc);
+        }
+        core.unsearched() > 0
     }
 
     /// Searches what is known here; nothing leaves the node.
     pub fn search(
-        &self,
-        core: &Core,
+        &mut self,
+        core: &mut Core,
         words: &str,
         limit: usize,
-        keep: impl Fn(&Listing) -> bool,
+        keep: impl Fn(Brief) -> bool,
     ) -> Vec<Found> {
-        let hits = self.index.query(words, limit.saturating_mul(4).max(limit));
-        let found = hits.into_iter().filter_map(|hit| {
-            let listing = core.listing(self.roots.get(&hit.id)?)?;
-            Some(Found { listing, score: hit.score })
-        });
-        found.filter(|f| keep(&f.listing)).take(limit).collect()
+        // Whoever asks has a right to what came a moment ago.
+        self.index(core, usize::MAX);
+        let keeps = |id: u32| core.brief(EntryId(id)).is_some_and(&keep);
+        let mut hits = self.index.query(words, limit);
+        if !hits.iter().all(|hit| keeps(hit.id)) {
+            // An ask for a few of many looks at all of them.
+            hits = self.index.query(words, usize::MAX);
+        }
+        let kept = hits.into_iter().filter(|hit| keeps(hit.id));
+        let found =
+            kept.filter_map(|hit| Some(Found { listing: core.entry(EntryId(hit.id))?, score: hit.score }));
+        found.take(limit).collect()
     }
 
     // Ids.
@@ -358,13 +359,14 @@ impl Service {
             return Err(Failure::new(Exit::Usage, what));
         }
         let stored = self.store.objects();
-        let all = core.listed().chain(self.state.publications.keys()).chain(stored.iter().map(|o| &o.root));
-        let mut matching: Vec<&Root> = all.filter(|root| root.to_hex().starts_with(&text)).collect();
+        let own = self.state.publications.keys().copied();
+        let all = core.listed().chain(own).chain(stored.iter().map(|o| o.root));
+        let mut matching: Vec<Root> = all.filter(|root| begins_with(root, &text)).collect();
         matching.sort_unstable();
         matching.dedup();
         match matching.as_slice() {
             [] => Err(unknown(&text)),
-            [root] => Ok((**root, None)),
+            [root] => Ok((*root, None)),
             _ => Err(Failure::new(Exit::Usage, "several ids start like this: give more digits")),
         }
     }
@@ -596,8 +598,9 @@ impl Service {
 
     // Regular work.
 
-    /// Looked at every turn; does something every minute and when a fetch was let go.
-    pub fn tick(&mut self, now: Now, core: &mut Core, storage: &mut Storage) {
+    /// Looked at every turn; does something every minute, when a fetch was let go and when there is
+    /// something new to search. True if there is more to do.
+    pub fn tick(&mut self, now: Now, core: &mut Core, storage: &mut Storage) -> bool {
         self.drop_released(now, core, storage);
         if !self.unsaved.is_empty() {
             let records = std::mem::take(&mut self.unsaved);
@@ -613,6 +616,7 @@ impl Service {
             self.next_save = now.at + SAVE_TRAFFIC_EVERY;
             self.save_traffic(core, storage);
         }
+        self.index(core, INDEX_PER_TURN)
     }
 
     /// A friend's traffic in all.
@@ -663,6 +667,12 @@ impl Context<'_> {
             None => Ok(()),
         }
     }
+}
+
+/// Whether a root in hexadecimal digits begins like this.
+fn begins_with(root: &Root, digits: &str) -> bool {
+    let halves = root.as_bytes().iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits.len() <= 64 && digits.chars().zip(halves).all(|(c, half)| c.to_digit(16) == Some(half.into()))
 }
 
 fn unknown(id: &str) -> Failure {

@@ -210,7 +210,7 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
 
     let clock = Clock::start();
     let now = clock.now();
-    let (core, views) = core(&config, &store, &mut state, &bound, now)?;
+    let (mut core, views) = core(&config, &store, &mut state, &bound, now)?;
     let storage = Storage::start(store.clone(), views)?;
     let (commands, command_receiver) = mpsc::channel(64);
     let tasks = Tasks::default();
@@ -252,7 +252,8 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
     tasks.spawn("limits", settings.run(commands.clone()));
     tasks.spawn("api", serve_unix(socket, api.router()));
     tasks.spawn("streams", serve_tcp(web, streams.router(), tasks.clone()));
-    let service = Service::new(state, store);
+    let mut service = Service::new(state, store);
+    service.index(&mut core, usize::MAX);
     let driver = Driver::new(core, clock, storage, service, command_receiver, listeners);
     let driving = tokio::spawn(driver.run());
     let socket_path = paths.socket.clone();
@@ -324,7 +325,6 @@ fn core(
     let mut core = Core::new(setup);
     core.set_own_keys(me.own_keys, me.older_identities());
     core.set_certificate(now, cert);
-    let mut views = HashMap::new();
     let friends: Vec<FriendKey> = state.friends.keys().chain(&state.gone).copied().collect();
     for (key, friend) in &state.friends {
         let settings = state.settings_of(*key);
@@ -341,18 +341,7 @@ fn core(
             core.publish(now, entry_of(publication), audience, false);
         }
     }
-    for key in friends {
-        let (mut view, records) = store.view_log(&key.0)?;
-        let damaged = records.iter().filter(|r| !core.restore_view(now, key, r)).count();
-        if damaged > 0 {
-            tracing::warn!("{damaged} records of a friend's view were damaged and skipped");
-        }
-        let live = core.view_snapshot(key);
-        if !live.is_empty() && records.len() > 2 * live.len() + 64 {
-            view.rewrite(&live)?;
-        }
-        views.insert(key, view);
-    }
+    let views = restore_views(&mut core, store, &friends, now)?;
     for invite in state.given.values().filter(|i| u64::from(i.expires) > now.unix_s()) {
         core.give_invite(invite.clone());
     }
@@ -369,6 +358,39 @@ fn core(
         }
     }
     Ok((core, views))
+}
+
+/// Replays the view logs in this order. One thread reads and opens them while this one takes in
+/// what stands in the one before.
+fn restore_views(
+    core: &mut Core,
+    store: &Arc<Store>,
+    friends: &[FriendKey],
+    now: Now,
+) -> Result<HashMap<FriendKey, ViewLog>, Failure> {
+    let mut views = HashMap::with_capacity(friends.len());
+    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            for key in friends {
+                // Nobody takes it when another log could not be opened.
+                let _ = sender.send((*key, store.view_log(&key.0)));
+            }
+        });
+        for (key, opened) in receiver {
+            let (mut view, records) = opened?;
+            let damaged = records.iter().filter(|r| !core.restore_view(now, key, r)).count();
+            if damaged > 0 {
+                tracing::warn!("{damaged} records of a friend's view were damaged and skipped");
+            }
+            let live = core.view_snapshot_len(key);
+            if live > 0 && records.len() > 2 * live + 64 {
+                view.rewrite(&core.view_snapshot(key))?;
+            }
+            views.insert(key, view);
+        }
+        Ok(views)
+    })
 }
 
 /// What goes into certificates: the configured addresses, else those of the interfaces.

@@ -94,7 +94,7 @@ pub enum Control {
         /// Ed25519 over context, seq and list.
         signature: [u8; 64],
     },
-    /// Own certificate: on the session of an invite, and to a friend who still knows older link keys.
+    /// Own certificate, on the session of an invite.
     Certificate(Vec<u8>),
     /// The certificate was stored.
     Welcome,
@@ -125,6 +125,15 @@ pub enum Control {
     Ping(u64),
     /// The answer, with the same number.
     Pong(u64),
+    /// The sender has new link keys.
+    Keys {
+        /// Names the pair root that the new one is made from.
+        base: [u8; 16],
+        /// The sender's certificate with the new keys.
+        certificate: Vec<u8>,
+    },
+    /// The keys are stored: names the pair root that they made.
+    KeysKnown([u8; 16]),
 }
 
 /// Counters of a direction as one side knows them; they count after a recovery.
@@ -189,7 +198,8 @@ pub fn encode_addresses(addrs: &[Address]) -> Vec<u8> {
 
 impl Control {
     // Registry of types: 1 hello, 2 addresses, 3 certificate, 4 welcome, 5 hint, 6 pull, 7 delta,
-    // 8 goodbye, 9 offer, 10 reply, 11 confirm, 12 done, 13 ping, 14 pong.
+    // 8 goodbye, 9 offer, 10 reply, 11 confirm, 12 done, 13 ping, 14 pong,
+    // 15 keys, 16 keys known.
     const fn number(&self) -> u8 {
         match self {
             Self::Hello { .. } => 1,
@@ -206,6 +216,8 @@ impl Control {
             Self::Done(_) => 12,
             Self::Ping(_) => 13,
             Self::Pong(_) => 14,
+            Self::Keys { .. } => 15,
+            Self::KeysKnown(_) => 16,
         }
     }
 
@@ -223,6 +235,8 @@ impl Control {
             11 => KEM_TEXT_LEN + 16,
             12 => 16,
             13 | 14 => 8,
+            15 => 16 + MAX_CERT_LEN + 2,
+            16 => 16,
             _ => return None,
         })
     }
@@ -261,6 +275,12 @@ impl Control {
             }
             Self::Ping(n) | Self::Pong(n) => {
                 w.u64(*n);
+            }
+            Self::Keys { base, certificate } => {
+                w.raw(base).bytes16(certificate);
+            }
+            Self::KeysKnown(root) => {
+                w.raw(root);
             }
         }
         let mut message = Writer::new();
@@ -302,6 +322,10 @@ impl Control {
             12 => Self::Done(r.array()?),
             13 => Self::Ping(r.u64()?),
             14 => Self::Pong(r.u64()?),
+            15 => {
+                Self::Keys { base: r.array()?, certificate: r.bytes16(MAX_CERT_LEN, "certificate")?.to_vec() }
+            }
+            16 => Self::KeysKnown(r.array()?),
             _ => return Err(r.invalid("message type")),
         };
         r.finish()?;
@@ -411,6 +435,8 @@ mod tests {
         round_trip(&Control::Done([7; 16]));
         round_trip(&Control::Ping(8));
         round_trip(&Control::Pong(8));
+        round_trip(&Control::Keys { base: [1; 16], certificate: vec![2; 9] });
+        round_trip(&Control::KeysKnown([1; 16]));
         round_trip(&Control::Pull { part: Part::Relayed, log: 5, since: 6 });
         let ops = vec![ViewOp::Del(Eid([1; 8])), ViewOp::Add(Eid([2; 8]), Entry::sample())];
         let delta = Delta {

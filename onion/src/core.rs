@@ -20,7 +20,9 @@ pub use accounts::Rates;
 pub use dialling::Reach;
 pub use fetching::{Route, Stored};
 
-use crate::catalogue::{Act, Audience, Catalogue, Listing, Pace};
+use crate::budget::Budgets;
+use crate::catalogue::{Act, Audience, Brief, Catalogue, EntryId, Listing, Pace, Searchable, ViewCount};
+use crate::cell::CircId;
 use crate::control::Control;
 use crate::entry::Entry;
 use crate::fetch::Fetch;
@@ -185,10 +187,6 @@ pub enum Event {
     Up(FriendKey),
     /// The friend's last link is gone.
     Down(FriendKey),
-    /// Search shows this object, or its entry changed.
-    Listed(Root),
-    /// Search no longer shows this object.
-    Unlisted(Root),
     /// News of a taken invite.
     Invite(InviteId, InviteOutcome),
     /// A given invite made a friend.
@@ -256,6 +254,12 @@ pub struct Load {
     pub timers: usize,
     /// First flights that came a second time, since the start.
     pub replays: u64,
+    /// Bytes read ahead for sessions that are served.
+    pub serving: usize,
+    /// Control bytes that wait.
+    pub control: usize,
+    /// Small cells that wait.
+    pub urgent: usize,
 }
 
 pub(crate) struct Friend {
@@ -279,6 +283,10 @@ pub(crate) struct Friend {
     restored_until: Option<Duration>,
     /// Handshakes with own link keys that the friend may know already.
     candidates: Vec<rotation::Candidate>,
+    /// The friend's new link keys are being stored: the own ones wait.
+    taking_keys: bool,
+    /// That the friend knows own link keys is being stored: newer ones, which stand on these, wait.
+    storing_own_keys: bool,
     /// The ping that waits for its answer.
     ping: Option<(u64, Duration)>,
 }
@@ -366,17 +374,23 @@ pub struct Core {
     tickets: BTreeMap<u64, connections::AfterStore>,
     catalogue: Catalogue,
     held: BTreeMap<Root, Held>,
-    /// Hourly locators of what can be answered or passed on.
-    locators: BTreeMap<[u8; 16], Root>,
-    locator_hour: u64,
     timers: BTreeMap<(Duration, u64), tunnels::Timer>,
     next_timer: u64,
     fetches: BTreeMap<FetchId, FetchState>,
     next_fetch: FetchId,
     outputs: VecDeque<Output>,
+    budgets: Budgets,
     rates: Rates,
     friend_rates: BTreeMap<FriendKey, (Option<u64>, Option<u64>)>,
     replays: u64,
+    up: accounts::Pools,
+    down: accounts::Pools,
+    /// Cells of others' tunnels that wait, on all links.
+    relayed: usize,
+    /// Bytes read ahead for sessions, on all links.
+    serving: usize,
+    /// Sessions that wait until less is read ahead.
+    serve_queue: VecDeque<(ConnId, CircId)>,
 }
 
 impl std::fmt::Debug for Core {
@@ -409,16 +423,20 @@ impl Core {
             next_ticket: 1,
             tickets: BTreeMap::new(),
             held: BTreeMap::new(),
-            locators: BTreeMap::new(),
-            locator_hour: 0,
             timers: BTreeMap::new(),
             next_timer: 0,
             fetches: BTreeMap::new(),
             next_fetch: 1,
             outputs: VecDeque::new(),
+            budgets: Budgets::default(),
             rates: Rates::default(),
             friend_rates: BTreeMap::new(),
             replays: 0,
+            up: accounts::Pools::default(),
+            down: accounts::Pools::default(),
+            relayed: 0,
+            serving: 0,
+            serve_queue: VecDeque::new(),
         }
     }
 
@@ -430,6 +448,7 @@ impl Core {
     /// The certificate that new friends get, and the addresses that all friends get.
     pub fn set_certificate(&mut self, now: Now, cert: Certificate) {
         let changed = self.addrs != cert.addrs;
+        let keys = self.own_cert.as_ref().is_some_and(|old| old.keys != cert.keys);
         self.addrs = cert.addrs.clone();
         self.own_cert = Some(cert);
         if changed {
@@ -437,6 +456,11 @@ impl Core {
             if let Some(message) = self.addresses_message() {
                 self.broadcast(now, &message);
             }
+        }
+        if keys {
+            let links = self.friends.iter().filter_map(|(key, f)| Some((*key, f.link?)));
+            let links: Vec<(FriendKey, ConnId)> = links.collect();
+            links.into_iter().for_each(|(key, conn)| self.show_keys(now, conn, key));
         }
     }
 
@@ -485,6 +509,8 @@ impl Core {
             other_version: None,
             restored_until: None,
             candidates,
+            taking_keys: false,
+            storing_own_keys: false,
             ping: None,
         });
     }
@@ -592,6 +618,29 @@ impl Core {
         good
     }
 
+    /// Drops all that a friend told; see [`Catalogue::forget_view`].
+    pub fn forget_view(&mut self, now: Now, friend: FriendKey) {
+        self.catalogue.forget_view(now, friend);
+        self.run_catalogue(now);
+    }
+
+    /// Ignores what a friend tells, or stops ignoring it. Not kept: the caller says it again after
+    /// each start, before it replays the friend's view log.
+    pub fn set_ignored(&mut self, now: Now, friend: FriendKey, ignored: bool) {
+        self.catalogue.set_ignored(now, friend, ignored);
+        self.run_catalogue(now);
+    }
+
+    /// What a friend's view holds, and what of it was dropped since the start.
+    pub fn view_count(&self, friend: FriendKey) -> ViewCount {
+        self.catalogue.count(friend)
+    }
+
+    /// How many records [`Core::view_snapshot`] has.
+    pub fn view_snapshot_len(&self, friend: FriendKey) -> usize {
+        self.catalogue.snapshot_len(friend)
+    }
+
     /// Live records of a friend's view, to rewrite its log with.
     pub fn view_snapshot(&self, friend: FriendKey) -> Vec<Vec<u8>> {
         self.catalogue.snapshot(friend)
@@ -602,9 +651,29 @@ impl Core {
         self.catalogue.listing(root)
     }
 
+    /// What is known of the object at a place of the catalogue.
+    pub fn entry(&self, id: EntryId) -> Option<Listing> {
+        self.catalogue.entry(id)
+    }
+
+    /// The same in brief.
+    pub fn brief(&self, id: EntryId) -> Option<Brief> {
+        self.catalogue.brief(id)
+    }
+
     /// Objects that search can show.
-    pub fn listed(&self) -> impl Iterator<Item = &Root> {
+    pub fn listed(&self) -> impl Iterator<Item = Root> {
         self.catalogue.roots()
+    }
+
+    /// Something that search has not seen yet; see [`Catalogue::next_unsearched`].
+    pub fn next_unsearched(&mut self) -> Option<(EntryId, Option<Searchable<'_>>)> {
+        self.catalogue.next_unsearched()
+    }
+
+    /// How many objects search has not seen yet.
+    pub fn unsearched(&self) -> usize {
+        self.catalogue.unsearched()
     }
 
     /// Time until friends' friends' entries are asked for next.
@@ -626,12 +695,7 @@ impl Core {
                 }
                 Act::Record(friend, records) => self.outputs.push_back(Output::ViewRecords(friend, records)),
                 Act::DropView(friend) => self.outputs.push_back(Output::DropView(friend)),
-                Act::Listed(root) => {
-                    self.add_locators(now, root);
-                    self.more_sources(now, &root);
-                    self.event(Event::Listed(root));
-                }
-                Act::Unlisted(root) => self.event(Event::Unlisted(root)),
+                Act::Listed(root) => self.more_sources(now, &root),
             }
         }
     }
@@ -645,10 +709,8 @@ impl Core {
     // Holdings.
 
     /// A complete object is stored here and may be served to its audience.
-    pub fn hold(&mut self, now: Now, cap: VerifyCap, geometry: Geometry) {
-        let root = cap.root;
-        self.held.insert(root, Held { cap, geometry });
-        self.add_locators(now, root);
+    pub fn hold(&mut self, _now: Now, cap: VerifyCap, geometry: Geometry) {
+        self.held.insert(cap.root, Held { cap, geometry });
     }
 
     /// An object is no longer stored here.
@@ -675,6 +737,7 @@ impl Core {
                 load.most_relayed = load.most_relayed.max(cells);
             }
         }
+        self.load_of_accounts(&mut load);
         load
     }
 
@@ -702,6 +765,7 @@ impl Core {
         self.exchanges_due(now);
         self.dial_due(now);
         self.drive_fetches(now);
+        self.hand_out(now);
     }
 
     /// When [`Core::timeout`] has something to do next.
@@ -712,6 +776,7 @@ impl Core {
             next = earliest(next, connection.poll_timeout());
         }
         next = earliest(next, self.next_dial());
+        next = earliest(next, self.next_share());
         earliest(next, self.next_fetch_step())
     }
 }

@@ -15,6 +15,7 @@ pub const MAX_TEXT: usize = 180;
 /// Most bytes of all tags with their lengths.
 pub const MAX_TAGS_LEN: usize = 64;
 const MAX_MIME: usize = 40;
+const MAX_TAG: usize = 32;
 
 /// Names an entry in one friend's view; drawn per view, so that two friends cannot compare.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -63,7 +64,7 @@ pub fn fitting_tags(tags: &[String]) -> Vec<String> {
     let mut left = MAX_TAGS_LEN;
     let mut out = Vec::new();
     for tag in tags {
-        let tag = text::cut(tag, 32);
+        let tag = text::cut(tag, MAX_TAG);
         if tag.is_empty() || tag.len() + 1 > left {
             continue;
         }
@@ -97,48 +98,7 @@ impl Entry {
 
     /// Reads an entry.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        if bytes.len() > MAX_ENTRY_LEN {
-            return Err(DecodeError::TooLarge { at: 0, what: "entry" });
-        }
-        let mut r = Reader::new(bytes);
-        let bad = r.invalid("entry version");
-        if r.u8()? != 1 {
-            return Err(bad);
-        }
-        let bad = r.invalid("hops");
-        let hops_left = r.u8()?;
-        if hops_left > 1 {
-            return Err(bad);
-        }
-        let cap = ReadCap { root: Root(r.array()?), key: Key::new(r.array()?) };
-        let (size, duration_s, published_day, expires_day) = (r.u64()?, r.u32()?, r.u32()?, r.u32()?);
-        let mime = r.text8(MAX_MIME, "media type")?.to_owned();
-        let title = r.text8(MAX_TITLE, "title")?.to_owned();
-        let text = r.text8(MAX_TEXT, "text")?.to_owned();
-        let bad = r.invalid("tags");
-        let count = usize::from(r.u8()?);
-        if count > MAX_TAGS_LEN / 2 {
-            return Err(bad);
-        }
-        let tags =
-            (0..count).map(|_| r.text8(32, "tag").map(str::to_owned)).collect::<Result<Vec<_>, _>>()?;
-        // The one allowed form is the one that encoding gives: no empty tags, no surplus.
-        if fitting_tags(&tags) != tags {
-            return Err(bad);
-        }
-        r.finish()?;
-        Ok(Self {
-            cap,
-            hops_left,
-            title,
-            text,
-            tags,
-            mime,
-            duration_s,
-            bytes: size,
-            published_day,
-            expires_day,
-        })
+        EntryRef::decode(bytes).map(|entry| entry.to_entry())
     }
 
     /// An entry for tests and vectors.
@@ -159,6 +119,181 @@ impl Entry {
     }
 }
 
+/// An entry as it lies in its encoded form: nothing is copied.
+#[derive(Clone, Copy)]
+pub struct EntryRef<'a> {
+    /// The object.
+    pub root: Root,
+    /// How many more links it may travel.
+    pub hops_left: u8,
+    /// Title.
+    pub title: &'a str,
+    /// Description, cut.
+    pub text: &'a str,
+    /// Day of publishing since the Unix epoch.
+    pub published_day: u32,
+    /// Day after which the entry is dropped unless renewed.
+    pub expires_day: u32,
+    key: &'a [u8; 32],
+    mime: &'a str,
+    duration_s: u32,
+    bytes: u64,
+    /// Each with its length before it.
+    tags: &'a [u8],
+}
+
+impl std::fmt::Debug for EntryRef<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("EntryRef(..)")
+    }
+}
+
+impl<'a> EntryRef<'a> {
+    /// Reads an entry. The one allowed form is the one that [`Entry::encode`] gives.
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        if bytes.len() > MAX_ENTRY_LEN {
+            return Err(DecodeError::TooLarge { at: 0, what: "entry" });
+        }
+        let mut r = Reader::new(bytes);
+        let bad = r.invalid("entry version");
+        if r.u8()? != 1 {
+            return Err(bad);
+        }
+        let bad = r.invalid("hops");
+        let hops_left = r.u8()?;
+        if hops_left > 1 {
+            return Err(bad);
+        }
+        let root = Root(r.array()?);
+        let bad = r.invalid("key");
+        let key = r.take(32)?.first_chunk().ok_or(bad)?;
+        let (size, duration_s, published_day, expires_day) = (r.u64()?, r.u32()?, r.u32()?, r.u32()?);
+        let mime = r.text8(MAX_MIME, "media type")?;
+        let title = r.text8(MAX_TITLE, "title")?;
+        let text = r.text8(MAX_TEXT, "text")?;
+        let tags = read_tags(&mut r)?;
+        r.finish()?;
+        Ok(Self {
+            root,
+            hops_left,
+            title,
+            text,
+            published_day,
+            expires_day,
+            key,
+            mime,
+            duration_s,
+            bytes: size,
+            tags,
+        })
+    }
+
+    /// The tags.
+    pub fn tags(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        let mut r = Reader::new(self.tags);
+        std::iter::from_fn(move || r.text8(MAX_TAG, "tag").ok())
+    }
+
+    /// A copy with its own memory.
+    pub fn to_entry(&self) -> Entry {
+        Entry {
+            cap: ReadCap { root: self.root, key: Key::new(*self.key) },
+            hops_left: self.hops_left,
+            title: self.title.to_owned(),
+            text: self.text.to_owned(),
+            tags: self.tags().map(str::to_owned).collect(),
+            mime: self.mime.to_owned(),
+            duration_s: self.duration_s,
+            bytes: self.bytes,
+            published_day: self.published_day,
+            expires_day: self.expires_day,
+        }
+    }
+}
+
+/// The tags as they lie there. The one allowed form is the one that encoding gives: no empty tags,
+/// no surplus.
+fn read_tags<'a>(r: &mut Reader<'a>) -> Result<&'a [u8], DecodeError> {
+    let bad = r.invalid("tags");
+    let count = usize::from(r.u8()?);
+    if count > MAX_TAGS_LEN / 2 {
+        return Err(bad);
+    }
+    let (all, before) = (r.remaining(), r.at());
+    let mut any_empty = false;
+    for _ in 0..count {
+        any_empty |= r.text8(MAX_TAG, "tag")?.is_empty();
+    }
+    let len = r.at() - before;
+    all.get(..len).filter(|_| !any_empty && len <= MAX_TAGS_LEN).ok_or(bad)
+}
+
+/// Where an encoded entry has what each mention of it keeps apart.
+const HOPS_AT: usize = 1;
+const ROOT_AT: usize = 2;
+const DURATION_AT: usize = 74;
+const PUBLISHED_AT: usize = 78;
+const EXPIRES_AT: usize = 82;
+
+/// The words of an entry: its encoded form without hops and expiry, which each friend's mention of
+/// the object has of its own.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct EntryWords(Box<[u8]>);
+
+impl std::fmt::Debug for EntryWords {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("EntryWords(..)")
+    }
+}
+
+impl EntryWords {
+    /// The words of an encoded entry that has been decoded once.
+    pub(crate) fn of(encoded: &[u8]) -> Self {
+        let mut words: Box<[u8]> = encoded.into();
+        put(&mut words, HOPS_AT, &[0]);
+        put(&mut words, EXPIRES_AT, &[0; 4]);
+        Self(words)
+    }
+
+    /// The whole encoded entry again.
+    pub(crate) fn entry(&self, hops_left: u8, expires_day: u32) -> Vec<u8> {
+        let mut entry = self.0.to_vec();
+        put(&mut entry, HOPS_AT, &[hops_left]);
+        put(&mut entry, EXPIRES_AT, &expires_day.to_le_bytes());
+        entry
+    }
+
+    pub(crate) fn read(&self) -> Option<EntryRef<'_>> {
+        EntryRef::decode(&self.0).ok()
+    }
+
+    pub(crate) fn root(&self) -> Root {
+        Root(self.field(ROOT_AT))
+    }
+
+    pub(crate) fn duration_s(&self) -> u32 {
+        u32::from_le_bytes(self.field(DURATION_AT))
+    }
+
+    pub(crate) fn published_day(&self) -> u32 {
+        u32::from_le_bytes(self.field(PUBLISHED_AT))
+    }
+
+    pub(crate) const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn field<const N: usize>(&self, at: usize) -> [u8; N] {
+        self.0.get(at..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; N])
+    }
+}
+
+fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+    if let Some(place) = bytes.get_mut(at..at + value.len()) {
+        place.copy_from_slice(value);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,6 +311,17 @@ mod tests {
         let bytes = entry.encode();
         assert!(bytes.len() <= MAX_ENTRY_LEN, "{}", bytes.len());
         assert_eq!(Entry::decode(&bytes).unwrap().encode(), bytes);
+    }
+
+    #[test]
+    fn words_keep_everything_but_hops_and_expiry() {
+        let entry = Entry::sample();
+        let words = EntryWords::of(&entry.encode());
+        assert_eq!((words.root(), words.published_day()), (entry.root(), entry.published_day));
+        assert_eq!(words.duration_s(), entry.duration_s);
+        assert_eq!(words.entry(entry.hops_left, entry.expires_day), entry.encode());
+        let other = Entry { hops_left: 0, expires_day: 1, ..entry };
+        assert!(EntryWords::of(&other.encode()) == words);
     }
 
     proptest! {

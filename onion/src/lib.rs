@@ -6,6 +6,7 @@
 //! simulator drive the very same [`Core`].
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
+pub mod budget;
 pub mod catalogue;
 pub mod cell;
 pub mod control;
@@ -15,6 +16,7 @@ pub mod fetch;
 pub mod handshake;
 pub mod link;
 pub mod ratchet;
+pub mod schedule;
 pub mod session;
 mod time;
 mod tunnel;

@@ -2,15 +2,18 @@
 //! Format: `docs/protocol/link.md`.
 //!
 //! A record is one 18-byte Noise message that holds the length of the next, and then that: one to
-//! eight cells. Waiting cells leave in strict priority: credit and tunnel control, the control
-//! stream, then one cell per tunnel in turn, as long as the peer has granted credit for it.
+//! eight cells. Waiting cells leave in strict priority: credit and tunnel control, small control
+//! messages, then what `schedule.rs` says: cells of tunnels, as long as the peer has granted credit
+//! for them, and pages of the catalogue.
 
 use crate::cell::{self, BODY_LEN, Body, CELL_LEN, CircId, Command, STREAM_LEN, SmallCell};
 use crate::control::{Control, MESSAGE_HEAD};
+use crate::schedule::{Allowance, Flow, Schedule, Served, Turn, Weights};
 use crate::session::ByteQueue;
 use kith_crypto::codec::DecodeError;
 use kith_crypto::noise::{OVERHEAD, Session};
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 /// Most cells in one record.
 pub const MAX_CELLS: usize = 8;
@@ -21,6 +24,8 @@ const LENGTH_LEN: usize = 2 + OVERHEAD;
 pub const WINDOW_START: u32 = 32;
 /// Largest window of one tunnel.
 pub const WINDOW_MAX: u32 = 256;
+/// Window of a tunnel whose cells wait too long at a relay.
+pub const WINDOW_MIN: u32 = 16;
 /// Tunnels that one side may have opened on one link.
 pub const MAX_CIRCUITS: usize = 64;
 /// Bytes of control messages that may wait on one link before it counts as stuck.
@@ -51,8 +56,8 @@ impl From<kith_crypto::noise::NoiseFailed> for Broken {
 /// What waits to go out on one tunnel.
 #[derive(Debug)]
 pub enum Outgoing {
-    /// Cells of somebody else's tunnel, passed on as they came.
-    Relayed(VecDeque<Box<Body>>),
+    /// Cells of somebody else's tunnel, passed on as they came, with the time they came at.
+    Relayed(VecDeque<(Duration, Box<Body>)>),
     /// Session messages of this node; sealed end to end unless the link is the whole way.
     Session {
         /// Bytes of messages.
@@ -70,13 +75,13 @@ impl Outgoing {
         }
     }
 
-    /// Writes the next cell's body.
-    fn fill(&mut self, body: &mut Body) -> Result<(), Broken> {
+    /// Writes the next cell's body. Returns when it came, if it is passed on.
+    fn fill(&mut self, body: &mut Body) -> Result<Option<Duration>, Broken> {
         match self {
             Self::Relayed(cells) => {
-                if let Some(cell) = cells.pop_front() {
-                    body.copy_from_slice(cell.as_slice());
-                }
+                let Some((came, cell)) = cells.pop_front() else { return Ok(None) };
+                body.copy_from_slice(cell.as_slice());
+                return Ok(Some(came));
             }
             Self::Session { queue, seal: None } => {
                 let (len, data) = body.split_first_chunk_mut::<2>().ok_or(Broken)?;
@@ -94,7 +99,7 @@ impl Outgoing {
                 body.get_mut(TUNNEL_RECORD_LEN..).unwrap_or_default().fill(0);
             }
         }
-        Ok(())
+        Ok(None)
     }
 }
 
@@ -121,67 +126,176 @@ pub fn open_sealed<'a>(session: &mut Session, body: &Body, out: &'a mut [u8]) ->
 
 /// Sending side of one tunnel on one link.
 #[derive(Debug)]
-pub struct OutTunnel {
+struct OutTunnel {
     /// Cells that the peer still accepts.
-    pub credit: u32,
+    credit: u32,
     /// What waits.
-    pub outgoing: Outgoing,
+    outgoing: Outgoing,
+    flow: Flow,
+    /// What the schedule counted last.
+    sent: u64,
     queued: bool,
+    /// Cells that left since the last look.
+    left: u32,
+    /// How long the last of them had waited here.
+    delay: Duration,
+}
+
+/// Cells of a tunnel that left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// Which tunnel.
+    pub circ: CircId,
+    /// How many cells.
+    pub cells: u32,
+    /// How long the last of them had waited, if it was passed on.
+    pub delay: Duration,
 }
 
 /// Receiving side of one tunnel on one link: what was granted and what is to be granted again.
+///
+/// Cells are granted (the peer may send them), held (they came and wait here) or used up; what is
+/// neither granted nor held can be granted, up to the window.
 #[derive(Debug)]
 pub struct InWindow {
     window: u32,
     granted: u32,
-    used: u32,
+    held: u32,
+    /// Granted cells that no rate was charged for yet.
+    unpaid: u32,
     ran_dry: bool,
+    slow: bool,
 }
 
 impl Default for InWindow {
     fn default() -> Self {
-        Self { window: WINDOW_START, granted: WINDOW_START, used: 0, ran_dry: false }
+        Self {
+            window: WINDOW_START,
+            granted: WINDOW_START,
+            held: 0,
+            unpaid: WINDOW_START,
+            ran_dry: false,
+            slow: false,
+        }
     }
 }
 
 impl InWindow {
-    /// A cell arrived. An error when the peer had no credit for it.
-    pub fn arrived(&mut self) -> Result<(), Broken> {
+    /// A cell arrived. An error when the peer had no credit for it; true when no rate was charged
+    /// for it yet.
+    pub fn arrived(&mut self) -> Result<bool, Broken> {
         self.granted = self.granted.checked_sub(1).ok_or(Broken)?;
+        self.held += 1;
         self.ran_dry |= self.granted <= self.window / 8;
-        Ok(())
+        let unpaid = self.unpaid > 0;
+        self.unpaid = self.unpaid.saturating_sub(1);
+        Ok(unpaid)
     }
 
     /// `cells` were used up here (played, written, passed on).
-    pub fn consumed(&mut self, cells: u32) {
-        self.used += cells;
+    pub const fn consumed(&mut self, cells: u32) {
+        self.held = self.held.saturating_sub(cells);
     }
 
-    /// Credit to send now, if it is worth a cell: half a window, or anything when `tick` is due.
-    /// The window doubles when the sender ran dry and nothing piled up here.
-    pub fn grant(&mut self, tick: bool) -> Option<u16> {
-        if !self.would_grant(tick) {
+    /// A cell waited so long before it was passed on. Windows grow only below the first limit and
+    /// are small above the second: nothing is granted until the peer has used what it has.
+    pub fn waited(&mut self, delay: Duration, (grow, shrink): (Duration, Duration)) {
+        self.slow = delay >= grow;
+        if delay > shrink {
+            self.window = WINDOW_MIN;
+        }
+    }
+
+    const fn room(&self) -> u32 {
+        self.window.saturating_sub(self.granted + self.held)
+    }
+
+    /// Credit to send now, if it is worth a cell: half a window, or anything when `tick` is due; at
+    /// most `most`. The window doubles when the sender ran dry and nothing piled up here. `paid`:
+    /// the caller charges a rate for it.
+    pub fn grant(&mut self, tick: bool, most: u32, paid: bool) -> Option<u16> {
+        if most == 0 || !self.would_grant(tick) {
             return None;
         }
-        let mut give = std::mem::take(&mut self.used);
-        let piled = self.window.saturating_sub(self.granted + give);
-        if self.ran_dry && piled <= self.window / 4 && self.window < WINDOW_MAX {
-            give += self.window;
+        if self.ran_dry && !self.slow && self.held <= self.window / 4 && self.window < WINDOW_MAX {
             self.window *= 2;
         }
         self.ran_dry = false;
+        let give = self.room().min(most);
         self.granted += give;
+        if !paid {
+            self.unpaid += give;
+        }
         Some(give as u16)
     }
 
     /// Whether [`InWindow::grant`] would give something.
     pub const fn would_grant(&self, tick: bool) -> bool {
-        self.used > 0 && (tick || self.used >= self.window / 2)
+        self.room() > 0 && (tick || self.room() >= self.window / 2)
     }
 
     /// Whether anything waits to be granted.
     pub const fn is_due(&self) -> bool {
-        self.used > 0
+        self.room() > 0
+    }
+
+    /// Cells that the peer may still send.
+    pub const fn granted(&self) -> u32 {
+        self.granted
+    }
+
+    /// Cells that a rate was charged for and that have not come.
+    pub const fn paid(&self) -> u32 {
+        self.granted.saturating_sub(self.unpaid)
+    }
+}
+
+/// Control messages on their way out: small ones first, but a page that was begun is finished.
+#[derive(Debug, Default)]
+struct ControlOut {
+    small: ByteQueue,
+    bulk: ByteQueue,
+    /// Lengths of the messages in `bulk` that were not begun.
+    lens: VecDeque<usize>,
+    /// Bytes left of the one that was begun.
+    begun: usize,
+}
+
+impl ControlOut {
+    fn push(&mut self, message: &Control) {
+        let bytes = message.encode();
+        if matches!(message, Control::Delta(_)) {
+            self.lens.push_back(bytes.len());
+            self.bulk.push(bytes);
+        } else {
+            self.small.push(bytes);
+        }
+    }
+
+    const fn len(&self) -> usize {
+        self.small.len() + self.bulk.len()
+    }
+
+    /// Fills a cell. Pages are begun only when it is their turn.
+    fn fill(&mut self, data: &mut [u8], bulk: bool) -> usize {
+        let mut filled = 0;
+        while let Some(room) = data.get_mut(filled..).filter(|r| !r.is_empty()) {
+            let n = if self.begun > 0 {
+                let most = room.len().min(self.begun);
+                let n = self.bulk.take(room.get_mut(..most).unwrap_or_default());
+                self.begun -= n;
+                n
+            } else if !self.small.is_empty() {
+                self.small.take(room)
+            } else if bulk && let Some(len) = self.lens.pop_front() {
+                self.begun = len;
+                continue;
+            } else {
+                break;
+            };
+            filled += n;
+        }
+        filled
     }
 }
 
@@ -196,16 +310,25 @@ pub struct Link {
     plain: Vec<u8>,
     control_in: Vec<u8>,
     urgent: VecDeque<SmallCell>,
-    control_out: ByteQueue,
+    control_out: ControlOut,
     tunnels: BTreeMap<CircId, OutTunnel>,
-    turn: VecDeque<CircId>,
-    /// Cells that left since the last look, per tunnel.
-    left: Vec<(CircId, u32)>,
+    schedule: Schedule,
+    /// Tunnels with cells that left since the last look.
+    left: Vec<CircId>,
+    /// Cells of others' tunnels that wait.
+    relayed: usize,
+    /// Cells that left without asking for an allowance since the last look.
+    unasked: u32,
 }
 
 impl Link {
     /// A link over an established session.
     pub fn new(session: Session) -> Self {
+        Self::with_weights(session, Weights::default())
+    }
+
+    /// The same with other shares.
+    pub fn with_weights(session: Session, weights: Weights) -> Self {
         Self {
             session,
             pending: Vec::new(),
@@ -214,10 +337,12 @@ impl Link {
             plain: vec![0; MAX_CELLS * CELL_LEN],
             control_in: Vec::new(),
             urgent: VecDeque::new(),
-            control_out: ByteQueue::default(),
+            control_out: ControlOut::default(),
             tunnels: BTreeMap::new(),
-            turn: VecDeque::new(),
+            schedule: Schedule::new(weights),
             left: Vec::new(),
+            relayed: 0,
+            unasked: 0,
         }
     }
 
@@ -281,7 +406,8 @@ impl Link {
 
     /// Queues a control message. An error when the peer has not read for too long.
     pub fn send(&mut self, message: &Control) -> Result<(), Broken> {
-        self.control_out.push(message.encode());
+        self.control_out.push(message);
+        self.schedule.set_bulk(self.has_bulk());
         if self.control_out.len() > MAX_CONTROL_QUEUE { Err(Broken) } else { Ok(()) }
     }
 
@@ -291,23 +417,49 @@ impl Link {
         if self.urgent.len() > MAX_URGENT { Err(Broken) } else { Ok(()) }
     }
 
+    /// Small cells that wait.
+    pub fn urgent_waiting(&self) -> usize {
+        self.urgent.len()
+    }
+
+    /// Control bytes that wait.
+    pub const fn control_waiting(&self) -> usize {
+        self.control_out.len()
+    }
+
     /// Opens the sending side of a tunnel.
-    pub fn open_tunnel(&mut self, circ: CircId, outgoing: Outgoing) {
-        self.tunnels.insert(circ, OutTunnel { credit: WINDOW_START, outgoing, queued: false });
+    pub fn open_tunnel(&mut self, circ: CircId, flow: Flow, outgoing: Outgoing) {
+        self.close_tunnel(circ);
+        let tunnel = OutTunnel {
+            credit: WINDOW_START,
+            outgoing,
+            flow,
+            sent: 0,
+            queued: false,
+            left: 0,
+            delay: Duration::ZERO,
+        };
+        self.tunnels.insert(circ, tunnel);
         self.wake(circ);
     }
 
     /// Closes the sending side; what waited is thrown away.
     pub fn close_tunnel(&mut self, circ: CircId) {
-        self.tunnels.remove(&circ);
+        let Some(tunnel) = self.tunnels.remove(&circ) else { return };
+        if let Outgoing::Relayed(cells) = &tunnel.outgoing {
+            self.relayed = self.relayed.saturating_sub(cells.len());
+        }
+        if tunnel.queued {
+            self.schedule.remove(circ, tunnel.flow);
+        }
     }
 
-    /// Cells or bytes of a tunnel that wait: the caller decides how much it adds.
+    /// Bytes of a session that wait: the caller decides how much it adds.
     pub fn waiting(&self, circ: CircId) -> usize {
-        self.tunnels.get(&circ).map_or(0, |t| match &t.outgoing {
-            Outgoing::Relayed(cells) => cells.len(),
-            Outgoing::Session { queue, .. } => queue.len(),
-        })
+        match self.tunnels.get(&circ).map(|t| &t.outgoing) {
+            Some(Outgoing::Session { queue, .. }) => queue.len(),
+            _ => 0,
+        }
     }
 
     /// Cells of somebody else's tunnel that wait here.
@@ -318,25 +470,48 @@ impl Link {
         }
     }
 
-    /// Changes what waits on a tunnel.
-    pub fn with_outgoing(&mut self, circ: CircId, change: impl FnOnce(&mut Outgoing)) {
-        if let Some(tunnel) = self.tunnels.get_mut(&circ) {
-            change(&mut tunnel.outgoing);
+    /// Cells of all others' tunnels that wait here.
+    pub const fn all_relayed(&self) -> usize {
+        self.relayed
+    }
+
+    /// The tunnel whose cell has waited here for longest, and since when.
+    pub fn oldest_relayed(&self) -> Option<(Duration, CircId)> {
+        let fronts = self.tunnels.iter().filter_map(|(circ, t)| match &t.outgoing {
+            Outgoing::Relayed(cells) => cells.front().map(|(came, _)| (*came, *circ)),
+            Outgoing::Session { .. } => None,
+        });
+        fronts.min()
+    }
+
+    /// Passes a cell of somebody else's tunnel on.
+    pub fn relay(&mut self, now: Duration, circ: CircId, body: &Body) {
+        if let Some(Outgoing::Relayed(cells)) = self.tunnels.get_mut(&circ).map(|t| &mut t.outgoing) {
+            cells.push_back((now, Box::new(*body)));
+            self.relayed += 1;
+            self.wake(circ);
+        }
+    }
+
+    /// Adds to what a session sends.
+    pub fn with_queue(&mut self, circ: CircId, add: impl FnOnce(&mut ByteQueue)) {
+        if let Some(Outgoing::Session { queue, .. }) = self.tunnels.get_mut(&circ).map(|t| &mut t.outgoing) {
+            add(queue);
             self.wake(circ);
         }
     }
 
     /// The peer accepts `cells` more on a tunnel. An error when that is more than any window.
-    pub fn credit(&mut self, circ: CircId, cells: u16) -> Result<(), Broken> {
+    /// Returns how many were of use.
+    pub fn credit(&mut self, circ: CircId, cells: u16) -> Result<u32, Broken> {
         // Unknown tunnels were just closed from this side: nothing to do.
-        if let Some(tunnel) = self.tunnels.get_mut(&circ) {
-            tunnel.credit += u32::from(cells);
-            if tunnel.credit > WINDOW_MAX {
-                return Err(Broken);
-            }
-            self.wake(circ);
+        let Some(tunnel) = self.tunnels.get_mut(&circ) else { return Ok(0) };
+        tunnel.credit += u32::from(cells);
+        if tunnel.credit > WINDOW_MAX {
+            return Err(Broken);
         }
-        Ok(())
+        self.wake(circ);
+        Ok(cells.into())
     }
 
     fn wake(&mut self, circ: CircId) {
@@ -346,7 +521,7 @@ impl Link {
             && !tunnel.outgoing.is_empty()
         {
             tunnel.queued = true;
-            self.turn.push_back(circ);
+            self.schedule.ready(circ, tunnel.flow, tunnel.sent);
         }
     }
 
@@ -370,25 +545,52 @@ impl Link {
     }
 
     /// Whether a cell could leave now.
-    pub fn has_work(&self) -> bool {
-        !self.urgent.is_empty() || !self.control_out.is_empty() || !self.turn.is_empty()
+    pub fn has_work(&self, allowance: &Allowance) -> bool {
+        !self.urgent.is_empty() || !self.control_out.small.is_empty() || self.schedule.may_send(allowance)
+    }
+
+    /// Which classes have cells that wait.
+    pub fn ready_classes(&self) -> [bool; 3] {
+        [0, 1, 2].map(|class| self.schedule.has(class))
+    }
+
+    /// Whether catalogue pages wait.
+    pub const fn has_bulk(&self) -> bool {
+        !self.control_out.bulk.is_empty()
     }
 
     /// Cells that left since the last call, per tunnel: their room can be given away again.
-    pub fn take_left(&mut self) -> Vec<(CircId, u32)> {
-        std::mem::take(&mut self.left)
+    pub fn take_left(&mut self) -> Vec<Left> {
+        let Self { left, tunnels, .. } = self;
+        let count = |circ: CircId| {
+            let tunnel = tunnels.get_mut(&circ)?;
+            let cells = std::mem::take(&mut tunnel.left);
+            Some(Left { circ, cells, delay: tunnel.delay })
+        };
+        left.drain(..).filter_map(count).collect()
     }
 
-    /// Fills `out` with whole records of waiting cells and returns the bytes used.
-    pub fn transmit(&mut self, out: &mut [u8]) -> Result<usize, Broken> {
+    /// Cells that left without asking for an allowance since the last call.
+    pub const fn take_unasked(&mut self) -> u32 {
+        std::mem::replace(&mut self.unasked, 0)
+    }
+
+    /// Fills `out` with whole records of waiting cells and returns the bytes used. What
+    /// `allowance` allowed and was not needed is left in it.
+    pub fn transmit(
+        &mut self,
+        now: Duration,
+        allowance: &mut Allowance,
+        out: &mut [u8],
+    ) -> Result<usize, Broken> {
         let mut used = 0;
-        while self.has_work() {
+        while self.has_work(allowance) {
             let Some(room) = out.get_mut(used..).filter(|r| r.len() >= RECORD_LEN) else { break };
             let mut plain = std::mem::take(&mut self.plain);
             let mut cells = 0;
             for cell in plain.chunks_exact_mut(CELL_LEN) {
                 let Ok(cell) = <&mut [u8; CELL_LEN]>::try_from(cell) else { break };
-                if !self.next_cell(cell)? {
+                if !self.next_cell(now, allowance, cell)? {
                     break;
                 }
                 cells += 1;
@@ -403,39 +605,73 @@ impl Link {
         Ok(used)
     }
 
-    fn next_cell(&mut self, cell: &mut [u8; CELL_LEN]) -> Result<bool, Broken> {
+    fn next_cell(
+        &mut self,
+        now: Duration,
+        allowance: &mut Allowance,
+        cell: &mut [u8; CELL_LEN],
+    ) -> Result<bool, Broken> {
         if let Some(small) = self.urgent.pop_front() {
             let body = cell::begin(cell, small.circ, small.command);
             let front = small.front.get(..BODY_LEN).unwrap_or(&small.front);
             let (head, tail) = body.split_at_mut(front.len());
             head.copy_from_slice(front);
             tail.fill(0);
+            self.unasked += 1;
             return Ok(true);
         }
-        if !self.control_out.is_empty() {
-            let body = cell::begin(cell, 0, Command::Control);
-            let (len, data) = body.split_first_chunk_mut::<2>().ok_or(Broken)?;
-            let taken = self.control_out.take(data);
-            *len = (taken as u16).to_le_bytes();
-            data.get_mut(taken..).unwrap_or_default().fill(0);
+        if !self.control_out.small.is_empty() {
+            // A page that was begun goes first, as one that holds up what is urgent.
+            self.unasked += 1;
+            self.control_cell(cell, false)?;
             return Ok(true);
         }
-        while let Some(circ) = self.turn.pop_front() {
-            let Some(tunnel) = self.tunnels.get_mut(&circ) else { continue };
-            tunnel.queued = false;
-            if tunnel.credit == 0 || tunnel.outgoing.is_empty() {
-                continue;
+        match self.schedule.next(allowance) {
+            None => return Ok(false),
+            Some(Turn::Bulk) => {
+                allowance.use_up(None);
+                self.control_cell(cell, true)?;
             }
-            tunnel.credit -= 1;
-            tunnel.outgoing.fill(cell::begin(cell, circ, Command::Data))?;
-            match self.left.iter_mut().find(|(c, _)| *c == circ) {
-                Some((_, n)) => *n += 1,
-                None => self.left.push((circ, 1)),
+            Some(Turn::Tunnel(served)) => {
+                allowance.use_up(Some(served.class));
+                self.tunnel_cell(now, served, cell)?;
             }
-            self.wake(circ);
-            return Ok(true);
         }
-        Ok(false)
+        Ok(true)
+    }
+
+    fn control_cell(&mut self, cell: &mut [u8; CELL_LEN], bulk: bool) -> Result<(), Broken> {
+        let body = cell::begin(cell, 0, Command::Control);
+        let (len, data) = body.split_first_chunk_mut::<2>().ok_or(Broken)?;
+        let taken = self.control_out.fill(data, bulk);
+        *len = (taken as u16).to_le_bytes();
+        data.get_mut(taken..).unwrap_or_default().fill(0);
+        self.schedule.set_bulk(self.has_bulk());
+        Ok(())
+    }
+
+    fn tunnel_cell(
+        &mut self,
+        now: Duration,
+        served: Served,
+        cell: &mut [u8; CELL_LEN],
+    ) -> Result<(), Broken> {
+        // Whoever has a turn has credit and cells: both shrink only here, and where a tunnel ends.
+        let circ = served.circ;
+        let tunnel = self.tunnels.get_mut(&circ).ok_or(Broken)?;
+        tunnel.credit = tunnel.credit.checked_sub(1).ok_or(Broken)?;
+        if let Some(came) = tunnel.outgoing.fill(cell::begin(cell, circ, Command::Data))? {
+            tunnel.delay = now.saturating_sub(came);
+            self.relayed = self.relayed.saturating_sub(1);
+        }
+        tunnel.sent = served.sent;
+        if tunnel.left == 0 {
+            self.left.push(circ);
+        }
+        tunnel.left += 1;
+        tunnel.queued = tunnel.credit > 0 && !tunnel.outgoing.is_empty();
+        self.schedule.done(served, tunnel.queued);
+        Ok(())
     }
 }
 
@@ -483,15 +719,19 @@ mod tests {
         Outgoing::Session { queue, seal: None }
     }
 
+    fn send(link: &mut Link, wire: &mut [u8]) -> Result<usize, Broken> {
+        link.transmit(Duration::ZERO, &mut { Allowance::ALL }, wire)
+    }
+
     #[test]
     fn priorities_and_credit_decide_the_order() {
         let (mut a, mut b) = pair();
-        a.open_tunnel(2, session_queue(100 * STREAM_LEN));
-        a.open_tunnel(4, session_queue(2 * STREAM_LEN));
+        a.open_tunnel(2, Flow::default(), session_queue(100 * STREAM_LEN));
+        a.open_tunnel(4, Flow::default(), session_queue(2 * STREAM_LEN));
         a.send(&Control::Hint).unwrap();
         a.send_urgent(SmallCell { circ: 9, command: Command::Destroy, front: vec![] }).unwrap();
         let mut wire = vec![0; 20 * RECORD_LEN];
-        let n = a.transmit(&mut wire).unwrap();
+        let n = send(&mut a, &mut wire).unwrap();
         for step in [n, 1000] {
             // The second pass would need another session: only the first is decoded here.
             if step != n {
@@ -504,9 +744,9 @@ mod tests {
             assert_eq!(circs[..4], [2, 4, 2, 4], "tunnels take turns");
             assert_eq!(circs.iter().filter(|c| **c == 2).count(), WINDOW_START as usize, "credit stops it");
         }
-        assert_eq!(a.transmit(&mut wire).unwrap(), 0);
+        assert_eq!(send(&mut a, &mut wire).unwrap(), 0);
         a.credit(2, 5).unwrap();
-        let n = a.transmit(&mut wire).unwrap();
+        let n = send(&mut a, &mut wire).unwrap();
         assert_eq!(cells(&mut b, &wire[..n], 777).unwrap().len(), 5);
         assert_eq!(a.credit(2, 300), Err(Broken));
     }
@@ -516,7 +756,7 @@ mod tests {
         let (mut a, mut b) = pair();
         a.send(&Control::Hint).unwrap();
         let mut wire = vec![0; 2 * RECORD_LEN];
-        let n = a.transmit(&mut wire).unwrap();
+        let n = send(&mut a, &mut wire).unwrap();
         wire[n - 1] ^= 1;
         assert!(cells(&mut b, &wire[..n], n).is_err());
     }
@@ -529,19 +769,95 @@ mod tests {
         }
         assert_eq!(w.arrived(), Err(Broken));
         w.consumed(WINDOW_START);
-        assert_eq!(w.grant(false), Some(2 * WINDOW_START as u16));
+        assert_eq!(w.grant(false, u32::MAX, false), Some(2 * WINDOW_START as u16));
         for _ in 0..16 {
             w.arrived().unwrap();
         }
         w.consumed(16);
-        assert_eq!(w.grant(false), None);
-        assert_eq!(w.grant(true), Some(16), "no growth while credit was left");
+        assert_eq!(w.grant(false, u32::MAX, false), None);
+        assert_eq!(w.grant(true, u32::MAX, false), Some(16), "no growth while credit was left");
         let mut slow = InWindow::default();
         for _ in 0..WINDOW_START {
             slow.arrived().unwrap();
         }
         slow.consumed(16);
-        assert_eq!(slow.grant(false), Some(16), "no growth while cells pile up here");
+        assert_eq!(slow.grant(false, u32::MAX, false), Some(16), "no growth while cells pile up here");
+    }
+
+    #[test]
+    fn windows_shrink_with_delay_and_grow_again() {
+        let delays = (Duration::from_millis(100), Duration::from_millis(400));
+        let mut w = InWindow::default();
+        let use_all = |w: &mut InWindow, delay: u64| {
+            let n = w.granted();
+            (0..n).for_each(|_| assert!(w.arrived().is_ok()));
+            w.consumed(n);
+            w.waited(Duration::from_millis(delay), delays);
+            w.grant(true, u32::MAX, false)
+        };
+        assert_eq!(use_all(&mut w, 0), Some(64));
+        assert_eq!(use_all(&mut w, 200), Some(64), "no growth with a delay");
+        w.waited(Duration::from_millis(500), delays);
+        (0..40).for_each(|_| assert!(w.arrived().is_ok()));
+        w.consumed(40);
+        assert_eq!(w.grant(true, u32::MAX, false), None, "24 are granted: more than the window now");
+        (0..24).for_each(|_| assert!(w.arrived().is_ok()));
+        assert!(w.arrived().is_err());
+        w.consumed(24);
+        assert_eq!(w.grant(true, u32::MAX, false), Some(WINDOW_MIN as u16));
+        assert_eq!(use_all(&mut w, 0), Some(32), "and grows when nothing waits");
+        // What a rate allows is granted, the rest later; what was paid for is known.
+        (0..32).for_each(|_| assert!(w.arrived().is_ok()));
+        w.consumed(32);
+        assert_eq!(w.grant(true, 5, true), Some(5));
+        assert_eq!((w.paid(), w.granted()), (5, 5));
+        assert_eq!(w.arrived(), Ok(false), "paid for");
+        assert_eq!(InWindow::default().arrived(), Ok(true), "nobody paid for the first window");
+    }
+
+    #[test]
+    fn small_messages_overtake_pages_between_pages_only() {
+        let (mut a, mut b) = pair();
+        let page = Control::Delta(crate::control::Delta {
+            part: crate::control::Part::Own,
+            log: 1,
+            upto: 1,
+            restart: true,
+            more: false,
+            next_batch_ms: 1,
+            batch_ms: 1,
+            ops: Vec::new(),
+        });
+        a.send(&page).unwrap();
+        a.send(&page).unwrap();
+        a.open_tunnel(2, Flow::default(), session_queue(20 * STREAM_LEN));
+        let mut wire = vec![0; RECORD_LEN];
+        // One cell of the first page leaves, then something small comes.
+        let mut one = Allowance { all: 1, classes: [0; 3] };
+        let mut seen = Vec::new();
+        let mut take = |b: &mut Link, bytes: &[u8]| {
+            for (_, command, body) in cells(b, bytes, 999).unwrap() {
+                match command {
+                    Command::Control => {
+                        seen.extend(b.control(body.as_slice().try_into().unwrap()).unwrap());
+                    }
+                    _ => assert_eq!(command, Command::Data),
+                }
+            }
+        };
+        let n = a.transmit(Duration::ZERO, &mut one, &mut wire).unwrap();
+        take(&mut b, &wire[..n]);
+        a.send(&Control::Hint).unwrap();
+        let none = Allowance { all: 0, classes: [0; 3] };
+        let n = a.transmit(Duration::ZERO, &mut { none }, &mut wire).unwrap();
+        take(&mut b, &wire[..n]);
+        assert!(n > 0 && !a.has_work(&none), "the rest of the page and the small one need no allowance");
+        while a.has_work(&Allowance::ALL) {
+            let n = send(&mut a, &mut wire).unwrap();
+            take(&mut b, &wire[..n]);
+        }
+        assert_eq!(seen, [page.clone(), Control::Hint, page]);
+        assert_eq!(a.control_waiting(), 0);
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! What this node is to each tunnel of a link: the one who asks, the one who serves, or the common
 //! friend in between. The state only; the core moves it. Format: `docs/protocol/tunnel.md`.
 
+pub(crate) use crate::budget::Bucket;
 use crate::core::{FetchId, FriendKey};
 use crate::link::InWindow;
+use crate::schedule::Flow;
 use crate::session::Assembler;
-use kith_crypto::content::{Position, Root};
+use kith_crypto::content::{Position, Root, SEALED_LEN};
 use kith_crypto::noise::Handshake;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -12,7 +14,7 @@ use std::time::Duration;
 /// Requests of one peer that may wait at a holder, in blocks.
 pub(crate) const MAX_WANTED: usize = 128;
 /// Bytes that a holder queues ahead on one tunnel.
-pub(crate) const SERVE_AHEAD: usize = 512 * 1024;
+pub(crate) const SERVE_AHEAD: usize = 9 * SEALED_LEN;
 
 /// A holder's side.
 #[derive(Debug)]
@@ -24,6 +26,10 @@ pub(crate) struct Serving {
     pub(crate) reading: VecDeque<(Position, Option<ReadAnswer>)>,
     /// The first request has come; there is only one.
     pub(crate) started: bool,
+    /// Bytes read ahead, as they stand in the sum over all sessions.
+    pub(crate) counted: usize,
+    /// It waits until less is read ahead for others.
+    pub(crate) queued: bool,
 }
 
 /// What storage gave: the block, or that it cannot be read.
@@ -31,7 +37,14 @@ pub(crate) type ReadAnswer = Option<Vec<u8>>;
 
 impl Serving {
     pub(crate) fn new(root: Root) -> Self {
-        Self { root, wanted: VecDeque::new(), reading: VecDeque::new(), started: false }
+        Self {
+            root,
+            wanted: VecDeque::new(),
+            reading: VecDeque::new(),
+            started: false,
+            counted: 0,
+            queued: false,
+        }
     }
 
     /// Takes an answer of storage and returns what can be sent now, in order.
@@ -76,6 +89,8 @@ pub(crate) enum Role {
 #[derive(Debug)]
 pub(crate) struct Tunnel {
     pub(crate) role: Role,
+    /// For whom it is, and whose cells leave in it.
+    pub(crate) flow: Flow,
     pub(crate) window: InWindow,
     /// Timers that go when the tunnel goes, so that a later tunnel of the same number is left alone.
     pub(crate) timers: Vec<(Duration, u64)>,
@@ -83,34 +98,7 @@ pub(crate) struct Tunnel {
 
 impl Tunnel {
     pub(crate) fn new(role: Role) -> Self {
-        Self { role, window: InWindow::default(), timers: Vec::new() }
-    }
-}
-
-/// A token bucket: `rate` a second, at most `burst` saved.
-#[derive(Debug)]
-pub(crate) struct Bucket {
-    rate: f64,
-    burst: f64,
-    tokens: f64,
-    at: Duration,
-}
-
-impl Bucket {
-    pub(crate) const fn new(rate: f64, burst: f64) -> Self {
-        Self { rate, burst, tokens: burst, at: Duration::ZERO }
-    }
-
-    /// Takes a token if there is one.
-    pub(crate) fn take(&mut self, now: Duration) -> bool {
-        let passed = now.saturating_sub(self.at).as_secs_f64();
-        self.at = now;
-        self.tokens = (self.tokens + passed * self.rate).min(self.burst);
-        if self.tokens < 1.0 {
-            return false;
-        }
-        self.tokens -= 1.0;
-        true
+        Self { role, flow: Flow::default(), window: InWindow::default(), timers: Vec::new() }
     }
 }
 
@@ -158,14 +146,5 @@ mod tests {
         let ready = serving.read(Position::Root, Some(vec![1]));
         assert_eq!(ready.iter().map(|r| r.0).collect::<Vec<_>>(), positions);
         assert!(serving.reading.is_empty() && ready[1].1.is_none());
-    }
-
-    #[test]
-    fn bucket_refills() {
-        let mut bucket = Bucket::new(2.0, 3.0);
-        let at = Duration::from_secs(5);
-        assert_eq!((0..5).filter(|_| bucket.take(at)).count(), 3);
-        assert!(bucket.take(at + Duration::from_millis(600)));
-        assert!(!bucket.take(at + Duration::from_millis(700)));
     }
 }

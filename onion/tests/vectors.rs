@@ -25,7 +25,9 @@ use kith_onion::control::{
 };
 use kith_onion::entry::{Eid, Entry};
 use kith_onion::link::{Link, Outgoing};
+use kith_onion::schedule::{Allowance, Flow};
 use kith_onion::session::{Assembler, ByteQueue, Have, Message, Want};
+use std::time::Duration;
 
 const FOLDER: Folder = Folder("onion");
 
@@ -196,7 +198,7 @@ fn records() {
     let (mut a, mut b) = (Link::new(ours), Link::new(theirs));
     a.send(&Control::Hint).unwrap();
     let mut wire = vec![0; 2 * kith_onion::link::RECORD_LEN];
-    let used = a.transmit(&mut wire).unwrap();
+    let used = a.transmit(Duration::ZERO, &mut { Allowance::ALL }, &mut wire).unwrap();
     let wire = &wire[..used];
     let fields = Fields::new("one record of one cell: the cell in cell_control.hex")
         .note("session: noise_nn.hex in the folder crypto, from its first transport message on")
@@ -217,9 +219,9 @@ fn sealed_cells() {
     let (mut a, mut b) = (Link::new(outer), Link::new(outer_theirs));
     let mut queue = ByteQueue::default();
     Message::Bye.push_to(&mut queue);
-    a.open_tunnel(6, Outgoing::Session { queue, seal: Some(ours) });
+    a.open_tunnel(6, Flow::default(), Outgoing::Session { queue, seal: Some(ours) });
     let mut wire = vec![0; 2 * kith_onion::link::RECORD_LEN];
-    let used = a.transmit(&mut wire).unwrap();
+    let used = a.transmit(Duration::ZERO, &mut { Allowance::ALL }, &mut wire).unwrap();
     let cells = b.receive(&mut &wire[..used]).unwrap().unwrap();
     let fields = Fields::new("DATA of a sealed session: the message BYE under the session of noise_nn.hex")
         .note("the sealed record has 3968 bytes: length 2, reserved 6, stream 3944, tag 16")
@@ -365,6 +367,14 @@ fn control_messages() {
     check_control("control_done", "DONE", &Control::Done([0xbf; 16]), &[], "proof");
     check_control("control_ping", "PING", &Control::Ping(7), &[], "number");
     check_control("control_pong", "PONG", &Control::Pong(7), &[], "number");
+    let keys = check_control(
+        "control_keys",
+        "KEYS; root id and certificate are only bytes here",
+        &Control::Keys { base: [0xba; 16], certificate: vec![0xce; 5] },
+        &[("base", 16), ("certificate length", 2)],
+        "certificate",
+    );
+    check_control("control_keys_known", "KEYS_KNOWN", &Control::KeysKnown([0xba; 16]), &[], "root");
     let body = |message: &[u8]| message[5..].to_vec();
     let surplus = |message: &[u8]| relabel(message, &[&message[5..], &[0]].concat());
     let nine = [[9; 8].as_slice(), &[9], [1, 6, 127, 0, 0, 1, 1, 0].repeat(9).as_slice(), &[0; 64]].concat();
@@ -373,7 +383,9 @@ fn control_messages() {
         "control",
         &[
             ("type-0", with(&hello, 0, &[0])),
-            ("type-15", with(&hello, 0, &[15])),
+            ("type-17", with(&hello, 0, &[17])),
+            ("keys-truncated", relabel(&keys, &keys[5..25])),
+            ("keys-trailing", surplus(&keys)),
             ("offer-truncated", relabel(&offer, &offer[5..600])),
             ("offer-too-long", surplus(&offer)),
             ("reply-truncated", relabel(&reply, &reply[5..2000])),

@@ -58,8 +58,8 @@ async fn search(
     let (low, high) = (request.min_dur.unwrap_or(0), request.max_dur.unwrap_or(u32::MAX));
     let answer = api
         .call(move |cx| {
-            let keep = |l: &kith_onion::catalogue::Listing| {
-                l.distance <= furthest && (low..=high).contains(&l.entry.duration_s)
+            let keep = |brief: kith_onion::catalogue::Brief| {
+                brief.distance <= furthest && (low..=high).contains(&brief.duration_s)
             };
             let found = cx.service.search(cx.core, &request.words, limit, keep);
             Ok(SearchAnswer {

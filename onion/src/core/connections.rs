@@ -1,10 +1,11 @@
 //! Connections: handshakes until a link stands, what comes and goes on it, which of two links stays,
 //! and what happens to everybody else (silence). Page: `docs/protocol/link.md`.
 
+use super::accounts::Account;
 use super::dialling::CALL_DEADLINE;
 use super::rotation::KEYS_PENDING;
 use super::*;
-use crate::cell::{CELL_LEN, CellRef, CircId, Command, SmallCell, encode_credits};
+use crate::cell::{CELL_LEN, CellRef, CircId, Command, SmallCell};
 use crate::handshake::{Answered, Callee, Caller, Established, MAJOR, Mode, Recognised, Third, Verified};
 use crate::link::{Broken, Link};
 use crate::ratchet::Stored;
@@ -35,6 +36,8 @@ pub(crate) struct OpenLink {
     pub(super) full: bool,
     /// Handshake hash.
     pub(super) hash: [u8; 32],
+    /// Which of the own link keys the handshake used.
+    pub(super) own_keys: u32,
     /// What the peer may still ask for that costs more than a copy.
     pub(super) announcements: Bucket,
     pub(super) pulls: Bucket,
@@ -53,6 +56,7 @@ pub(crate) struct OpenLink {
     pub(super) peer_keys_pending: bool,
     pub(super) keys_shown: Option<u32>,
     pub(super) credit_at: Option<Duration>,
+    pub(super) account: Account,
 }
 
 pub(super) enum Stage {
@@ -88,6 +92,8 @@ pub(crate) enum AfterStore {
     Exchange(ConnId, FriendKey, Stored),
     /// A friend's new link keys are stored: use them.
     FriendKeys(ConnId, FriendKey, Box<NewKeys>),
+    /// That a friend knows own link keys is stored: show newer ones, if there are any.
+    OwnKeys(FriendKey),
 }
 
 impl AfterStore {
@@ -95,7 +101,7 @@ impl AfterStore {
     fn connection(&self) -> ConnId {
         match self {
             Self::Answer(id, _) | Self::Call(id, _) | Self::Exchange(id, ..) => *id,
-            Self::Welcome(..) | Self::Joined(..) | Self::FriendKeys(..) => 0,
+            Self::Welcome(..) | Self::Joined(..) | Self::FriendKeys(..) | Self::OwnKeys(_) => 0,
         }
     }
 }
@@ -240,6 +246,7 @@ impl Core {
             }
             Some(AfterStore::Exchange(id, key, stored)) => self.exchange_stored(now, id, key, stored),
             Some(AfterStore::FriendKeys(id, key, new)) => self.keys_stored(now, id, key, *new),
+            Some(AfterStore::OwnKeys(key)) => self.own_keys_stored(now, key),
             None => {}
         }
     }
@@ -364,7 +371,7 @@ impl Core {
                     self.replays += 1;
                 }
                 let good = tries.len() < MAX_INVITE_TRIES && !tries.contains(recognised.nonce());
-                return (good && recognised.major() == MAJOR.into())
+                return (good && recognised.major() == u16::from(MAJOR))
                     .then(|| recognised.admit(given.secret.clone()));
             }
             Who::Friend(key) => key,
@@ -374,7 +381,7 @@ impl Core {
             self.replays += 1;
             return None;
         }
-        if recognised.major() != MAJOR.into() {
+        if recognised.major() != u16::from(MAJOR) {
             if friend.other_version.replace(recognised.major()) != Some(recognised.major()) {
                 self.event(Event::OtherVersion(key, recognised.major()));
             }
@@ -435,6 +442,7 @@ impl Core {
         if matches!(who, Who::Friend(key) if !self.friends.contains_key(&key)) {
             return self.close(now, id);
         }
+        let account = self.new_account(now, who);
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let inbound = connection.inbound;
         connection.last_received = now.at;
@@ -445,7 +453,7 @@ impl Core {
         let features = if pending { KEYS_PENDING } else { 0 };
         let open = OpenLink {
             who,
-            link: Link::new(session),
+            link: Link::with_weights(session, self.budgets.weights),
             tunnels: BTreeMap::new(),
             next_circ: if lower { 2 } else { 1 },
             opens: Bucket::new(20.0, 40.0),
@@ -453,6 +461,7 @@ impl Core {
             mode,
             full: matches!(mode, Mode::Generation(1..)),
             hash,
+            own_keys,
             announcements: Bucket::new(1.0 / 60.0, 5.0),
             certificates: Bucket::new(1.0 / 60.0, 3.0),
             exchanges: Bucket::new(1.0 / 60.0, 3.0),
@@ -467,6 +476,7 @@ impl Core {
             peer_keys_pending: false,
             keys_shown: None,
             credit_at: None,
+            account,
         };
         connection.stage = Stage::Open(Box::new(open));
         self.schedule_keepalive(now, id);
@@ -517,7 +527,9 @@ impl Core {
             friend.link = Some(id);
         }
         self.catalogue.disconnected(key);
-        self.retire(now, old, together && we_are_lower);
+        // A link that this side renews goes on until the peer has seen the new one.
+        let renewed = !together && self.friends.get(&key).is_some_and(|f| f.renewing);
+        self.retire(now, old, renewed || together && we_are_lower);
         true
     }
 
@@ -590,10 +602,15 @@ impl Core {
             return Ok(());
         }
         let full = open.full;
+        if cell.command != Command::Data {
+            open.account.charge(now, 1);
+        }
         match (cell.command, cell.circ) {
             (Command::Pad, 0) => Ok(()),
             (Command::Control, 0) => {
-                for message in open.link.control(cell.body)? {
+                let messages = open.link.control(cell.body)?;
+                open.account.charge(now, messages.len());
+                for message in messages {
                     self.control(now, id, message)?;
                 }
                 Ok(())
@@ -601,9 +618,11 @@ impl Core {
             // Nothing but control messages before the peer has spoken, on invites and for exchanges.
             _ if !open.heard || !full => Err(Broken),
             (Command::Credit, 0) => {
+                let mut credited = 0;
                 for (circ, cells) in crate::cell::decode_credits(cell.body)? {
-                    open.link.credit(circ, cells)?;
+                    credited += open.link.credit(circ, cells)?;
                 }
+                open.account.credited(credited);
                 Ok(())
             }
             (_, 0) => Err(Broken),
@@ -626,9 +645,8 @@ impl Core {
         }
         let mut used = flights;
         self.give_credit(now, id, false);
-        let Some(open) = self.connections.get_mut(&id).and_then(Connection::open) else { return used };
         if let Some(room) = out.get_mut(used..) {
-            match open.link.transmit(room) {
+            match self.send_cells(now, id, room) {
                 Ok(n) => used += n,
                 Err(Broken) => {
                     self.close(now, id);
@@ -636,44 +654,15 @@ impl Core {
                 }
             }
         }
-        let left = open.link.take_left();
         if used > 0 {
             self.schedule_keepalive(now, id);
-        }
-        for (circ, cells) in left {
-            self.cells_left(now, id, circ, cells);
         }
         used
     }
 
     /// Whether [`Core::transmit`] would give something.
     pub fn wants_to_send(&mut self, id: ConnId) -> bool {
-        self.connections.get_mut(&id).is_some_and(|c| {
-            !c.flights.is_empty() || c.open().is_some_and(|o| o.link.has_work() || o.has_credit(false))
-        })
-    }
-
-    fn give_credit(&mut self, now: Now, id: ConnId, tick: bool) {
-        let Some(open) = self.connections.get_mut(&id).and_then(Connection::open) else { return };
-        let mut credits = Vec::new();
-        let mut due = false;
-        for (circ, tunnel) in &mut open.tunnels {
-            if let Some(cells) = tunnel.window.grant(tick) {
-                credits.push((*circ, cells));
-            }
-            due |= tunnel.window.is_due();
-        }
-        open.credit_at = match (due, open.credit_at) {
-            (true, Some(at)) if !tick => Some(at),
-            (true, _) => Some(now.at + CREDIT_TICK),
-            (false, _) => None,
-        };
-        for group in credits.chunks(crate::cell::MAX_CREDITS) {
-            let cell = SmallCell { circ: 0, command: Command::Credit, front: encode_credits(group) };
-            if open.link.send_urgent(cell).is_err() {
-                return self.close(now, id);
-            }
-        }
+        self.connections.get(&id).is_some_and(|c| !c.flights.is_empty()) || self.link_wants_to_send(id)
     }
 
     fn schedule_keepalive(&mut self, now: Now, id: ConnId) {
@@ -755,6 +744,7 @@ impl Core {
         let for_exchange = connection.is_for_exchange();
         self.tickets.retain(|_, after| after.connection() != id);
         if let Some(open) = connection.open() {
+            self.forget_account(&open.account);
             let tunnels = std::mem::take(&mut open.tunnels);
             self.tunnels_lost(now, id, tunnels);
         }
@@ -801,9 +791,5 @@ impl OpenLink {
 
     pub(super) const fn has_heard(&self) -> bool {
         self.heard
-    }
-
-    fn has_credit(&self, tick: bool) -> bool {
-        self.tunnels.values().any(|t| t.window.would_grant(tick))
     }
 }

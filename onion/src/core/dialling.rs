@@ -172,7 +172,9 @@ impl Core {
             None => &friend.peer,
             Some(n) => friend.candidates.get(n).map_or(&friend.peer, |c| &c.peer),
         };
-        let recovers = friend.may_recover(now) && (tries / peers).is_multiple_of(2);
+        // After an exchange the new PSK is to be proved, whatever came before.
+        let lost = friend.may_recover(now) && friend.record.ratchet.is_settled();
+        let recovers = lost && (tries / peers).is_multiple_of(2);
         let secret = if recovers {
             Secret { mode: Mode::Recovery, psk: friend.record.root.recovery_psk() }
         } else {

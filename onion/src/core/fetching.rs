@@ -1,8 +1,8 @@
 //! Fetches: which friends to ask for an object, in which order, and what to do when nobody answers.
 
 use super::*;
-use crate::cell::CircId;
 use crate::fetch::{Over, Progress};
+use crate::schedule::Flow;
 use crate::session::Message;
 use crate::tunnel::{Role, Source, SourceState};
 
@@ -216,7 +216,7 @@ impl Core {
         let conn = self.friends.get(&source.friend).and_then(|f| f.link);
         let tunnel = self.request(now, &cap, source.links).zip(conn).and_then(|((request, noise), conn)| {
             let role = Role::Asking { fetch: id, noise: Box::new(noise), sealed: request.sealed };
-            self.begin_tunnel(now, conn, role, &request).map(|circ| (conn, circ))
+            self.begin_tunnel(now, conn, role, Flow::default(), &request).map(|circ| (conn, circ))
         });
         let Some(state) = self.fetches.get_mut(&id) else { return };
         state.next_attempt = now.at + NEXT_ATTEMPT;

@@ -43,7 +43,7 @@ impl Core {
             open.link.send(&held)?;
         }
         open.peer_keys_pending = features & KEYS_PENDING != 0;
-        let (who, mode, full) = (open.who, open.mode, open.full);
+        let (who, mode, full, own_keys) = (open.who, open.mode, open.full, open.own_keys);
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.established_at = now.at;
         }
@@ -53,6 +53,8 @@ impl Core {
         {
             return Err(Broken);
         }
+        // A call that used newer own link keys was answered: the friend knows them.
+        self.learned_own_keys(key, own_keys);
         if !full {
             self.exchange_up(now, id, key);
             return Ok(());
@@ -87,8 +89,10 @@ impl Core {
             }
             // A session for an exchange carries nothing else.
             _ if !full => return Err(Broken),
-            Control::Certificate(bytes) => return self.keys_shown(now, id, key, &bytes),
-            Control::Welcome => return self.keys_welcomed(id, key),
+            Control::Keys { base, certificate } => {
+                return self.keys_shown(now, id, key, base, &certificate);
+            }
+            Control::KeysKnown(root) => self.keys_known(key, root),
             Control::Ping(number) => {
                 if self.within(id, now, |open| &mut open.pings) {
                     self.send_control(now, id, &Control::Pong(number));
@@ -125,12 +129,15 @@ impl Core {
                 if !self.within(id, now, |open| &mut open.pulls) {
                     return Ok(());
                 }
-                if let Some(delta) = self.catalogue.pulled(now, key, part, log, since) {
-                    self.send_control(now, id, &Control::Delta(delta));
-                }
+                self.answer_pull(now, id, key, part, (log, since));
             }
-            Control::Delta(delta) => self.catalogue.delta(now, key, delta),
-            Control::Hello { .. } => return Err(Broken),
+            Control::Delta(delta) => {
+                if let Some(open) = self.connections.get_mut(&id).and_then(Connection::open) {
+                    open.account.page_came();
+                }
+                self.catalogue.delta(now, key, delta);
+            }
+            Control::Hello { .. } | Control::Certificate(_) | Control::Welcome => return Err(Broken),
         }
         Ok(())
     }
@@ -186,9 +193,11 @@ impl Core {
     }
 
     pub(super) fn send_now(&mut self, now: Now, id: ConnId, message: &Control) {
-        if let Some(open) = self.connections.get_mut(&id).and_then(Connection::open)
-            && open.link.send(message).is_err()
-        {
+        let Some(open) = self.connections.get_mut(&id).and_then(Connection::open) else { return };
+        if matches!(message, Control::Pull { .. }) {
+            open.account.page_asked();
+        }
+        if open.link.send(message).is_err() {
             self.close(now, id);
         }
     }

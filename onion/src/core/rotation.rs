@@ -73,10 +73,10 @@ impl Core {
     pub(super) fn show_keys(&mut self, now: Now, id: ConnId, key: FriendKey) {
         let Some(friend) = self.friends.get(&key) else { return };
         let Some(cert) = self.own_cert.as_ref().filter(|c| c.keys == self.public) else { return };
-        if friend.record.own_keys == self.own_keys {
+        if friend.record.own_keys == self.own_keys || friend.taking_keys || friend.storing_own_keys {
             return;
         }
-        let encoded = cert.encoded().to_vec();
+        let keys = Control::Keys { base: friend.record.root.id(), certificate: cert.encoded().to_vec() };
         let lower = self.public.sign < key.0;
         let newest = self.own_keys;
         let Some(open) = self.connections.get_mut(&id).and_then(Connection::open) else { return };
@@ -84,7 +84,7 @@ impl Core {
             return;
         }
         open.keys_shown = Some(newest);
-        self.send_control(now, id, &Control::Certificate(encoded));
+        self.send_control(now, id, &keys);
     }
 
     /// A friend shows new link keys.
@@ -93,6 +93,7 @@ impl Core {
         now: Now,
         id: ConnId,
         key: FriendKey,
+        base: [u8; 16],
         bytes: &[u8],
     ) -> Result<(), Broken> {
         // A signature check, a Diffie-Hellman and a record on disk.
@@ -100,25 +101,41 @@ impl Core {
             return Ok(());
         }
         let cert = Certificate::decode(bytes).map_err(|_| Broken)?;
+        let lower = self.public.sign < key.0;
+        let friend = self.friends.get(&key).filter(|f| !f.taking_keys);
+        let Some(friend) = friend else { return Ok(()) };
+        // The friend knows own keys that this side has not seen acknowledged: then so it is.
+        let acknowledged = friend.candidates.iter().find(|c| c.root.id() == base);
+        if let Some(own_keys) = acknowledged.map(|c| c.peer.own_keys()) {
+            let change = self.knows_own_keys(key, own_keys);
+            self.outputs.extend(change.map(Output::Keep));
+        }
         let friend = self.friends.get(&key).ok_or(Broken)?;
         let record = &friend.record;
-        if cert.keys == record.keys {
-            self.send_control(now, id, &Control::Welcome);
+        // Both have new ones: the higher side takes the lower's first and shows its own again.
+        if lower && record.own_keys != self.own_keys {
             return Ok(());
         }
-        let stale = cert.created <= record.keys_since_s || u64::from(cert.expires) <= now.unix_s();
+        if cert.keys == record.keys {
+            self.answer_keys(now, id, key);
+            return Ok(());
+        }
+        let stale = cert.created < record.keys_since_s || u64::from(cert.expires) <= now.unix_s();
         let taken = |(k, f): (&FriendKey, &Friend)| *k != key && f.record.keys.noise == cert.keys.noise;
         let is_me = cert.keys.noise == self.public.noise || cert.keys.pair == self.public.pair;
         if cert.keys.sign != key.0 || is_me || self.friends.iter().any(taken) {
             return Err(Broken);
         }
-        if stale {
+        if stale || base != record.root.id() {
             return Ok(());
         }
         let me = self.identities.get(&record.own_keys).ok_or(Broken)?;
         let root = PairRoot::new(me, &cert.keys, Some(record.root.key())).ok_or(Broken)?;
         let new = NewKeys { keys: cert.keys, root, since_s: cert.created };
         let change = Change::FriendKeys(key, Box::new(new.clone()));
+        if let Some(friend) = self.friends.get_mut(&key) {
+            friend.taking_keys = true;
+        }
         self.persist(vec![change], AfterStore::FriendKeys(id, key, Box::new(new)));
         Ok(())
     }
@@ -127,6 +144,7 @@ impl Core {
     pub(super) fn keys_stored(&mut self, now: Now, id: ConnId, key: FriendKey, new: NewKeys) {
         let Self { friends, identities, .. } = self;
         let Some(friend) = friends.get_mut(&key) else { return };
+        friend.taking_keys = false;
         let Some(me) = identities.get(&friend.record.own_keys) else { return };
         friend.record.keys = new.keys;
         friend.record.root = new.root;
@@ -135,21 +153,47 @@ impl Core {
             Peer::friend(me.public(), friend.record.own_keys, &friend.record.keys, &friend.record.root);
         self.renew_candidates(key);
         self.event(Event::KeysRotated(key));
-        self.send_control(now, id, &Control::Welcome);
-        // It was the friend's turn; now it is this side's.
+        self.answer_keys(now, id, key);
+    }
+
+    /// The friend's keys are known. It was the friend's turn; now it is this side's.
+    fn answer_keys(&mut self, now: Now, id: ConnId, key: FriendKey) {
+        let Some(friend) = self.friends.get(&key) else { return };
+        // The link may have been replaced while storage was under way.
+        let id = friend.link.unwrap_or(id);
+        let root = friend.record.root.id();
+        self.send_control(now, id, &Control::KeysKnown(root));
         if let Some(open) = self.connections.get_mut(&id).and_then(Connection::open) {
-            open.peer_keys_pending = false;
+            (open.peer_keys_pending, open.keys_shown) = (false, None);
         }
         self.show_keys(now, id, key);
     }
 
     /// The friend has stored the keys that it was shown.
-    pub(super) fn keys_welcomed(&mut self, id: ConnId, key: FriendKey) -> Result<(), Broken> {
-        let open = self.connections.get_mut(&id).and_then(Connection::open).ok_or(Broken)?;
-        let shown = open.keys_shown.ok_or(Broken)?;
-        let change = self.knows_own_keys(key, shown);
-        self.outputs.extend(change.map(Output::Keep));
-        Ok(())
+    pub(super) fn keys_known(&mut self, key: FriendKey, root: [u8; 16]) {
+        let candidates = self.friends.get(&key).map(|f| f.candidates.as_slice()).unwrap_or_default();
+        if let Some(own_keys) = candidates.iter().find(|c| c.root.id() == root).map(|c| c.peer.own_keys()) {
+            self.learned_own_keys(key, own_keys);
+        }
+    }
+
+    /// A friend knows these own link keys; newer ones are shown when that is stored.
+    pub(super) fn learned_own_keys(&mut self, key: FriendKey, own_keys: u32) {
+        if let Some(change) = self.knows_own_keys(key, own_keys) {
+            if let Some(friend) = self.friends.get_mut(&key) {
+                friend.storing_own_keys = true;
+            }
+            self.persist(vec![change], AfterStore::OwnKeys(key));
+        }
+    }
+
+    /// That is stored.
+    pub(super) fn own_keys_stored(&mut self, now: Now, key: FriendKey) {
+        let Some(friend) = self.friends.get_mut(&key) else { return };
+        friend.storing_own_keys = false;
+        if let Some(id) = friend.link {
+            self.show_keys(now, id, key);
+        }
     }
 
     /// A friend knows these own link keys. `None`: that is no news.

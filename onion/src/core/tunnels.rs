@@ -6,11 +6,13 @@
 use super::connections::Connection;
 use super::fetching::Gone;
 use super::*;
-use crate::cell::{self, Body, CellRef, CircId, Command, SmallCell, TunOpen};
+use crate::cell::{self, Body, CellRef, Command, SmallCell, TunOpen};
 use crate::fetch;
-use crate::link::{Broken, MAX_CIRCUITS, Outgoing};
+use crate::link::{Broken, Left, MAX_CIRCUITS, Outgoing};
+use crate::schedule::{Class, Flow};
 use crate::session::{Assembler, ByteQueue, Have, Message};
 use crate::tunnel::{MAX_WANTED, ReadAnswer, Role, SERVE_AHEAD, Serving, Tunnel};
+use kith_crypto::content::SEALED_LEN;
 use kith_crypto::kdf::{self, Label};
 use kith_crypto::noise::{Handshake, Pattern, Session};
 
@@ -61,22 +63,10 @@ impl Core {
 
     // Locators.
 
-    pub(super) fn add_locators(&mut self, now: Now, root: Root) {
-        let hour = self.common_time(now).hour();
-        let locator = kith_crypto::content::ReadCap { root, key: Key::new([0; 32]) }.locator();
-        for hour in [hour.saturating_sub(1), hour, hour + 1] {
-            self.locators.insert(locator.at_hour(hour), root);
-        }
-    }
-
+    /// Looks for a bounded time at what locators of this hour are still missing.
     pub(super) fn refresh_locators(&mut self, now: Now) {
         let hour = self.common_time(now).hour();
-        if hour != self.locator_hour {
-            self.locator_hour = hour;
-            self.locators.clear();
-            let roots: Vec<Root> = self.held.keys().chain(self.catalogue.roots()).copied().collect();
-            roots.into_iter().for_each(|root| self.add_locators(now, root));
-        }
+        self.catalogue.set_hour(hour);
     }
 
     // Cells of tunnels.
@@ -140,7 +130,7 @@ impl Core {
             Some(Who::Friend(key)) if in_budget => key,
             _ => return Role::Refusing,
         };
-        let Some(root) = self.locators.get(&request.locator).copied() else { return Role::Refusing };
+        let Some(root) = self.catalogue.located(&request.locator) else { return Role::Refusing };
         if self.held.contains_key(&root) && self.catalogue.may_serve(asker, &root) {
             return self.hold_out(now, conn, circ, asker, root, &request).unwrap_or(Role::Refusing);
         }
@@ -165,6 +155,10 @@ impl Core {
         root: Root,
         request: &TunOpen,
     ) -> Option<Role> {
+        // Who asks for more than its share is refused, like for what is not here.
+        if !self.open_link(conn)?.account.may_shake_hands(now) {
+            return None;
+        }
         let psk = self.held.get(&root)?.cap.tunnel_psk();
         let mut noise = Handshake::respond(Pattern::Tunnel, &psk, TUNNEL_PROLOGUE, &mut self.rng).ok()?;
         noise.read(&request.message).ok()?;
@@ -207,7 +201,11 @@ impl Core {
             return;
         }
         tunnel.role = Role::Serving { serving: Serving::new(root), assembler: Assembler::default() };
-        open.link.open_tunnel(circ, outgoing);
+        // Sealed: the friend asks for one of its own friends.
+        let sealed = matches!(outgoing, Outgoing::Session { seal: Some(_), .. });
+        tunnel.flow = Flow { class: if sealed { Class::Fof } else { Class::Own }, from: 0 };
+        open.account.serving += 1;
+        open.link.open_tunnel(circ, tunnel.flow, outgoing);
         self.urgent(now, conn, circ, Command::TunOk, front);
     }
 
@@ -219,12 +217,15 @@ impl Core {
         root: Root,
         request: &TunOpen,
     ) -> Vec<(ConnId, CircId)> {
-        let pointers = self.catalogue.pointers(asker, &root);
         let mut others = Vec::new();
+        let link = self.friends.get(&asker).and_then(|f| f.link);
+        let Some(from) = link.filter(|conn| self.may_relay_more(*conn)) else { return others };
+        let pointers = self.catalogue.pointers(asker, &root);
+        let flow = Flow { class: Class::Fof, from };
         for friend in pointers.into_iter().take(4) {
             let Some(next) = self.friends.get(&friend).and_then(|f| f.link) else { continue };
             let forward = TunOpen { hops_left: request.hops_left.saturating_sub(1), ..request.clone() };
-            if let Some(circ) = self.begin_tunnel(now, next, Role::Passed, &forward) {
+            if let Some(circ) = self.begin_tunnel(now, next, Role::Passed, flow, &forward) {
                 others.push((next, circ));
             }
         }
@@ -237,18 +238,50 @@ impl Core {
         now: Now,
         conn: ConnId,
         role: Role,
+        flow: Flow,
         request: &TunOpen,
     ) -> Option<CircId> {
-        let open = self.open_link(conn)?;
-        let circ = open.next_circ;
-        if open.tunnels.keys().filter(|c| *c % 2 == circ % 2).count() >= MAX_CIRCUITS {
+        if !self.make_room(now, conn, flow.from) {
             return None;
         }
+        let open = self.open_link(conn)?;
+        let circ = open.next_circ;
         open.next_circ = open.next_circ.checked_add(2)?;
-        open.tunnels.insert(circ, Tunnel::new(role));
+        open.tunnels.insert(circ, Tunnel { flow, ..Tunnel::new(role) });
         self.urgent(now, conn, circ, Command::TunOpen, request.encode());
         // A link that is stuck was closed just now, and the tunnel with it.
         self.tunnel(conn, circ).map(|_| circ)
+    }
+
+    /// Makes room for one more tunnel of this node on a link. When there are as many as may be, the
+    /// friend for whom most of them are (or this node itself, 0) gives one up: the newest that has
+    /// no answer yet, or else the newest. Nobody gives up anything for somebody with as many.
+    fn make_room(&mut self, now: Now, conn: ConnId, from: ConnId) -> bool {
+        let share_tunnels = self.budgets.share_tunnels;
+        let Some(open) = self.open_link(conn) else { return false };
+        let half = open.next_circ % 2;
+        let ours = || open.tunnels.iter().filter(|(circ, _)| **circ % 2 == half);
+        if ours().count() < MAX_CIRCUITS {
+            return true;
+        }
+        if !share_tunnels {
+            return false;
+        }
+        let mut held: BTreeMap<ConnId, usize> = BTreeMap::from([(from, 1)]);
+        ours().for_each(|(_, t)| *held.entry(t.flow.from).or_default() += 1);
+        let mine = held.get(&from).copied().unwrap_or_default();
+        let Some((most, who)) = held.into_iter().map(|(who, n)| (n, who)).max() else { return false };
+        if most <= mine {
+            return false;
+        }
+        let waits = |role: &Role| matches!(role, Role::Passed | Role::Asking { .. });
+        let theirs = ours().filter(|(_, t)| t.flow.from == who);
+        let newest = theirs.max_by_key(|(circ, t)| (waits(&t.role), **circ)).map(|(circ, _)| *circ);
+        if let Some(circ) = newest {
+            self.end_tunnel(now, conn, circ, true);
+        }
+        // The link itself may have ended, when it was stuck.
+        newest.is_some() && self.open_link(conn).is_some()
     }
 
     /// The asker's tunnel that waits for this one.
@@ -336,11 +369,12 @@ impl Core {
             self.end_tunnel(now, c, k, true);
         }
         for (c, k, peer) in [(conn, circ, other), (other.0, other.1, (conn, circ))] {
-            if let Some(open) = self.open_link(c) {
-                open.link.open_tunnel(k, Outgoing::Relayed(VecDeque::new()));
-                if let Some(tunnel) = open.tunnels.get_mut(&k) {
-                    tunnel.role = Role::Relaying { other: peer };
-                }
+            if let Some(open) = self.open_link(c)
+                && let Some(tunnel) = open.tunnels.get_mut(&k)
+            {
+                tunnel.role = Role::Relaying { other: peer };
+                tunnel.flow = Flow { class: Class::Fof, from: peer.0 };
+                open.link.open_tunnel(k, tunnel.flow, Outgoing::Relayed(VecDeque::new()));
             }
         }
         self.urgent(now, conn, circ, Command::TunOk, front);
@@ -379,16 +413,21 @@ impl Core {
         let Some(open) = self.open_link(conn) else { return Ok(()) };
         let who = open.who;
         // A tunnel that was just closed from this side may still bring cells.
-        let Some(tunnel) = open.tunnels.get_mut(&circ) else { return Ok(()) };
-        tunnel.window.arrived()?;
+        let Some(tunnel) = open.tunnels.get_mut(&circ) else {
+            open.account.stray_cell(now);
+            return Ok(());
+        };
+        let class = tunnel.flow.class;
+        let unpaid = tunnel.window.arrived()?;
         if let Role::Relaying { other } = tunnel.role {
             if let Some(next) = self.open_link(other.0) {
-                next.link.with_outgoing(other.1, |outgoing| {
-                    if let Outgoing::Relayed(cells) = outgoing {
-                        cells.push_back(Box::new(*body));
-                    }
-                });
+                next.link.relay(now.at, other.1, body);
             }
+            if unpaid {
+                self.owe_for_cell(now, conn, class);
+            }
+            self.count_relayed(other.0);
+            self.shed_relayed(now);
             if let Who::Friend(key) = who
                 && let Some(friend) = self.friends.get_mut(&key)
             {
@@ -414,6 +453,9 @@ impl Core {
             && let Some(friend) = self.friends.get_mut(&key)
         {
             friend.traffic.received += cell::CELL_LEN as u64;
+        }
+        if unpaid {
+            self.owe_for_cell(now, conn, class);
         }
         for message in messages {
             self.session_message(now, conn, circ, message);
@@ -463,9 +505,12 @@ impl Core {
     // Serving.
 
     fn serve(&mut self, now: Now, conn: ConnId, circ: CircId, message: Message) -> Result<(), Broken> {
-        let Some(Tunnel { role: Role::Serving { serving, .. }, .. }) = self.tunnel(conn, circ) else {
+        let Some(open) = self.open_link(conn) else { return Ok(()) };
+        let Some(Tunnel { role: Role::Serving { serving, .. }, .. }) = open.tunnels.get_mut(&circ) else {
             return Ok(());
         };
+        // A request is paid back with each block that it brings.
+        open.account.charge(now, 1);
         match message {
             Message::Start { resume, first, count } => {
                 if count > 64 || std::mem::replace(&mut serving.started, true) {
@@ -500,33 +545,62 @@ impl Core {
 
     pub(super) fn say(&mut self, conn: ConnId, circ: CircId, message: Message) {
         if let Some(open) = self.open_link(conn) {
-            open.link.with_outgoing(circ, |outgoing| {
-                if let Outgoing::Session { queue, .. } = outgoing {
-                    message.push_to(queue);
-                }
-            });
+            open.link.with_queue(circ, |queue| message.push_to(queue));
         }
     }
 
-    /// Reads ahead while little waits on the tunnel, so that memory stays bounded whatever is asked.
+    /// Reads ahead while little waits on the tunnel, so that memory stays bounded whatever is asked:
+    /// a friend's sessions share what is read for one friend, and all friends what is read in all.
     fn serve_more(&mut self, conn: ConnId, circ: CircId) {
-        loop {
-            let Some(open) = self.open_link(conn) else { return };
-            let waiting = open.link.waiting(circ);
-            let Some(Tunnel { role: Role::Serving { serving, .. }, .. }) = open.tunnels.get_mut(&circ) else {
-                return;
-            };
-            if waiting + serving.reading.len() * kith_crypto::content::SEALED_LEN >= SERVE_AHEAD {
+        while self.serve_one(conn, circ, false) {}
+    }
+
+    /// Reads one block ahead, if there is room. `turn`: it has waited for its turn.
+    fn serve_one(&mut self, conn: ConnId, circ: CircId, turn: bool) -> bool {
+        let (per_friend, in_all) = self.budgets.serving;
+        let Self { connections, serving: all, serve_queue, .. } = self;
+        let Some(open) = connections.get_mut(&conn).and_then(Connection::open) else { return false };
+        let waiting = open.link.waiting(circ);
+        let Some(Tunnel { role: Role::Serving { serving, .. }, .. }) = open.tunnels.get_mut(&circ) else {
+            return false;
+        };
+        let ahead = waiting + serving.reading.len() * SEALED_LEN;
+        let before = std::mem::replace(&mut serving.counted, ahead);
+        *all = (*all + ahead).saturating_sub(before);
+        let most = SERVE_AHEAD.min(per_friend / open.account.serving.max(1));
+        if serving.wanted.is_empty() || (ahead > 0 && ahead + SEALED_LEN > most) {
+            return false;
+        }
+        if *all + SEALED_LEN > in_all || (!turn && !serve_queue.is_empty()) {
+            if !std::mem::replace(&mut serving.queued, true) {
+                serve_queue.push_back((conn, circ));
+            }
+            return false;
+        }
+        let Some(position) = serving.wanted.pop_front() else { return false };
+        let root = serving.root;
+        serving.reading.push_back((position, None));
+        let exists = self.held.get(&root).is_some_and(|h| h.geometry.slot(position).is_some());
+        if exists {
+            self.outputs.push_back(Output::Read(conn, circ, root, position));
+        } else {
+            self.answer_read(conn, circ, position, None);
+        }
+        true
+    }
+
+    /// Sessions that waited for others' reads go on, each a block in its turn.
+    pub(super) fn serve_waiting(&mut self) {
+        for _ in 0..self.serve_queue.len() {
+            if self.serving + SEALED_LEN > self.budgets.serving.1 {
                 return;
             }
-            let Some(position) = serving.wanted.pop_front() else { return };
-            let root = serving.root;
-            serving.reading.push_back((position, None));
-            let exists = self.held.get(&root).is_some_and(|h| h.geometry.slot(position).is_some());
-            if exists {
-                self.outputs.push_back(Output::Read(conn, circ, root, position));
-            } else {
-                self.answer_read(conn, circ, position, None);
+            let Some((conn, circ)) = self.serve_queue.pop_front() else { return };
+            if let Some(Tunnel { role: Role::Serving { serving, .. }, .. }) = self.tunnel(conn, circ) {
+                serving.queued = false;
+                if self.serve_one(conn, circ, true) {
+                    self.serve_one(conn, circ, false);
+                }
             }
         }
     }
@@ -551,7 +625,10 @@ impl Core {
         };
         for (position, answer) in serving.read(position, answer) {
             let message = match answer {
-                Some(bytes) => Message::Block(position, bytes),
+                Some(bytes) => {
+                    self.open_link(conn).into_iter().for_each(|open| open.account.earn(1.0));
+                    Message::Block(position, bytes)
+                }
                 None => Message::Lack(position),
             };
             self.say(conn, circ, message);
@@ -559,7 +636,9 @@ impl Core {
     }
 
     /// Cells of a tunnel left on a link: whoever filled it can go on.
-    pub(super) fn cells_left(&mut self, now: Now, conn: ConnId, circ: CircId, cells: u32) {
+    pub(super) fn cells_left(&mut self, now: Now, conn: ConnId, left: Left) {
+        let Left { circ, cells, delay } = left;
+        let delays = self.budgets.delays;
         let Some(open) = self.open_link(conn) else { return };
         let who = open.who;
         match open.tunnels.get(&circ).map(|t| &t.role) {
@@ -569,6 +648,7 @@ impl Core {
                     && let Some(tunnel) = open.tunnels.get_mut(&other.1)
                 {
                     tunnel.window.consumed(cells);
+                    tunnel.window.waited(delay, delays);
                     open.credit_at.get_or_insert(now.at + super::connections::CREDIT_TICK);
                 }
             }
@@ -598,6 +678,8 @@ impl Core {
         let Some(open) = self.open_link(conn) else { return };
         let Some(tunnel) = open.tunnels.remove(&circ) else { return };
         open.link.close_tunnel(circ);
+        self.count_relayed(conn);
+        self.close_account(conn, &tunnel);
         self.drop_timers(&tunnel);
         if tell {
             self.urgent(now, conn, circ, Command::Destroy, Vec::new());
@@ -622,7 +704,16 @@ impl Core {
                 }
             }
             Role::Passed => self.no_longer_passed(conn, circ),
-            Role::Serving { .. } | Role::Refusing => {}
+            Role::Serving { serving, .. } => {
+                self.serving = self.serving.saturating_sub(serving.counted);
+                if serving.queued {
+                    self.serve_queue.retain(|waiting| *waiting != (conn, circ));
+                }
+                if let Some(open) = self.open_link(conn) {
+                    open.account.serving = open.account.serving.saturating_sub(1);
+                }
+            }
+            Role::Refusing => {}
         }
     }
 
@@ -667,6 +758,6 @@ fn tunnel_ready(core: &mut Core, conn: ConnId, circ: CircId, fetch: FetchId, sea
         if let Some(tunnel) = open.tunnels.get_mut(&circ) {
             tunnel.role = Role::Fetching { fetch, assembler: Assembler::default() };
         }
-        open.link.open_tunnel(circ, Outgoing::Session { queue: ByteQueue::default(), seal });
+        open.link.open_tunnel(circ, Flow::default(), Outgoing::Session { queue: ByteQueue::default(), seal });
     }
 }

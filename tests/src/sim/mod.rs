@@ -6,11 +6,13 @@
 //! memory stays within its bounds, and no core asks for a time in the past again and again.
 
 mod disk;
+mod fair;
 mod node;
 pub mod seeds;
 mod wire;
 
 pub use disk::{Journal, Line, Object};
+pub use fair::Flood;
 pub use node::{Disk, Fetching, Mischief, Node, Outcome};
 pub use wire::{End, Flow, Quality, Wire, WireId};
 
@@ -21,13 +23,14 @@ use kith_crypto::invite::Invite;
 use kith_crypto::pair::PairRoot;
 use kith_crypto::rng::Rng;
 use kith_crypto::secret::Key;
+use kith_onion::budget::Budgets;
 use kith_onion::catalogue::{Audience, Pace};
 use kith_onion::entry::Entry;
 use kith_onion::handshake::Who;
 use kith_onion::link::{RECORD_LEN, WINDOW_MAX};
 use kith_onion::{
     ConnId, Core, Event, FetchEvent, FriendKey, FriendRecord, GivenInvite, InviteId, Limits, Now, Output,
-    Route, Setup,
+    Rates, Route, Setup,
 };
 use node::Fetching as Fetch;
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,6 +65,7 @@ pub struct Write {
 
 enum What {
     Arrive { wire: WireId, side: usize, bytes: Vec<u8> },
+    Look { node: NodeId, life: u32 },
     Ended { wire: WireId, side: usize },
     Knock { node: NodeId, life: u32, who: Who, target: NodeId },
     Dialled { life: u32, who: Who, wire: WireId },
@@ -95,6 +99,7 @@ pub struct World {
     queued: u64,
     wakes: Vec<Option<Duration>>,
     invites: u64,
+    floods: u32,
 }
 
 impl World {
@@ -116,6 +121,7 @@ impl World {
             queued: 0,
             wakes: Vec::new(),
             invites: 0,
+            floods: 0,
         }
     }
 
@@ -142,6 +148,7 @@ impl World {
         self.nodes.push(Node {
             name,
             secrets: identity.secrets(),
+            older: Vec::new(),
             own_secret: Key::new(self.rng.bytes()),
             cert,
             addr,
@@ -149,6 +156,9 @@ impl World {
             disk: Disk::default(),
             mischief: Mischief::None,
             limits: Limits::default(),
+            budgets: Budgets::default(),
+            rates: Rates::default(),
+            cpu: None,
             clock_ms: 0,
             journal: Journal::default(),
             objects: BTreeMap::new(),
@@ -164,6 +174,8 @@ impl World {
             conns: BTreeMap::new(),
             persist_free_at: Duration::ZERO,
             idle_wakes: 0,
+            busy_until: Duration::ZERO,
+            read_last: 0,
         });
         self.wakes.push(None);
         self.start(id);
@@ -191,6 +203,11 @@ impl World {
             secret: node.own_secret.clone(),
             seed,
         });
+        let own_keys = node.older.len() as u32;
+        let older = node.older.iter().enumerate();
+        core.set_own_keys(own_keys, older.map(|(n, s)| (n as u32, Identity::from_secrets(*s))).collect());
+        core.set_budgets(node.budgets);
+        core.set_rates(now, node.rates);
         core.set_certificate(now, node.cert.clone());
         for record in node.journal.friends.values() {
             core.add_friend(now, record.clone());
@@ -288,6 +305,26 @@ impl World {
             self.nodes[me].journal.friends.insert(FriendKey(cert.keys.sign), record.clone());
             self.act(me, |core, now| core.add_friend(now, record));
         }
+    }
+
+    /// A node draws new link keys and shows them to its friends.
+    pub fn rotate(&mut self, id: NodeId) {
+        let now = self.time(id);
+        let node = &mut self.nodes[id];
+        // The keys are in the journal before they are used, and so is all that came before.
+        node.journal.sync_all();
+        let identity = node.identity().rotated(&mut self.rng);
+        node.older.push(node.secrets);
+        node.secrets = identity.secrets();
+        node.journal.given.clear();
+        let created = now.unix_s() as u32;
+        let addrs = std::slice::from_ref(&node.addr);
+        node.cert = Certificate::sign(&identity, node.name, addrs, created, u32::MAX).expect("a plain name");
+        let cert = node.cert.clone();
+        self.act(id, |core, now| {
+            core.rotate(identity);
+            core.set_certificate(now, cert);
+        });
     }
 
     /// Introduces and waits for the link.
@@ -507,6 +544,11 @@ impl World {
     fn happen(&mut self, what: What) {
         match what {
             What::Arrive { wire, side, bytes } => self.arrive(wire, side, bytes),
+            What::Look { node, life } => {
+                if self.alive(node, life) {
+                    self.settle(node);
+                }
+            }
             What::Ended { wire, side } => self.ended(wire, side),
             What::Knock { node, life, who, target } => self.knock(node, life, who, target),
             What::Dialled { life, who, wire } => self.dialled(life, who, wire),
@@ -618,24 +660,18 @@ impl World {
     }
 
     fn arrive(&mut self, wire: WireId, side: usize, bytes: Vec<u8>) {
-        let w = &mut self.wires[wire];
-        if w.cut {
+        if self.wires[wire].cut {
             return; // nobody confirms, so the sender's buffer stays full
         }
-        let flow = &mut w.flows[1 - side];
-        flow.under_way = flow.under_way.saturating_sub(bytes.len());
-        let (end, other) = (w.ends[side], w.ends[1 - side]);
-        match end {
-            End::Node { node, life, conn } if self.alive(node, life) => {
-                self.act(node, |core, now| core.input(now, conn, &bytes));
+        match self.wires[wire].ends[side] {
+            End::Node { node, life, .. } if self.alive(node, life) => {
+                self.wires[wire].unread[side].push_back(bytes);
+                self.settle(node);
             }
-            End::Stranger => self.wires[wire].received.extend(bytes),
-            _ => {}
-        }
-        if let End::Node { node, life, .. } = other
-            && self.alive(node, life)
-        {
-            self.settle(node); // there is room again
+            End::Stranger => self.wires[wire].take(side, bytes.len()).received.extend(bytes),
+            _ => {
+                self.wires[wire].take(side, bytes.len());
+            }
         }
     }
 
@@ -645,7 +681,7 @@ impl World {
     fn settle(&mut self, id: NodeId) -> bool {
         let mut any = false;
         loop {
-            let mut busy = false;
+            let mut busy = self.read_some(id);
             while let Some(output) = self.nodes[id].core.as_mut().and_then(Core::poll_output) {
                 busy = true;
                 self.obey(id, output);
@@ -772,12 +808,7 @@ impl World {
             }
             Event::OutOfStep(friend, step) => node.out_of_step.push((friend, step)),
             Event::KeysRotated(friend) => node.rotated.push(friend),
-            Event::Pong(..)
-            | Event::OtherVersion(..)
-            | Event::Down(_)
-            | Event::Listed(_)
-            | Event::Unlisted(_)
-            | Event::ClockSkew(..) => {}
+            Event::Pong(..) | Event::OtherVersion(..) | Event::Down(_) | Event::ClockSkew(..) => {}
         }
     }
 

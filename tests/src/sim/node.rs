@@ -6,9 +6,10 @@ use kith_crypto::cert::{Address, Certificate};
 use kith_crypto::content::{Geometry, Position, Root, VerifyCap};
 use kith_crypto::identity::Identity;
 use kith_crypto::secret::Key;
+use kith_onion::budget::Budgets;
 use kith_onion::catalogue::Pace;
 use kith_onion::ratchet::OutOfStep;
-use kith_onion::{ConnId, Core, FetchId, FriendKey, InviteId, InviteOutcome, Limits};
+use kith_onion::{ConnId, Core, FetchId, FriendKey, InviteId, InviteOutcome, Limits, Rates};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
@@ -75,6 +76,8 @@ pub struct Node {
     /// Shown in failures.
     pub name: &'static str,
     pub(super) secrets: [[u8; 32]; 3],
+    /// Secrets before each rotation of its link keys.
+    pub older: Vec<[[u8; 32]; 3]>,
     pub(super) own_secret: Key,
     /// The certificate it shows.
     pub cert: Certificate,
@@ -88,6 +91,12 @@ pub struct Node {
     pub mischief: Mischief,
     /// Limits on strangers.
     pub limits: Limits,
+    /// What it lets its friends use, from its next start on.
+    pub budgets: Budgets,
+    /// Its rate limits, from its next start on.
+    pub rates: Rates,
+    /// Bytes a second that it can work through, if that is limited.
+    pub cpu: Option<u64>,
     /// Its wall clock minus the world's, in milliseconds.
     pub clock_ms: i64,
     /// What is on its disk.
@@ -114,6 +123,8 @@ pub struct Node {
     pub(super) conns: BTreeMap<ConnId, (WireId, usize)>,
     pub(super) persist_free_at: Duration,
     pub(super) idle_wakes: u32,
+    pub(super) busy_until: Duration,
+    pub(super) read_last: ConnId,
 }
 
 impl Node {

@@ -3,6 +3,7 @@
 
 use super::NodeId;
 use kith_onion::ConnId;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 /// Names a wire for the whole run.
@@ -69,6 +70,8 @@ pub struct Wire {
     pub nodes: [Option<NodeId>; 2],
     /// Flow `i` carries what end `i` writes.
     pub flows: [Flow; 2],
+    /// What arrived at each end and was not read.
+    pub(super) unread: [VecDeque<Vec<u8>>; 2],
     /// What it can do.
     pub quality: Quality,
     /// Nothing arrives any more.
@@ -86,11 +89,25 @@ impl Wire {
             ends: [End::Gone, End::Gone],
             nodes,
             flows: [Flow::default(), Flow::default()],
+            unread: [VecDeque::new(), VecDeque::new()],
             quality,
             cut: false,
             ended_at: None,
             received: Vec::new(),
         }
+    }
+
+    /// Bytes that a node has written.
+    pub fn written_by(&self, node: NodeId) -> u64 {
+        let side = self.nodes.iter().position(|n| *n == Some(node));
+        side.and_then(|side| self.flows.get(side)).map_or(0, |flow| flow.written)
+    }
+
+    /// `side` has taken so many bytes off the wire: there is room again.
+    pub(super) fn take(&mut self, side: usize, bytes: usize) -> &mut Self {
+        let flow = &mut self.flows[1 - side];
+        flow.under_way = flow.under_way.saturating_sub(bytes);
+        self
     }
 
     /// Room for bytes that `side` writes.
