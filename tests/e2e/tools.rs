@@ -126,6 +126,41 @@ fn limits_hold_at_once_and_windows_come_and_go() {
     assert!(halves[0] != halves[1], "{halves:?}");
 }
 
+/// Publishes so many bytes on one node and gets them on the other; returns the seconds it took.
+fn seconds_for(a: &Node, b: &Node, len: usize, title: &str) -> f64 {
+    let (path, _) = random_file(a, title, len);
+    let id = id_of(&publish(a, &path, title, "friends"));
+    wait_found(b, title, &id);
+    kith(b, &["get", &id, "--json"]).json()["seconds"].as_f64().unwrap()
+}
+
+#[test]
+fn a_limit_slows_what_it_is_for_and_is_gone_at_once() {
+    const LEN: usize = 2_000_000;
+    let [a, b] = line_of::<2>();
+    let free = seconds_for(&a, &b, LEN, "unlimited");
+    // What may leave in one burst, and what was saved up, does not count: a fourth is generous.
+    let least = LEN as f64 / 500_000.0 * 0.75;
+    kith(&a, &["net", "limits", "--up", "500kB/s"]).expect_code(&[0]);
+    let slow = seconds_for(&a, &b, LEN, "global");
+    kith(&a, &["net", "limits", "off"]).expect_code(&[0]);
+    kith(&a, &["friend", "limit", "Bo", "--up", "500kB/s"]).expect_code(&[0]);
+    let friend = seconds_for(&a, &b, LEN, "friend");
+    kith(&a, &["friend", "limit", "Bo", "off"]).expect_code(&[0]);
+    kith(&b, &["net", "schedule", "add", "daily 00:00-24:00", "--down", "500kB/s"]).expect_code(&[0]);
+    let window = seconds_for(&a, &b, LEN, "window");
+    kith(&b, &["net", "schedule", "rm", "1"]).expect_code(&[0]);
+    assert!(
+        [slow, friend, window].iter().all(|s| *s >= least),
+        "{slow} {friend} {window} s, least {least} s"
+    );
+    let after = seconds_for(&a, &b, LEN, "again");
+    // The control: without limits the same takes less.
+    let slowest = free.max(after);
+    let quickest = slow.min(friend).min(window);
+    assert!(slowest < quickest, "{free} s before and {after} s after, {quickest} s with a limit");
+}
+
 fn findings(node: &Node, about: &[&str], code: i32) -> Vec<(String, String, String)> {
     let output = kith(node, &[&["doctor"], about, &["--json"]].concat());
     output.expect_code(&[code]);

@@ -348,6 +348,8 @@ async fn remove_friend(State(api): State<Api>, Path(name): Path<String>) -> Answ
                 let mut records = vec![Record::FriendRemoved(key)];
                 records.extend(end_link(cx, key));
                 let stored = cx.store(records);
+                // Who comes back with a new invite begins without the old limits and circles.
+                cx.core.set_friend_rates(cx.now, key, None, None);
                 super::circles::tell_all(cx);
                 return Ok(stored);
             }
