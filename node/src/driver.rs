@@ -29,6 +29,12 @@ const READ_LEN: usize = 256 * 1024;
 const WRITE_LEN: usize = 8 * RECORD_LEN;
 /// Turns before other tasks have theirs.
 const TURNS: usize = 64;
+/// Connections accepted before the friends have their turn: strangers come last.
+const ACCEPTS: usize = 4;
+/// The clocks are looked at this often: a machine that slept shows there.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// The wall clock went so much further than the monotonic one: the machine slept.
+const SLEPT_MS: u64 = 30_000;
 /// One address of a friend is tried for so long.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Dials under way at once.
@@ -80,6 +86,8 @@ pub struct Driver {
     write_buf: Vec<u8>,
     stopping: Option<tokio::sync::oneshot::Sender<()>>,
     accept_paused_until: Option<Instant>,
+    /// What the clocks said when they were last compared.
+    looked: Now,
     /// The socket that was looked at last when a turn began.
     first: ConnId,
 }
@@ -109,6 +117,7 @@ impl Driver {
             write_buf: vec![0; WRITE_LEN],
             stopping: None,
             accept_paused_until: None,
+            looked: clock.now(),
             first: 0,
         }
     }
@@ -223,7 +232,7 @@ impl Driver {
         }
         let mut busy = false;
         for listener in &self.listeners {
-            for _ in 0..16 {
+            for _ in 0..ACCEPTS {
                 let (stream, addr) = match listener.poll_accept(cx) {
                     Poll::Ready(Ok(accepted)) => accepted,
                     Poll::Ready(Err(e)) => {
@@ -377,13 +386,14 @@ impl Driver {
 
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
         let now = self.clock.now();
+        self.notice_sleep(now);
         let more = self.service.tick(now, &mut self.core, &mut self.storage);
         let next = self.core.poll_timeout().unwrap_or(now.at + Duration::from_secs(60));
         if next <= now.at {
             self.core.timeout(now);
             return true;
         }
-        let mut wake = self.clock.instant(next.min(now.at + Duration::from_secs(30)));
+        let mut wake = self.clock.instant(next.min(now.at + LOOK_EVERY));
         // Accepting goes on when its pause is over.
         let instant = Instant::now();
         if let Some(until) = self.accept_paused_until.filter(|until| *until > instant) {
@@ -392,6 +402,16 @@ impl Driver {
         self.sleep.as_mut().reset(wake.into());
         // Polled once for its waker; if it is due already the next turn comes at once.
         self.sleep.as_mut().poll(cx).is_ready() || more
+    }
+
+    /// The monotonic clock stands still while the machine sleeps, the wall clock does not.
+    fn notice_sleep(&mut self, now: Now) {
+        let Now { at, unix_ms } = std::mem::replace(&mut self.looked, now);
+        let passed = now.at.saturating_sub(at).as_millis() as u64;
+        if now.unix_ms.saturating_sub(unix_ms) > passed + SLEPT_MS {
+            tracing::info!("the machine slept, or its clock was set: links are looked after");
+            self.core.resumed(now);
+        }
     }
 
     /// Carries out what the core asks for, in order.

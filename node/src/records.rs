@@ -271,6 +271,20 @@ fn take_audience(r: &mut Reader<'_>) -> Result<Option<Audience>, DecodeError> {
 }
 
 impl Record {
+    /// Whether it makes secrets in earlier records useless, so that they are to be erased.
+    pub const fn erases(&self) -> bool {
+        matches!(
+            self,
+            Self::FriendRemoved(_)
+                | Self::InviteDone(_)
+                | Self::Removed(_)
+                | Self::Ratchet(..)
+                | Self::Rotated(..)
+                | Self::OwnKeys(..)
+                | Self::FriendKeys(..)
+        )
+    }
+
     /// The record's bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::new();

@@ -22,6 +22,10 @@ const SAVE_TRAFFIC_EVERY: Duration = Duration::from_secs(60);
 /// Objects that search sees in one turn of the driver: about a millisecond of work.
 const INDEX_PER_TURN: usize = 100;
 const DAY_S: u64 = 86_400;
+/// Secrets that changed are erased from the journal at least this often.
+const ERASE_EVERY: Duration = Duration::from_secs(7 * 24 * 3600);
+/// And sooner when so many records hold secrets of the past.
+const ERASE_BACKLOG: usize = 64;
 /// Shortest prefix of an id that is accepted.
 pub const MIN_ID_PREFIX: usize = 8;
 
@@ -133,6 +137,13 @@ pub struct Service {
     pong_waiters: Vec<(FriendKey, oneshot::Sender<Duration>)>,
     saved_traffic: HashMap<FriendKey, Traffic>,
     next_save: Duration,
+    /// Records since the journal was written anew that make secrets in earlier ones useless.
+    erasable: usize,
+    /// A friend was removed: its secrets go at once.
+    erase_now: bool,
+    erased_at: Duration,
+    /// The journal had unreadable records when it was opened.
+    damaged: bool,
     read_only: Option<String>,
     clock_warning: Option<i64>,
     /// Records that the next turn stores.
@@ -143,8 +154,8 @@ pub struct Service {
 }
 
 impl Service {
-    /// A service over the replayed state.
-    pub fn new(state: State, store: Arc<Store>) -> Self {
+    /// A service over the replayed state. `damaged`: some of the journal could not be read.
+    pub fn new(state: State, store: Arc<Store>, damaged: bool) -> Self {
         Self {
             state,
             store,
@@ -156,6 +167,10 @@ impl Service {
             pong_waiters: Vec::new(),
             saved_traffic: HashMap::new(),
             next_save: SAVE_TRAFFIC_EVERY,
+            erasable: 0,
+            erase_now: false,
+            erased_at: Duration::ZERO,
+            damaged,
             read_only: None,
             clock_warning: None,
             unsaved: Vec::new(),
@@ -214,8 +229,26 @@ impl Service {
             friend.verified_s = known.verified_s;
         }
         let bytes = record.encode();
-        self.state.apply(record);
+        self.apply(record);
         bytes
+    }
+
+    /// Applies a record that is being stored.
+    fn apply(&mut self, record: Record) {
+        self.erasable += usize::from(record.erases());
+        self.erase_now |= matches!(record, Record::FriendRemoved(_) | Record::Rotated(..));
+        self.state.apply(record);
+    }
+
+    /// Writes the journal anew when it holds secrets of the past: at once after a friend was removed,
+    /// on a backlog of ratchet steps, and weekly. A damaged journal is left for its owner to see.
+    fn erase(&mut self, now: Now, storage: &mut Storage) {
+        let week = now.at.saturating_sub(self.erased_at) >= ERASE_EVERY && self.erasable > 0;
+        let due = self.erase_now || self.erasable >= ERASE_BACKLOG || week;
+        if due && !self.damaged && self.read_only.is_none() {
+            (self.erasable, self.erase_now, self.erased_at) = (0, false, now.at);
+            storage.log(Log::Compact(self.state.live()));
+        }
     }
 
     /// Takes news from the core.
@@ -615,6 +648,7 @@ impl Service {
         if now.at >= self.next_save {
             self.next_save = now.at + SAVE_TRAFFIC_EVERY;
             self.save_traffic(core, storage);
+            self.erase(now, storage);
         }
         self.index(core, INDEX_PER_TURN)
     }
@@ -655,7 +689,7 @@ impl Context<'_> {
     pub fn store(&mut self, records: Vec<Record>) -> oneshot::Receiver<Result<(), String>> {
         let (sender, receiver) = oneshot::channel();
         let bytes = records.iter().map(Record::encode).collect();
-        records.into_iter().for_each(|r| self.service.state.apply(r));
+        records.into_iter().for_each(|r| self.service.apply(r));
         self.storage.log(Log::Durable(bytes, sender));
         receiver
     }

@@ -34,6 +34,8 @@ pub enum Log {
     View(FriendKey, Vec<Vec<u8>>),
     /// Remove a friend's view log.
     DropView(FriendKey),
+    /// Write the journal anew with these records alone: what they leave out is erased.
+    Compact(Vec<Vec<u8>>),
 }
 
 /// Work for the block thread.
@@ -174,6 +176,11 @@ fn log_thread(
         let mut others = Vec::new();
         for request in std::iter::once(first).chain(requests.try_iter()) {
             match request {
+                // What comes after it is not in it: it waits for the next round.
+                Log::Compact(_) => {
+                    others.push(request);
+                    break;
+                }
                 Log::Append(more, ticket) => {
                     records.extend(more);
                     tickets.extend(ticket);
@@ -215,6 +222,11 @@ fn log_thread(
                     views.remove(&friend);
                     if let Err(e) = store.remove_view_log(&friend.0) {
                         tracing::warn!("a view log could not be removed: {e}");
+                    }
+                }
+                Log::Compact(live) => {
+                    if let Err(e) = store.compact(&live) {
+                        tracing::warn!("the journal could not be written anew: {e}");
                     }
                 }
                 Log::Append(..) | Log::Durable(..) => {}

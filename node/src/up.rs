@@ -32,6 +32,8 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Own certificates are valid for two years from each start.
 const CERT_LIFETIME_S: u64 = 2 * 365 * 86_400;
+/// How often this machine's addresses are looked at.
+const ADDRESSES_EVERY: Duration = Duration::from_secs(30);
 /// Ports tried after the wished one for the loopback listener.
 const WEB_PORTS: u16 = 20;
 
@@ -41,6 +43,8 @@ pub struct Home {
     pub store: Arc<Store>,
     /// The state.
     pub state: State,
+    /// Some of the journal could not be read.
+    pub damaged: bool,
 }
 
 fn random<const N: usize>() -> Result<[u8; N], Failure> {
@@ -94,7 +98,7 @@ pub fn create(paths: &Paths, name: &str, passphrase: Option<&[u8]>) -> Result<Ho
     store.append(&[record.encode()])?;
     let mut state = State::default();
     state.apply(record);
-    Ok(Home { store: Arc::new(store), state })
+    Ok(Home { store: Arc::new(store), state, damaged: false })
 }
 
 /// Opens store and state, and compacts the journal when most of it is history.
@@ -107,7 +111,7 @@ pub fn open(paths: &Paths, passphrase: Option<&[u8]>) -> Result<Home, Failure> {
     for bytes in opened.records {
         match Record::decode(&bytes) {
             Ok(Some(record)) => {
-                erased |= erases(&record);
+                erased |= record.erases();
                 state.apply(record);
             }
             Ok(None) => {}
@@ -127,21 +131,7 @@ pub fn open(paths: &Paths, passphrase: Option<&[u8]>) -> Result<Home, Failure> {
     if bad == 0 && (erased && count > live.len() || count > 4 * live.len() + 256) {
         opened.store.compact(&live)?;
     }
-    Ok(Home { store: Arc::new(opened.store), state })
-}
-
-/// Whether a record makes secrets in earlier ones useless, so that they are to be erased.
-pub const fn erases(record: &Record) -> bool {
-    matches!(
-        record,
-        Record::FriendRemoved(_)
-            | Record::InviteDone(_)
-            | Record::Removed(_)
-            | Record::Ratchet(..)
-            | Record::Rotated(..)
-            | Record::OwnKeys(..)
-            | Record::FriendKeys(..)
-    )
+    Ok(Home { store: Arc::new(opened.store), state, damaged: bad > 0 })
 }
 
 /// What `kith up` was asked for.
@@ -193,7 +183,7 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
         });
         opening.await.map_err(|_| Failure::new(Exit::Failure, "opening the store failed"))??
     };
-    let Home { store, mut state } = home;
+    let Home { store, mut state, damaged } = home;
     if let Some(name) = name {
         let name = plain_name(&name)?;
         if state.me.as_ref().is_some_and(|m| m.name != name) {
@@ -251,8 +241,9 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
     };
     tasks.spawn("limits", settings.run(commands.clone()));
     tasks.spawn("api", serve_unix(socket, api.router()));
+    tasks.spawn("addresses", watch_addresses(config.clone(), bound.clone(), commands.clone()));
     tasks.spawn("streams", serve_tcp(web, streams.router(), tasks.clone()));
-    let mut service = Service::new(state, store);
+    let mut service = Service::new(state, store, damaged);
     service.index(&mut core, usize::MAX);
     let driver = Driver::new(core, clock, storage, service, command_receiver, listeners);
     let driving = tokio::spawn(driver.run());
@@ -308,13 +299,7 @@ fn core(
 ) -> Result<(Core, HashMap<FriendKey, ViewLog>), Failure> {
     let me = state.me.as_ref().ok_or_else(|| Failure::new(Exit::Failure, "this node has no identity"))?;
     let identity = me.identity();
-    let addrs = advertised(config, bound);
-    let created = now.unix_s();
-    let expires = u32::try_from(created + CERT_LIFETIME_S).unwrap_or(u32::MAX);
-    let cert =
-        Certificate::sign(&identity, &me.name, &addrs, u32::try_from(created).unwrap_or(u32::MAX), expires);
-    let cert =
-        cert.ok_or_else(|| Failure::new(Exit::Failure, "the node's name cannot be in a certificate"))?;
+    let cert = own_certificate(me, &advertised(config, bound), now)?;
     let setup = Setup {
         identity,
         pace: Pace { batch: config.catalogue_batch, spread: config.catalogue_spread },
@@ -391,6 +376,40 @@ fn restore_views(
         }
         Ok(views)
     })
+}
+
+/// The own certificate as it is now.
+pub fn own_certificate(me: &Myself, addrs: &[Address], now: Now) -> Result<Certificate, Failure> {
+    let seconds = |s: u64| u32::try_from(s).unwrap_or(u32::MAX);
+    let (created, expires) = (seconds(now.unix_s()), seconds(now.unix_s() + CERT_LIFETIME_S));
+    Certificate::sign(&me.identity(), &me.name, addrs, created, expires)
+        .ok_or_else(|| Failure::new(Exit::Failure, "the node's name cannot be in a certificate"))
+}
+
+/// Looks at this machine's addresses now and then: friends are told of new ones, and links prove that
+/// they are still alive.
+async fn watch_addresses(config: Config, bound: Vec<SocketAddr>, commands: mpsc::Sender<Command>) {
+    let mut known = advertised(&config, &bound);
+    loop {
+        tokio::time::sleep(ADDRESSES_EVERY).await;
+        let addrs = advertised(&config, &bound);
+        // None: the network is away for a moment, and nothing better is known.
+        if addrs == known || addrs.is_empty() {
+            continue;
+        }
+        known.clone_from(&addrs);
+        let job = move |cx: &mut crate::service::Context<'_>| {
+            let me = cx.service.state().me.as_ref();
+            if let Some(Ok(cert)) = me.map(|me| own_certificate(me, &addrs, cx.now)) {
+                cx.core.set_certificate(cx.now, cert);
+                cx.core.resumed(cx.now);
+                tracing::info!("this machine's addresses changed: friends are told");
+            }
+        };
+        if commands.send(Command::Run(Box::new(job))).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// What goes into certificates: the configured addresses, else those of the interfaces.

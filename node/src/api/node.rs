@@ -3,6 +3,7 @@
 use super::*;
 use crate::doctor;
 use kith_crypto::cert::Address;
+use kith_crypto::rng::Rng;
 use kith_onion::ratchet::OutOfStep;
 
 /// The requests.
@@ -12,6 +13,7 @@ pub(super) fn routes() -> Router<Api> {
         .route("/api/paths", get(paths))
         .route("/api/stop", post(stop))
         .route("/api/id", get(id))
+        .route("/api/id/rotate", post(rotate))
         .route("/api/store", get(store_stats))
         .route("/api/config", get(config))
         .route("/api/config/reload", post(reload))
@@ -78,10 +80,54 @@ fn own_id(state: &crate::records::State, core: &Core) -> Result<Value, Failure> 
     Ok(json!({
         "name": state.me.as_ref().map(|m| m.name.clone()),
         "fingerprint": core.me().fingerprint(),
+        "words": core.me().fingerprint_words().join(" "),
+        "keys": {
+            "rotated": state.me.as_ref().map(|m| m.rotated_s).filter(|at| *at > 0),
+            "friends_with_old": core.friends_with_old_keys(),
+        },
         "certificate": cert.to_text(),
         "addresses": cert.addrs.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "expires": cert.expires,
     }))
+}
+
+/// Between two rotations: certificates are ordered by the second.
+const ROTATE_EVERY_S: u64 = 60;
+
+/// New link keys: stored first, then used, then shown to friends.
+async fn rotate(State(api): State<Api>) -> Answer {
+    let (identity, stored) = api
+        .call(|cx| {
+            cx.check_writable()?;
+            let now_s = unix_s(cx.now);
+            let state = cx.service.state();
+            let me = state.me.as_ref().ok_or_else(bug)?;
+            if me.rotated_s.saturating_add(ROTATE_EVERY_S) > now_s {
+                return Err(Failure::new(Exit::Refused, "the link keys are new already: wait a minute"));
+            }
+            let mut seed = [0; 32];
+            getrandom::fill(&mut seed)
+                .map_err(|_| Failure::new(Exit::Failure, "the system gives no randomness"))?;
+            let identity = me.identity().rotated(&mut Rng::from_seed(seed));
+            let [_, noise, pair] = identity.secrets().map(Key::new);
+            // Open invites name the old keys: they end.
+            let mut records: Vec<Record> = state.given.keys().map(|id| Record::InviteDone(*id)).collect();
+            records.push(Record::Rotated(cx.core.own_keys().saturating_add(1), noise, pair, now_s));
+            Ok((identity, cx.store(records)))
+        })
+        .await?;
+    durable(stored).await?;
+    let value = api
+        .call(move |cx| {
+            cx.core.rotate(identity);
+            let addrs = cx.core.certificate().map(|c| c.addrs.clone()).unwrap_or_default();
+            let me = cx.service.state().me.as_ref().ok_or_else(bug)?;
+            let cert = crate::up::own_certificate(me, &addrs, cx.now)?;
+            cx.core.set_certificate(cx.now, cert);
+            own_id(cx.service.state(), cx.core)
+        })
+        .await?;
+    Ok(Json(value))
 }
 
 async fn store_stats(State(api): State<Api>) -> Answer {

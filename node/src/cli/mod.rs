@@ -165,6 +165,16 @@ pub struct Id {
     /// Write it to a file
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+    /// What to do with it
+    #[command(subcommand)]
+    pub command: Option<IdCommand>,
+}
+
+/// `kith id ...`
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum IdCommand {
+    /// Draw new link keys: friends take them over, fingerprint and friendships stay
+    Rotate,
 }
 
 /// `kith publish`

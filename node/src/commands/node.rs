@@ -50,6 +50,9 @@ impl Shell {
 
     /// `kith id`
     pub async fn id(&self, args: &cli::Id) -> Result<(), Failure> {
+        if let Some(cli::IdCommand::Rotate) = args.command {
+            return self.rotate().await;
+        }
         let value = self.get("/api/id").await?;
         let certificate = text(&value, "certificate");
         if let Some(path) = &args.out {
@@ -58,15 +61,30 @@ impl Shell {
         }
         self.print(&value, || {
             let mut lines = format!(
-                "{}\nfingerprint {}\n{certificate}",
+                "{}\nfingerprint {}\nin words    {}\n{certificate}",
                 safe(text(&value, "name")),
-                text(&value, "fingerprint")
+                text(&value, "fingerprint"),
+                text(&value, "words")
             );
             if args.qr {
                 lines.push('\n');
                 lines.push_str(&qr(certificate).unwrap_or_default());
             }
             lines
+        })
+    }
+
+    /// `kith id rotate`
+    async fn rotate(&self) -> Result<(), Failure> {
+        let value = self.client.call(Method::POST, "/api/id/rotate", Some(json!({}))).await?;
+        self.print(&value, || {
+            let waiting = value["keys"]["friends_with_old"].as_u64().unwrap_or(0);
+            format!(
+                "New link keys. Fingerprint and friendships stay; open invites have ended.\n\
+                 Friends take the new keys over when they are on line; {waiting} have not yet (kith id).\n\
+                 If somebody else may have your store or your key file, this is not enough: see \
+                 \"Lost or stolen\" in the README."
+            )
         })
     }
 
