@@ -164,7 +164,7 @@ fn flapping_fills_no_log() {
     let lines = |node: &Node| node.log().lines().count();
     let (before_a, before_b) = (lines(&a), lines(&b));
     // Links that last half a second.
-    for _ in 0..6 {
+    for _ in 0..3 {
         wait_connected(&a, &b);
         let_pass(Duration::from_millis(500));
         proxy.cut_all();
