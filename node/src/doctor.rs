@@ -65,6 +65,8 @@ pub struct Friend {
     pub out_of_step: Option<OutOfStep>,
     /// The friend's program speaks this other major version of the protocol.
     pub other_version: Option<u16>,
+    /// Somebody used the invite that made this friend once more.
+    pub invite_reused: bool,
 }
 
 /// Whose keys are the older ones.
@@ -269,6 +271,11 @@ fn friend(friend: &Friend, now: u64) -> Finding {
     if friend.blocked {
         let act = format!("kith friend unblock {quoted}");
         return say(Level::Note, "blocked by you".into(), "this node stays silent to this friend", act);
+    }
+    if friend.invite_reused {
+        let why = "somebody else has that invite: whoever used it first is the friend you have";
+        let act = format!("compare fingerprints: kith friend verify {quoted}");
+        return say(Level::Wrong, "the invite that made this friend was used once more".into(), why, act);
     }
     if friend.online {
         return say(Level::Fine, "online".into(), "", String::new());

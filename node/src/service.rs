@@ -142,6 +142,8 @@ pub struct Service {
     /// A friend was removed: its secrets go at once.
     erase_now: bool,
     erased_at: Duration,
+    /// Friends whose invite somebody used once more.
+    reused_invites: std::collections::BTreeSet<FriendKey>,
     /// The journal had unreadable records when it was opened.
     damaged: bool,
     read_only: Option<String>,
@@ -170,6 +172,7 @@ impl Service {
             erasable: 0,
             erase_now: false,
             erased_at: Duration::ZERO,
+            reused_invites: std::collections::BTreeSet::new(),
             damaged,
             read_only: None,
             clock_warning: None,
@@ -209,6 +212,11 @@ impl Service {
     /// Nothing is stored any more.
     pub fn set_read_only(&mut self, why: String) {
         self.read_only = Some(why);
+    }
+
+    /// Whether somebody used the invite that made this friend once more, since the start.
+    pub fn invite_reused(&self, friend: FriendKey) -> bool {
+        self.reused_invites.contains(&friend)
     }
 
     /// A friend's clock that differs by more than ten minutes, in milliseconds.
@@ -289,6 +297,12 @@ impl Service {
                 "a friend's program speaks version {major} of the protocol, this one {}: update the older",
                 kith_onion::handshake::MAJOR
             ),
+            Event::InviteReused(friend) => {
+                if let Some(friend) = self.state.friends.get(&friend) {
+                    self.reused_invites.insert(FriendKey(friend.record.keys.sign));
+                }
+                tracing::warn!("an invite that made a friend was used once more: see `kith doctor`");
+            }
             Event::KeysRotated(_) => tracing::info!("a friend has new link keys, signed by its identity"),
             Event::Pong(friend, took) => {
                 let (ready, rest) =
@@ -648,6 +662,8 @@ impl Service {
         if now.at >= self.next_save {
             self.next_save = now.at + SAVE_TRAFFIC_EVERY;
             self.save_traffic(core, storage);
+            self.erase(now, storage);
+        } else if self.erase_now {
             self.erase(now, storage);
         }
         self.index(core, INDEX_PER_TURN)

@@ -201,6 +201,8 @@ pub enum Event {
     OtherVersion(FriendKey, u16),
     /// The friend has new link keys, signed by its identity.
     KeysRotated(FriendKey),
+    /// An invite that made this friend was used once more by somebody.
+    InviteReused(FriendKey),
     /// The friend answered a ping after so long.
     Pong(FriendKey, Duration),
 }
@@ -366,6 +368,8 @@ pub struct Core {
     addrs_seq: u64,
     friends: BTreeMap<FriendKey, Friend>,
     given: BTreeMap<InviteId, Given>,
+    /// Invites that did their work since the start, and whose friend they made.
+    spent: VecDeque<(Peer, FriendKey)>,
     taken: BTreeMap<InviteId, Taken>,
     connections: BTreeMap<ConnId, Connection>,
     next_conn: ConnId,
@@ -417,6 +421,7 @@ impl Core {
             addrs_seq: 0,
             friends: BTreeMap::new(),
             given: BTreeMap::new(),
+            spent: VecDeque::new(),
             taken: BTreeMap::new(),
             connections: BTreeMap::new(),
             next_conn: 1,

@@ -72,6 +72,11 @@ fn an_invite_makes_one_friend_and_no_second_one() {
     assert_eq!(again["fingerprint"], first["fingerprint"]);
     refuse(&c, line.as_bytes());
     assert_eq!([&a, &b, &c].map(friend_count), [1, 1, 0]);
+    // The inviter is told, until fingerprints were compared.
+    let warned = || kith(&a, &["doctor", "Bo", "--json"]).out().contains("once more");
+    assert!(warned());
+    kith(&a, &["friend", "verify", "Bo", json(&b, &["id"])["words"].as_str().unwrap()]).expect_code(&[0]);
+    assert!(!warned());
     assert_eq!(friend(&a, "Bo").unwrap()["state"], "online");
     let shown = json(&b, &["friend", "show", "Ana"]);
     assert_eq!((&shown["name"], &shown["fingerprint"]), (&"Ana".into(), &first["fingerprint"]));

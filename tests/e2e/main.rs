@@ -14,6 +14,7 @@ mod flood;
 mod friends;
 mod harness;
 mod invites;
+mod keys;
 mod line;
 mod links;
 mod logs;

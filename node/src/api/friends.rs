@@ -272,6 +272,7 @@ fn friend_json(cx: &Context<'_>, key: FriendKey) -> Option<Value> {
         "circles": circles.map(|c| c.name.as_str()).collect::<Vec<_>>(),
         "met": state.met.get(&key),
         "verified": friend.verified_s,
+        "keys_rotated": friend.rotated_s,
     }))
 }
 
@@ -299,6 +300,7 @@ fn pending_json(invite: &Invite) -> Value {
         "circles": [],
         "met": null,
         "verified": null,
+        "keys_rotated": null,
     })
 }
 

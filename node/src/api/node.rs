@@ -206,6 +206,8 @@ fn doctor_friends(cx: &Context<'_>) -> Vec<doctor::Friend> {
             last_dial: cx.service.last_dial(*key).cloned(),
             out_of_step,
             other_version: reach.and_then(|r| r.other_version),
+            // Comparing fingerprints settles it.
+            invite_reused: friend.verified_s.is_none() && cx.service.invite_reused(*key),
         }
     });
     let invites = state.taken.values().map(|invite| doctor::Friend {

@@ -23,6 +23,8 @@ const STOOD: Duration = Duration::from_secs(60);
 /// Links that were completed so close together were dialled by both sides at once.
 const BOTH_DIALLED: Duration = Duration::from_secs(5);
 pub(super) const CREDIT_TICK: Duration = Duration::from_millis(25);
+/// Used invites whose second use is noticed.
+const MAX_SPENT: usize = 64;
 /// First flights that one invite answers in all.
 const MAX_INVITE_TRIES: usize = 16;
 /// An established link with its tunnels.
@@ -299,7 +301,10 @@ impl Core {
                 *bytes = &[];
                 Some(stage)
             }
-            Stage::Answering(callee) => match callee.input(bytes, |claim| self.look_up(now, claim)) {
+            Stage::Answering(callee) => match callee.input(bytes, |claim| {
+                self.notice_reuse(claim);
+                self.look_up(now, claim)
+            }) {
                 Ok(Ok(recognised)) => match self.admit(now, recognised) {
                     Some(recognised) => Some(Stage::Recognised(Box::new(recognised))),
                     None => Some(Stage::Draining),
@@ -352,6 +357,15 @@ impl Core {
                     }
                 }
             }
+        }
+    }
+
+    /// A used invite meets silence like any other stranger, but its owner is told: whoever has it
+    /// got it from somewhere.
+    fn notice_reuse(&mut self, claim: &Claim) {
+        let spent = self.spent.iter().find(|(peer, _)| peer.claimed_by(claim)).map(|(_, key)| *key);
+        if let Some(key) = spent {
+            self.event(Event::InviteReused(key));
         }
     }
 
@@ -495,7 +509,15 @@ impl Core {
                     self.outputs.push_back(Output::Keep(Change::InviteBound(invite, peer_noise)));
                 }
                 Some(Some(key)) if key == peer_noise => {}
-                _ => return self.close(now, id),
+                Some(Some(bound)) => {
+                    let mut friends = self.friends.iter();
+                    let first = friends.find(|(_, f)| f.record.keys.noise == bound).map(|(key, _)| *key);
+                    if let Some(first) = first {
+                        self.event(Event::InviteReused(first));
+                    }
+                    return self.close(now, id);
+                }
+                None => return self.close(now, id),
             }
         }
         self.send_now(now, id, &Control::Hello { features, unix_ms: now.unix_ms });
@@ -563,7 +585,10 @@ impl Core {
             .map(|(id, _)| *id)
             .collect();
         for invite in done {
-            self.given.remove(&invite);
+            if let Some(given) = self.given.remove(&invite) {
+                self.spent.truncate(MAX_SPENT - 1);
+                self.spent.push_front((given.peer, key));
+            }
             self.outputs.push_back(Output::Keep(Change::InviteDone(invite)));
         }
         // What was only there for an exchange has done its work.

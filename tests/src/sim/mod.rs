@@ -181,6 +181,7 @@ impl World {
             befriended: Vec::new(),
             out_of_step: Vec::new(),
             rotated: Vec::new(),
+            reused: Vec::new(),
             ups: 0,
             core: None,
             life: 0,
@@ -869,6 +870,7 @@ impl World {
             }
             Event::OutOfStep(friend, step) => node.out_of_step.push((friend, step)),
             Event::KeysRotated(friend) => node.rotated.push(friend),
+            Event::InviteReused(friend) => node.reused.push(friend),
             Event::Pong(..) | Event::OtherVersion(..) | Event::Down(_) | Event::ClockSkew(..) => {}
         }
     }

@@ -119,6 +119,8 @@ pub struct Node {
     pub out_of_step: Vec<(FriendKey, OutOfStep)>,
     /// Friends who showed new link keys.
     pub rotated: Vec<FriendKey>,
+    /// Friends whose invite was used once more.
+    pub reused: Vec<FriendKey>,
     /// Links that came up and went down.
     pub ups: u32,
     /// The core, while the node runs.
