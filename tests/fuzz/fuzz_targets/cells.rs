@@ -8,6 +8,7 @@ use kith_onion::cell::{
 };
 use kith_onion::link::{InWindow, WINDOW_MAX, WINDOW_START, open_plain};
 use libfuzzer_sys::fuzz_target;
+use std::time::Duration;
 
 fn bodies(body: &[u8]) {
     if let Ok(open) = TunOpen::decode(body) {
@@ -43,11 +44,15 @@ fn window(steps: &[u8]) {
                 let used = n.min(held);
                 held -= used;
                 window.consumed(used);
+                // Some of them waited long: the window shrinks and grows again.
+                let limits = (Duration::from_millis(100), Duration::from_millis(400));
+                window.waited(Duration::from_millis(u64::from(n) * 10), limits);
             }
             _ => {
                 let due = window.would_grant(n > 32);
-                let given = window.grant(n > 32);
-                assert_eq!(due, given.is_some());
+                let most = if n % 3 == 0 { n } else { u32::MAX };
+                let given = window.grant(n > 32, most, n % 2 == 0);
+                assert_eq!(due && most > 0, given.is_some());
                 credit += u32::from(given.unwrap_or(0));
             }
         }
