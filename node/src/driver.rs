@@ -197,6 +197,7 @@ impl Driver {
             Done::Complete(fetch, result) => {
                 self.service.fetch_complete(now, &mut self.core, fetch, result);
             }
+            Done::Compacted(result) => self.service.compacted(now, result),
             Done::ReadOnly(e) => {
                 tracing::error!("{e}");
                 self.service.set_read_only(e.to_string());

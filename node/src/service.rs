@@ -13,6 +13,7 @@ use kith_onion::handshake::Who;
 use kith_onion::{Change, Core, Event, FetchId, FriendKey, InviteId, InviteOutcome, Now, Route, Traffic};
 use kith_store::{Store, StoreError};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
@@ -26,6 +27,8 @@ const DAY_S: u64 = 86_400;
 const ERASE_EVERY: Duration = Duration::from_secs(7 * 24 * 3600);
 /// And sooner when so many records hold secrets of the past.
 const ERASE_BACKLOG: usize = 64;
+/// An erasure that failed is tried again after this.
+const ERASE_AGAIN: Duration = Duration::from_secs(60);
 /// Shortest prefix of an id that is accepted.
 pub const MIN_ID_PREFIX: usize = 8;
 
@@ -117,6 +120,16 @@ pub enum Wanted {
     Fetching(ReadCap, FetchHandle),
 }
 
+/// See [`Service::permit_publishing`].
+#[derive(Debug)]
+pub struct Publishing(Arc<AtomicUsize>);
+
+impl Drop for Publishing {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// One search result.
 pub struct Found {
     /// What is known of it.
@@ -141,7 +154,14 @@ pub struct Service {
     erasable: usize,
     /// A friend was removed: its secrets go at once.
     erase_now: bool,
+    /// The journal is being written anew: what it holds now is decided.
+    compacting: bool,
+    /// Publications that are being stored and are not in the state yet.
+    publishing: Arc<AtomicUsize>,
     erased_at: Duration,
+    erase_after: Duration,
+    /// What the compaction under way erases.
+    erasing: (usize, bool),
     /// Friends whose invite somebody used once more.
     reused_invites: std::collections::BTreeSet<FriendKey>,
     /// The journal had unreadable records when it was opened.
@@ -171,7 +191,11 @@ impl Service {
             next_save: SAVE_TRAFFIC_EVERY,
             erasable: 0,
             erase_now: false,
+            compacting: false,
+            publishing: Arc::default(),
             erased_at: Duration::ZERO,
+            erase_after: Duration::ZERO,
+            erasing: (0, false),
             reused_invites: std::collections::BTreeSet::new(),
             damaged,
             read_only: None,
@@ -253,10 +277,38 @@ impl Service {
     fn erase(&mut self, now: Now, storage: &mut Storage) {
         let week = now.at.saturating_sub(self.erased_at) >= ERASE_EVERY && self.erasable > 0;
         let due = self.erase_now || self.erasable >= ERASE_BACKLOG || week;
-        if due && !self.damaged && self.read_only.is_none() {
-            (self.erasable, self.erase_now, self.erased_at) = (0, false, now.at);
+        // What is being published is in the journal before it is in the state.
+        let free = !self.compacting && self.publishing.load(Ordering::Acquire) == 0;
+        let able = !self.damaged && self.read_only.is_none() && now.at >= self.erase_after;
+        if due && free && able {
+            (self.compacting, self.erasing) = (true, (self.erasable, self.erase_now));
+            (self.erasable, self.erase_now) = (0, false);
             storage.log(Log::Compact(self.state.live()));
         }
+    }
+
+    /// The journal was written anew; if that failed it is tried again in a minute.
+    pub fn compacted(&mut self, now: Now, result: Result<(), StoreError>) {
+        self.compacting = false;
+        match result {
+            Ok(()) => self.erased_at = now.at,
+            Err(e) => {
+                tracing::warn!("old secrets are still in the journal, which could not be written anew: {e}");
+                self.erasable += self.erasing.0;
+                self.erase_now |= self.erasing.1;
+                self.erase_after = now.at + ERASE_AGAIN;
+            }
+        }
+    }
+
+    /// Leave to store a publication from another thread, kept until the state has it. `None`: the
+    /// journal is being written anew, ask again.
+    pub fn permit_publishing(&self) -> Option<Publishing> {
+        if self.compacting {
+            return None;
+        }
+        self.publishing.fetch_add(1, Ordering::AcqRel);
+        Some(Publishing(self.publishing.clone()))
     }
 
     /// Takes news from the core.
@@ -275,6 +327,7 @@ impl Service {
             }
             Event::Down(_) => tracing::info!("a friend's link is gone"),
             Event::Invite(id, outcome) => {
+                self.check_blocked |= matches!(outcome, InviteOutcome::Friends(_));
                 if let Some(waiter) = self.invite_waiters.remove(&id) {
                     let _ = waiter.send(outcome);
                 }

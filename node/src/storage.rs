@@ -64,6 +64,8 @@ pub enum Done {
     Written(FetchId, Result<(), StoreError>),
     /// A fetch's object is complete and marked.
     Complete(FetchId, Result<(), StoreError>),
+    /// The journal was written anew, or could not be.
+    Compacted(Result<(), StoreError>),
     /// Nothing is written any more.
     ReadOnly(StoreError),
 }
@@ -225,9 +227,7 @@ fn log_thread(
                     }
                 }
                 Log::Compact(live) => {
-                    if let Err(e) = store.compact(&live) {
-                        tracing::warn!("the journal could not be written anew: {e}");
-                    }
+                    let _ = done.blocking_send(vec![Done::Compacted(store.compact(&live))]);
                 }
                 Log::Append(..) | Log::Durable(..) => {}
             }

@@ -313,7 +313,9 @@ fn core(
     let friends: Vec<FriendKey> = state.friends.keys().chain(&state.gone).copied().collect();
     for (key, friend) in &state.friends {
         let settings = state.settings_of(*key);
-        if !settings.blocked {
+        if settings.blocked {
+            core.set_refused(*key, true);
+        } else {
             core.add_friend(now, friend.record.clone());
         }
         core.set_friend_rates(now, *key, settings.up, settings.down);

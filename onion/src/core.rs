@@ -29,7 +29,7 @@ use crate::fetch::Fetch;
 use crate::handshake::{Peer, Secret, Who};
 use crate::ratchet::{Exchange, OutOfStep, Ratchet};
 use crate::time::{Now, earliest};
-use crate::tunnel::Source;
+use crate::tunnel::{Bucket, Source};
 use connections::Connection;
 use dialling::Dialling;
 use kith_crypto::cert::{Address, Certificate};
@@ -291,6 +291,8 @@ pub(crate) struct Friend {
     storing_own_keys: bool,
     /// The ping that waits for its answer.
     ping: Option<(u64, Duration)>,
+    /// Calls that the friend may still make.
+    calls: Bucket,
 }
 
 pub(crate) struct Given {
@@ -324,18 +326,20 @@ pub(crate) struct FetchState {
     sessions_used: BTreeSet<(FriendKey, u8)>,
 }
 
-/// Limits on what strangers can occupy.
+/// Limits on what callers can occupy.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Inbound connections that have not proved to be a friend.
     pub half_open: usize,
     /// The same, from one source address.
     pub half_open_per_source: usize,
+    /// Handshakes that one friend may ask for: a second, and saved up.
+    pub calls: (f64, f64),
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { half_open: 64, half_open_per_source: 16 }
+        Self { half_open: 64, half_open_per_source: 16, calls: (0.5, 30.0) }
     }
 }
 
@@ -370,6 +374,8 @@ pub struct Core {
     given: BTreeMap<InviteId, Given>,
     /// Invites that did their work since the start, and whose friend they made.
     spent: VecDeque<(Peer, FriendKey)>,
+    /// Whom the owner has blocked.
+    refused: BTreeSet<FriendKey>,
     taken: BTreeMap<InviteId, Taken>,
     connections: BTreeMap<ConnId, Connection>,
     next_conn: ConnId,
@@ -422,6 +428,7 @@ impl Core {
             friends: BTreeMap::new(),
             given: BTreeMap::new(),
             spent: VecDeque::new(),
+            refused: BTreeSet::new(),
             taken: BTreeMap::new(),
             connections: BTreeMap::new(),
             next_conn: 1,
@@ -517,6 +524,7 @@ impl Core {
             taking_keys: false,
             storing_own_keys: false,
             ping: None,
+            calls: Bucket::new(self.limits.calls.0, self.limits.calls.1),
         });
     }
 
@@ -570,8 +578,19 @@ impl Core {
     }
 
     /// Takes a given invite back.
-    pub fn withdraw_invite(&mut self, id: InviteId) {
+    pub fn withdraw_invite(&mut self, now: Now, id: InviteId) {
         self.given.remove(&id);
+        let conns = self.connections_of(Who::Invite(id));
+        conns.into_iter().for_each(|conn| self.close(now, conn));
+    }
+
+    /// Whether somebody is refused even with an invite.
+    pub fn set_refused(&mut self, key: FriendKey, refused: bool) {
+        if refused {
+            self.refused.insert(key);
+        } else {
+            self.refused.remove(&key);
+        }
     }
 
     /// Uses somebody's invite; stored before this call. Tried until it works or is cancelled.

@@ -415,6 +415,10 @@ fn a_blocked_friend_meets_silence_and_comes_back_unchanged() {
     kith(&b, &["get", &mine]).expect_refusal(&[6]);
     assert_eq!(diagnosis(&a, "Bo"), "blocked by you");
     wait_until(SOON, "calls meet silence", || diagnosis(&b, "Ana").contains("answered but silent"));
+    // Unblocked, the friend is back with the same secrets; then blocked once more.
+    kith(&a, &["friend", "unblock", "Bo"]).expect_code(&[0]);
+    wait_connected(&a, &b);
+    kith(&a, &["friend", "block", "Bo"]).expect_code(&[0]);
     // A fresh invite that found its way to the blocked friend does not undo the block.
     kith(&b, &["friend", "remove", "Ana"]).expect_code(&[0]);
     add(&b, &invite(&a));
@@ -426,6 +430,9 @@ fn a_blocked_friend_meets_silence_and_comes_back_unchanged() {
     assert_eq!(friend_count(&a), 1, "the friendship is kept");
 
     kith(&a, &["friend", "unblock", "Bo"]).expect_code(&[0]);
+    // The friend had removed this side: an invite renews the friendship.
+    let added = add(&b, &invite(&a)).json();
+    assert_eq!(added["name"], "Ana", "{added}");
     wait_connected(&a, &b);
     wait_found(&a, "turnstone", &id);
     let out = a.scratch("out.bin");

@@ -141,7 +141,11 @@ impl Bare {
             core: Core::new(Setup {
                 identity: person(n),
                 pace: Pace { batch: Duration::from_secs(1_800), spread: Duration::from_secs(3_600) },
-                limits: Limits { half_open: usize::MAX, half_open_per_source: usize::MAX },
+                limits: Limits {
+                    half_open: usize::MAX,
+                    half_open_per_source: usize::MAX,
+                    calls: (f64::MAX, f64::MAX),
+                },
                 secret: Key::new([n; 32]),
                 seed: [seed; 32],
             }),

@@ -11,10 +11,10 @@
 //! | 6 | records swapped, doubled, left out | `meddled_records_end_the_link_and_nothing_else`, `a_proxy_that_meddles_ends_links_only` | here; e2e |
 //! | 7 | lengths that are too large, too small, odd | `lengths_are_refused_before_anything_is_kept` | here |
 //! | 8 | low-order, zero, non-canonical points | `bad_points_are_refused_even_with_all_secrets` | here |
-//! | 9 | a friend with other secrets | `other_secrets_meet_silence` | here |
+//! | 9 | a friend with other secrets | `other_secrets_meet_silence`; who lost step, `keys.rs`; what the owner hears, `a_refusal_is_explained_to_the_owner_alone` | here |
 //! | 10 | both dial at once | `both_dial_at_once_and_one_link_stays` | here |
-//! | 11 | a counter that went back | `a_counter_that_went_back_meets_silence` | here |
-//! | 12 | another version | `another_version_meets_silence` | here |
+//! | 11 | a counter that went back, a restored friend | `a_counter_that_went_back_meets_silence`; `a_restored_backup_loses_step_and_comes_back_when_both_owners_say_so` (`keys.rs`, `e2e/keys.rs`) | here; e2e |
+//! | 12 | another version, features of a later one | `another_version_meets_silence`, `a_refusal_is_explained_to_the_owner_alone`, `unknown_features_are_ignored` | here |
 //! | 13 | a stream that ends early | `what_is_cut_off_is_no_end_and_goes_on` | here |
 //! | 14 | 2^16 messages on one session | `a_link_outlives_its_rekeys` | here |
 //! | 15 | garbage in the middle of a session | `meddled_records_end_the_link_and_nothing_else`, `a_proxy_that_meddles_ends_links_only` | here; e2e |
@@ -32,8 +32,11 @@ use kith_crypto::noise::{Handshake, OVERHEAD, Pattern, Session};
 use kith_crypto::rng::Rng;
 use kith_crypto::secret::Key;
 use kith_onion::catalogue::Audience;
-use kith_onion::handshake::Who;
+use kith_onion::control::Control;
+use kith_onion::handshake::{Caller, Mode, Peer, Secret, Who};
 use kith_onion::link::{Link, RECORD_LEN};
+use kith_onion::ratchet::OutOfStep;
+use kith_onion::schedule::Allowance;
 use kith_onion::{Limits, Route};
 use kith_tests::forge::{BEGINNING_MS, Bare, Flights, certificate, key_of, person, root};
 use kith_tests::sim::{NodeId, Outcome, WireId, World, seeds};
@@ -788,6 +791,71 @@ fn another_version_meets_silence() {
     assert!(ana.answer(&flight) > 0, "the control: this version is answered");
     let flight = Flights::invited(&guest, &invite).flight(NEW, &mut ana.rng);
     assert!(ana.answer(&flight) > 0, "by invite too");
+}
+
+/// Why a genuine call is refused is known on this side, and only here.
+#[test]
+fn a_refusal_is_explained_to_the_owner_alone() {
+    let key = key_of(&person(2));
+    let reach = |ana: &Ana| ana.bare.core.reach(ana.bare.now(), key).expect("a friend");
+    let mut ana = Ana::new(1);
+    let me = *ana.bare.core.me();
+    let friend = person(2);
+    assert_eq!((reach(&ana).other_version, reach(&ana).out_of_step), (None, None));
+
+    let before = Flights::friend(&friend, &me).flight(NEW - 1, &mut ana.rng);
+    assert!(ana.answer(&before) > 0, "it calls as it should once");
+    let later = Flights::friend(&friend, &me).odd(NEW, 100, 0x0100, &[0; 84], &mut ana.rng);
+    assert_eq!(ana.answer(&later), 0);
+    assert_eq!(reach(&ana).other_version, Some(2), "version 2");
+    let newer = Flights { psk_gen: 9, ..Flights::friend(&friend, &me) }.flight(NEW, &mut ana.rng);
+    assert_eq!(ana.answer(&newer), 0);
+    assert_eq!(reach(&ana).out_of_step, Some(OutOfStep::WeAreBehind));
+    let recovery = Flights::friend(&friend, &me).odd(NEW, 100, 1, &[0; 84], &mut ana.rng);
+    assert_eq!(ana.answer(&recovery), 0);
+    assert_eq!(reach(&ana).out_of_step, Some(OutOfStep::TheyAreBehind));
+
+    // Who has not the pair's keys, or says it again, teaches the owner nothing.
+    let replays = ana.bare.core.load().replays;
+    let old = Flights::friend(&friend, &me).odd(1, 100, 0x0300, &[0; 84], &mut ana.rng);
+    assert_eq!(ana.answer(&old), 0);
+    assert_eq!((reach(&ana).other_version, ana.bare.core.load().replays), (Some(2), replays + 1));
+    let mut forged = later;
+    forged[50] ^= 1;
+    assert_eq!(ana.answer(&forged), 0);
+
+    let good = Flights::friend(&friend, &me).flight(NEW, &mut ana.rng);
+    assert!(ana.answer(&good) > 0, "the control: this one is answered");
+}
+
+/// Feature bits of later releases are ignored: the session goes on.
+#[test]
+fn unknown_features_are_ignored() {
+    for features in [0, u64::MAX] {
+        let mut ana = Ana::new(1);
+        let (me, friend) = (*ana.bare.core.me(), person(2));
+        let shared = root(&friend, &me);
+        let peer = Peer::friend(friend.public(), 0, &me, &shared);
+        let secret = Secret { mode: Mode::Generation(0), psk: shared.psk0() };
+        let (caller, flight) = Caller::start(&friend, peer, &secret, NEW, &mut ana.rng).unwrap();
+        let conn = ana.bare.accept(3);
+        let answer = ana.bare.input(conn, &flight);
+        let mut rest = answer.as_slice();
+        let Ok((established, _)) = caller.input(&mut rest, &mut ana.rng).unwrap() else {
+            panic!("the whole answer came at once")
+        };
+        let mut link = Link::new(established.session);
+        let mut out = vec![0; 1 << 17];
+        link.send(&Control::Hello { features, unix_ms: BEGINNING_MS }).unwrap();
+        let len = link.transmit(Duration::ZERO, &mut { Allowance::ALL }, &mut out).unwrap();
+        ana.bare.input(conn, &out[..len]);
+        assert!(ana.bare.closed.is_empty(), "the session stands with features {features:x}");
+        // A message that no version knows ends it: that the session was read is no accident.
+        link.send(&Control::Hint).unwrap();
+        let len = link.transmit(Duration::ZERO, &mut { Allowance::ALL }, &mut out).unwrap();
+        ana.bare.input(conn, &out[..len]);
+        assert!(!ana.bare.closed.is_empty(), "nothing but an exchange is allowed here");
+    }
 }
 
 // Row 10.

@@ -371,10 +371,14 @@ fn end_link(cx: &mut Context<'_>, key: FriendKey) -> Vec<Record> {
     let noise = state.friends.get(&key).map(|f| f.record.keys.noise);
     // An invite that this friend completed must not let it in again.
     let theirs = state.given.values().filter(|i| i.bound.is_some() && i.bound == noise);
-    let invites: Vec<InviteId> = theirs.map(|i| i.id).collect();
+    let given: Vec<InviteId> = theirs.map(|i| i.id).collect();
+    // Nor one of its own that still waits here.
+    let theirs = state.taken.iter().filter(|(_, i)| i.inviter.keys.sign == key.0);
+    let taken: Vec<InviteId> = theirs.map(|(id, _)| *id).collect();
     cx.core.remove_friend(cx.now, key);
-    invites.iter().for_each(|id| cx.core.withdraw_invite(*id));
-    invites.into_iter().map(Record::InviteDone).collect()
+    given.iter().for_each(|id| cx.core.withdraw_invite(cx.now, *id));
+    taken.iter().for_each(|id| cx.core.cancel_invite(cx.now, *id));
+    given.into_iter().chain(taken).map(Record::InviteDone).collect()
 }
 
 /// The friend with this name; one that has not been added on both sides has no settings yet.
@@ -400,7 +404,11 @@ async fn set(
                 records.extend(end_link(cx, key));
             }
             let stored = cx.store(records);
+            cx.core.set_refused(key, settings.blocked);
             if before.blocked && !settings.blocked {
+                // The friend may know link keys that nobody else knows any more.
+                let older = cx.service.state().me.as_ref().map(|m| m.older_identities());
+                cx.core.add_older_keys(older.unwrap_or_default());
                 let record = cx.service.state().friends.get(&key).map(|f| f.record.clone());
                 cx.core.add_friend(cx.now, record.ok_or_else(bug)?);
             }

@@ -112,22 +112,26 @@ async fn rotate(State(api): State<Api>) -> Answer {
             let [_, noise, pair] = identity.secrets().map(Key::new);
             // Open invites name the old keys: they end.
             let mut records: Vec<Record> = state.given.keys().map(|id| Record::InviteDone(*id)).collect();
-            records.push(Record::Rotated(cx.core.own_keys().saturating_add(1), noise, pair, now_s));
-            Ok((identity, cx.store(records)))
+            let number = me.own_keys.saturating_add(1);
+            records.push(Record::Rotated(number, noise, pair, now_s));
+            Ok(((number, identity), cx.store(records)))
         })
         .await?;
-    durable(stored).await?;
-    let value = api
-        .call(move |cx| {
-            cx.core.rotate(identity);
+    // What was begun is finished, even if nobody waits for the answer any more.
+    let value = tokio::spawn(async move {
+        durable(stored).await?;
+        let (number, identity) = identity;
+        api.call(move |cx| {
+            cx.core.rotate(cx.now, number, identity);
             let addrs = cx.core.certificate().map(|c| c.addrs.clone()).unwrap_or_default();
             let me = cx.service.state().me.as_ref().ok_or_else(bug)?;
             let cert = crate::up::own_certificate(me, &addrs, cx.now)?;
             cx.core.set_certificate(cx.now, cert);
             own_id(cx.service.state(), cx.core)
         })
-        .await?;
-    Ok(Json(value))
+        .await
+    });
+    Ok(Json(value.await.map_err(|_| bug())??))
 }
 
 async fn store_stats(State(api): State<Api>) -> Answer {

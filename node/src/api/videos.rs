@@ -1,6 +1,7 @@
 //! What is published here, and publishing.
 
 use super::*;
+use crate::service::Publishing;
 
 /// The requests.
 pub(super) fn routes() -> Router<Api> {
@@ -182,8 +183,9 @@ async fn publish_video(State(api): State<Api>, request: Request) -> Answer {
     let (chunks, mut incoming) = mpsc::channel::<Result<Option<Bytes>, Failure>>(4);
     let store = api.store.clone();
     let about = meta.clone();
+    let commands = api.commands.clone();
     let work = tokio::task::spawn_blocking(move || {
-        let mut publication = None;
+        let (mut publication, mut permit) = (None, None);
         let next = || match incoming.blocking_recv() {
             Some(Ok(bytes)) => Ok(bytes.map(Vec::from)),
             Some(Err(e)) => Err(e),
@@ -205,14 +207,17 @@ async fn publish_video(State(api): State<Api>, request: Request) -> Answer {
             };
             let record = Record::Published(Box::new(p.clone())).encode();
             publication = Some(p);
+            permit = permit_publishing(&commands);
             record
         })
-        .and_then(|stored| Ok((stored, publication.ok_or_else(bug)?)))
+        .and_then(|stored| Ok((stored, publication.ok_or_else(bug)?, permit)))
     });
     forward(request.into_body(), chunks).await;
-    let (stored, publication) = work.await.map_err(|_| bug())??;
-    let value = api
-        .call(move |cx| {
+    // What is stored becomes part of the state even if nobody waits for the answer any more.
+    let value = tokio::spawn(async move {
+        let (stored, publication, permit) = work.await.map_err(|_| bug())??;
+        api.call(move |cx| {
+            let _permit = permit;
             let verify = stored.cap.verify_cap();
             cx.service.state_mut().apply(Record::Published(Box::new(publication.clone())));
             cx.core.hold(cx.now, verify, stored.geometry);
@@ -225,8 +230,24 @@ async fn publish_video(State(api): State<Api>, request: Request) -> Answer {
             }
             Ok(value)
         })
-        .await?;
-    Ok(Json(value))
+        .await
+    });
+    Ok(Json(value.await.map_err(|_| bug())??))
+}
+
+/// Waits, on a blocking thread, until the journal is not being written anew; from then on it is not,
+/// until the permit goes. `None`: the node is stopping.
+fn permit_publishing(commands: &mpsc::Sender<Command>) -> Option<Publishing> {
+    loop {
+        let (sender, permit) = oneshot::channel();
+        let ask: crate::service::Job = Box::new(move |cx| drop(sender.send(cx.service.permit_publishing())));
+        commands.blocking_send(Command::Run(ask)).ok()?;
+        match permit.blocking_recv() {
+            Ok(Some(permit)) => return Some(permit),
+            Ok(None) => std::thread::sleep(Duration::from_millis(10)),
+            Err(_) => return None,
+        }
+    }
 }
 
 /// Moves a request's body into a bounded channel; a broken body is an error there, never an end.

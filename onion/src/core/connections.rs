@@ -147,7 +147,7 @@ impl Connection {
         match &self.stage {
             Stage::Open(link) => {
                 let alive = (self.last_received + DEAD_AFTER).min(self.keepalive_at);
-                let over = (!link.heard || link.spare || link.is_for_exchange()).then_some(self.deadline);
+                let over = (!link.heard || link.spare || !link.full).then_some(self.deadline);
                 earliest(Some(alive), earliest(link.credit_at, earliest(over, self.probed_until)))
             }
             _ => Some(self.deadline),
@@ -397,6 +397,10 @@ impl Core {
             self.replays += 1;
             return None;
         }
+        // A handshake costs this node a Diffie-Hellman and a durable record.
+        if !friend.calls.take(now.at) {
+            return None;
+        }
         if recognised.major() != u16::from(MAJOR) {
             if friend.other_version.replace(recognised.major()) != Some(recognised.major()) {
                 self.event(Event::OtherVersion(key, recognised.major()));
@@ -408,12 +412,16 @@ impl Core {
             Mode::Generation(n) if n > ratchet.newest() => (None, OutOfStep::WeAreBehind),
             Mode::Generation(n) => (ratchet.to_answer(n), OutOfStep::TheyAreBehind),
             Mode::Recovery if friend.may_recover(now) => {
-                let psk = friend.record.root.recovery_psk();
+                let newer = friend.candidates.iter().find(|c| c.peer.own_keys() == recognised.own_keys());
+                let psk = newer.map_or(&friend.record.root, |c| &c.root).recovery_psk();
                 (Some(Secret { mode: Mode::Recovery, psk }), OutOfStep::TheyAreBehind)
             }
             _ => (None, OutOfStep::TheyAreBehind),
         };
-        if secret.is_none() && friend.out_of_step.replace(missing) != Some(missing) {
+        // A call of the step before that was held back on its way says nothing while a link stands.
+        let late = recognised.mode() == Mode::Generation(ratchet.generation.saturating_sub(1));
+        let told = secret.is_none() && !(late && friend.link.is_some());
+        if told && friend.out_of_step.replace(missing) != Some(missing) {
             self.event(Event::OutOfStep(key, missing));
         }
         secret.map(|secret| recognised.admit(secret))
@@ -586,6 +594,8 @@ impl Core {
             .collect();
         for invite in done {
             if let Some(given) = self.given.remove(&invite) {
+                let sessions = self.connections_of(Who::Invite(invite));
+                sessions.into_iter().for_each(|conn| self.close(now, conn));
                 self.spent.truncate(MAX_SPENT - 1);
                 self.spent.push_front((given.peer, key));
             }
@@ -713,7 +723,7 @@ impl Core {
             let Some(connection) = self.connections.get_mut(&id) else { continue };
             match &mut connection.stage {
                 Stage::Open(open) => {
-                    let ends = !open.heard || open.spare || open.is_for_exchange();
+                    let ends = !open.heard || open.spare || !open.full;
                     let over = ends && now.at >= connection.deadline;
                     let asleep = connection.probed_until.is_some_and(|at| now.at >= at);
                     if over || asleep || now.at >= connection.last_received + DEAD_AFTER {

@@ -168,15 +168,13 @@ impl Core {
     fn to_call(friend: &Friend, now: Now) -> (Peer, Secret) {
         let tries = friend.dialling.silent_calls as usize;
         let peers = 1 + friend.candidates.len();
-        let peer = match (tries % peers).checked_sub(1) {
-            None => &friend.peer,
-            Some(n) => friend.candidates.get(n).map_or(&friend.peer, |c| &c.peer),
-        };
+        let candidate = (tries % peers).checked_sub(1).and_then(|n| friend.candidates.get(n));
+        let (peer, root) = candidate.map_or((&friend.peer, &friend.record.root), |c| (&c.peer, &c.root));
         // After an exchange the new PSK is to be proved, whatever came before.
         let lost = friend.may_recover(now) && friend.record.ratchet.is_settled();
         let recovers = lost && (tries / peers).is_multiple_of(2);
         let secret = if recovers {
-            Secret { mode: Mode::Recovery, psk: friend.record.root.recovery_psk() }
+            Secret { mode: Mode::Recovery, psk: root.recovery_psk() }
         } else {
             friend.record.ratchet.to_call()
         };

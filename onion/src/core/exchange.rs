@@ -52,6 +52,15 @@ impl Core {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.deadline = now.at + EXCHANGE_DEADLINE;
         }
+        // Two are needed when both dial at once; more would only pile up.
+        let others = self.connections.iter().filter(|(other, c)| {
+            **other != id
+                && c.peek().is_some_and(|o| o.who == Who::Friend(key) && o.is_for_exchange() && o.has_heard())
+        });
+        let mut others: Vec<(Duration, ConnId)> = others.map(|(id, c)| (c.established_at, *id)).collect();
+        others.sort_unstable();
+        others.pop();
+        others.into_iter().for_each(|(_, other)| self.close(now, other));
         let Some(friend) = self.friends.get_mut(&key) else { return };
         friend.exchange_link = Some(id);
         friend.dialling.succeeded();
@@ -137,9 +146,10 @@ impl Core {
         if let Some(next) = &friend.record.ratchet.next
             && proves(&proof_of_first(&next.psk), &offer.have)
         {
-            let proof = proof_of_second(&next.psk);
-            self.send_control(now, id, &Control::Done(proof));
-            self.settled(now, id, key);
+            // It may still be on its way to the disk: this comes after it there.
+            let stored = Stored::Done(proof_of_second(&next.psk));
+            let changes = self.ratchet_change(key).into_iter().collect();
+            self.persist(changes, AfterStore::Exchange(id, key, stored));
             return Ok(());
         }
         let mut generation = offer.generation;

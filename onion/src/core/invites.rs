@@ -33,6 +33,9 @@ impl Core {
             return Err(Broken);
         }
         let key = FriendKey(cert.keys.sign);
+        if self.refused.contains(&key) {
+            return Err(Broken);
+        }
         let root = self.pair_root(&cert, &secret).ok_or(Broken)?;
         let added = self.befriend(now, &cert, root);
         let is_new = added.is_some();
@@ -81,6 +84,9 @@ impl Core {
     /// Invited side: the inviter has stored the friendship.
     pub(super) fn welcomed(&mut self, now: Now, id: ConnId, invite: InviteId) -> Result<(), Broken> {
         let Some(taken) = self.taken.get_mut(&invite) else { return Err(Broken) };
+        if self.refused.contains(&FriendKey(taken.invite.inviter.keys.sign)) {
+            return Err(Broken);
+        }
         if std::mem::replace(&mut taken.welcomed, true) {
             return Ok(());
         }

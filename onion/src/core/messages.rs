@@ -12,6 +12,8 @@ use kith_crypto::codec::Reader;
 
 /// A friend that said goodbye is not dialled before this.
 const AFTER_GOODBYE: Duration = Duration::from_secs(10);
+/// The session of an invite lasts no longer: storage on both sides, and some patience.
+const INVITE_DEADLINE: Duration = Duration::from_secs(60);
 /// A warning is due when clocks differ by more.
 const SKEW_MS: u64 = 600_000;
 
@@ -47,7 +49,12 @@ impl Core {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.established_at = now.at;
         }
-        let Who::Friend(key) = who else { return Ok(()) };
+        let Who::Friend(key) = who else {
+            if let Some(connection) = self.connections.get_mut(&id) {
+                connection.deadline = now.at + INVITE_DEADLINE;
+            }
+            return Ok(());
+        };
         if let Mode::Generation(generation) = mode
             && !self.generation_proved(now, key, generation)
         {

@@ -14,18 +14,24 @@ pub(super) const KEYS_PENDING: u64 = 1;
 /// A handshake with own link keys that a friend may know already.
 pub(crate) struct Candidate {
     pub(super) peer: Peer,
-    root: PairRoot,
+    pub(super) root: PairRoot,
 }
 
 impl Core {
     /// Which link keys [`Setup::identity`] is, and the older ones that friends may still know.
     /// Called before friends are added.
     pub fn set_own_keys(&mut self, newest: u32, older: Vec<(u32, Identity)>) {
-        if let Some(identity) = self.identities.remove(&self.own_keys) {
-            self.identities.insert(newest, identity);
-        }
-        self.own_keys = newest;
+        let identity = self.identities.remove(&self.own_keys);
         self.identities.extend(older);
+        self.identities.extend(identity.map(|identity| (newest, identity)));
+        self.own_keys = newest;
+    }
+
+    /// Older link keys that a friend who comes back may know.
+    pub fn add_older_keys(&mut self, older: Vec<(u32, Identity)>) {
+        for (number, identity) in older {
+            self.identities.entry(number).or_insert(identity);
+        }
     }
 
     /// The number of the newest own link keys.
@@ -33,16 +39,16 @@ impl Core {
         self.own_keys
     }
 
-    /// New own link keys, stored before this call; [`Core::set_certificate`] with a certificate of
+    /// New own link keys with their number, stored before this call; [`Core::set_certificate`] with a certificate of
     /// them comes next. Open invites end: they name the old keys.
-    pub fn rotate(&mut self, identity: Identity) -> u32 {
-        self.own_keys = self.own_keys.saturating_add(1);
+    pub fn rotate(&mut self, now: Now, number: u32, identity: Identity) {
+        self.own_keys = number;
         self.public = *identity.public();
-        self.identities.insert(self.own_keys, identity);
-        self.given.clear();
+        self.identities.insert(number, identity);
+        let invites: Vec<InviteId> = self.given.keys().copied().collect();
+        invites.into_iter().for_each(|id| self.withdraw_invite(now, id));
         let keys: Vec<FriendKey> = self.friends.keys().copied().collect();
         keys.into_iter().for_each(|key| self.renew_candidates(key));
-        self.own_keys
     }
 
     /// Friends who do not know the newest link keys yet.
@@ -107,8 +113,7 @@ impl Core {
         // The friend knows own keys that this side has not seen acknowledged: then so it is.
         let acknowledged = friend.candidates.iter().find(|c| c.root.id() == base);
         if let Some(own_keys) = acknowledged.map(|c| c.peer.own_keys()) {
-            let change = self.knows_own_keys(key, own_keys);
-            self.outputs.extend(change.map(Output::Keep));
+            self.learned_own_keys(key, own_keys);
         }
         let friend = self.friends.get(&key).ok_or(Broken)?;
         let record = &friend.record;
@@ -120,13 +125,12 @@ impl Core {
             self.answer_keys(now, id, key);
             return Ok(());
         }
+        // Whatever does not fit is ignored alike: nobody learns who else is a friend here.
         let stale = cert.created < record.keys_since_s || u64::from(cert.expires) <= now.unix_s();
         let taken = |(k, f): (&FriendKey, &Friend)| *k != key && f.record.keys.noise == cert.keys.noise;
         let is_me = cert.keys.noise == self.public.noise || cert.keys.pair == self.public.pair;
-        if cert.keys.sign != key.0 || is_me || self.friends.iter().any(taken) {
-            return Err(Broken);
-        }
-        if stale || base != record.root.id() {
+        let wrong = cert.keys.sign != key.0 || is_me || self.friends.iter().any(taken);
+        if wrong || stale || base != record.root.id() {
             return Ok(());
         }
         let me = self.identities.get(&record.own_keys).ok_or(Broken)?;
@@ -192,6 +196,10 @@ impl Core {
         let Some(friend) = self.friends.get_mut(&key) else { return };
         friend.storing_own_keys = false;
         if let Some(id) = friend.link {
+            // What was shown meanwhile stood on older ones and was ignored.
+            if let Some(open) = self.connections.get_mut(&id).and_then(Connection::open) {
+                open.keys_shown = None;
+            }
             self.show_keys(now, id, key);
         }
     }

@@ -335,9 +335,9 @@ impl World {
         let created = now.unix_s() as u32;
         let addrs = std::slice::from_ref(&node.addr);
         node.cert = Certificate::sign(&identity, node.name, addrs, created, u32::MAX).expect("a plain name");
-        let cert = node.cert.clone();
+        let (cert, number) = (node.cert.clone(), node.older.len() as u32);
         self.act(id, |core, now| {
-            core.rotate(identity);
+            core.rotate(now, number, identity);
             core.set_certificate(now, cert);
         });
     }
