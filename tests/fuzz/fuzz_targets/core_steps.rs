@@ -11,6 +11,7 @@ use kith_crypto::content::{BLOCK_LEN, Builder, Geometry, Head, Position, ReadCap
 use kith_crypto::identity::Identity;
 use kith_crypto::noise::{Handshake, OVERHEAD, Pattern, Session};
 use kith_crypto::pair::PairRoot;
+use kith_crypto::ratchet::{First, KEM_TEXT_LEN, KemKey};
 use kith_crypto::rng::Rng;
 use kith_crypto::secret::Key;
 use kith_onion::catalogue::{Audience, Pace};
@@ -18,7 +19,7 @@ use kith_onion::cell::{
     BODY_LEN, CELL_LEN, CellRef, Command, STREAM_LEN, TunOpen, begin, decode_tun_ok, encode_credits,
     encode_tun_ok,
 };
-use kith_onion::control::{Control, DELTA_UNIT, Delta, Part, ViewOp};
+use kith_onion::control::{Confirm, Control, Counters, DELTA_UNIT, Delta, Offer, Part, Reply, ViewOp};
 use kith_onion::entry::{Eid, Entry};
 use kith_onion::fetch::MAX_UNWRITTEN;
 use kith_onion::handshake::{Caller, Mode, Peer, Secret, Who};
@@ -36,7 +37,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 const BEGINNING_MS: u64 = 1_767_225_600_000;
-const LIMITS: Limits = Limits { half_open: 8, half_open_per_source: 3 };
+const LIMITS: Limits = Limits { half_open: 8, half_open_per_source: 3, calls: (10.0, 50.0) };
 /// Links that the hostile friend holds open at most.
 const MAX_SILENT: usize = 1_000;
 const MAX_STEPS: u32 = 96;
@@ -420,7 +421,8 @@ impl World {
         let peer = Peer::friend(me.public(), 0, people()[0].0.public(), &pair_root(2, 0));
         let secret = Secret { mode: Mode::Generation(1), psk: psk() };
         self.counter += 1;
-        let (caller, flight) = Caller::start(me, peer, &secret, self.counter, &mut self.rng).expect("a first flight");
+        let (caller, flight) =
+            Caller::start(me, peer, &secret, self.counter, &mut self.rng).expect("a first flight");
         let now = self.now();
         let conn = self.cores[0].accepted(now, 2_000);
         self.cores[0].input(now, conn, &flight);
@@ -490,6 +492,31 @@ impl World {
         assert!(load.tunnels <= 2 * MAX_CIRCUITS * 4, "too many tunnels: {load:?}");
         assert!(load.timers <= 3 * load.tunnels, "timers without tunnels: {load:?}");
         assert!(load.most_relayed <= WINDOW_MAX as usize, "a relay holds more than a window: {load:?}");
+    }
+}
+
+/// Messages of the ratchet and of rotations: well formed, in any order, right and wrong.
+fn exchange_message(n: u8, a: u8, b: u8) -> Control {
+    static KEY: OnceLock<KemKey> = OnceLock::new();
+    let kem = || *KEY.get_or_init(|| First::begin(&mut Rng::from_seed([77; 32])).expect("a key").1);
+    let counters = Counters { accepted: a.into(), used: u64::from(b) << 56 };
+    let generation = if a & 1 == 0 { 2 } else { u32::from(b) << (a % 24) };
+    match n % 12 {
+        4 => Control::Offer(Box::new(Offer { generation, counters, have: [b; 16], key: kem() })),
+        5 => {
+            let text = [b; KEM_TEXT_LEN];
+            Control::Reply(Box::new(Reply { generation, counters, key: kem(), text }))
+        }
+        6 => Control::Confirm(Box::new(Confirm { text: [a; KEM_TEXT_LEN], proof: [b; 16] })),
+        7 => Control::Done([a; 16]),
+        8 => Control::Ping(a.into()),
+        9 => Control::Pong(a.into()),
+        _ => {
+            let identity = people()[2].0.rotated(&mut Rng::from_seed([b; 32]));
+            let cert = Certificate::sign(&identity, "Cem", &[], a.into(), u32::MAX).expect("a plain name");
+            let base = pair_root(0, 2).id();
+            Control::Keys { base, certificate: cert.encoded().to_vec() }
+        }
     }
 }
 
@@ -587,10 +614,11 @@ fn step(world: &mut World, r: &mut Reader<'_>) -> Result<(), DecodeError> {
         }
         7 => {
             let (n, log, since) = (r.u8()?, r.u8()?, r.u8()?);
-            let message = match n % 4 {
+            let message = match n % 12 {
                 0 => Control::Hello { features: u64::MAX, unix_ms: u64::from_le_bytes([log; 8]) },
                 1 => Control::Hint,
                 2 => Control::Goodbye,
+                4..=10 => exchange_message(n, log, since),
                 _ => Control::Pull {
                     part: if n & 4 == 0 { Part::Own } else { Part::Relayed },
                     log: log.into(),
@@ -721,7 +749,21 @@ fn step(world: &mut World, r: &mut Reader<'_>) -> Result<(), DecodeError> {
             });
         }
         // The owner.
-        _ => match r.u8()? % 8 {
+        _ => match r.u8()? % 12 {
+            8 => world.cores[0].resumed(now),
+            9 => {
+                let number = world.cores[0].own_keys() + 1;
+                let identity = people()[0].0.rotated(&mut Rng::from_seed([number as u8; 32]));
+                let cert = Certificate::sign(&identity, "Ana", &[], 9, u32::MAX).expect("a plain name");
+                world.cores[0].rotate(now, number, identity);
+                world.cores[0].set_certificate(now, cert);
+            }
+            10 => {
+                world.cores[0].allow_restored(now, friend_key(2));
+            }
+            11 => {
+                world.cores[0].ping(now, friend_key(2));
+            }
             0 => {
                 world.cores[0].withdraw(now, objects()[0].cap.root);
             }
