@@ -150,18 +150,37 @@ impl Shell {
 
 fn fields(value: &Value) -> String {
     let fields = value.as_object().into_iter().flatten();
-    let line = |(name, value): (&String, &Value)| {
-        let shown = match value {
-            Value::String(text) => safe(text),
-            Value::Array(list) => {
-                list.iter().filter_map(Value::as_str).map(safe).collect::<Vec<_>>().join(", ")
-            }
-            Value::Null => "-".into(),
-            other => other.to_string(),
-        };
-        format!("{name:16} {shown}\n")
-    };
-    fields.map(line).collect()
+    fields.map(|(name, value)| format!("{name:16} {}\n", field(name, value))).collect()
+}
+
+/// Fields whose numbers are moments in Unix seconds.
+const MOMENTS: [&str; 6] = ["since", "met", "verified", "keys_rotated", "created", "expires"];
+
+fn field(name: &str, value: &Value) -> String {
+    match value {
+        Value::String(text) => safe(text),
+        Value::Array(list) => list.iter().map(|v| field(name, v)).collect::<Vec<_>>().join(", "),
+        Value::Object(parts) => {
+            parts.iter().map(|(k, v)| format!("{k} {}", field(k, v))).collect::<Vec<_>>().join(", ")
+        }
+        Value::Null => "-".into(),
+        Value::Bool(true) => "yes".into(),
+        Value::Bool(false) => "no".into(),
+        Value::Number(number) => match number.as_u64() {
+            Some(bytes) if name.ends_with("bytes") => human_bytes(bytes),
+            Some(at) if MOMENTS.contains(&name) => moment(at),
+            _ => number.to_string(),
+        },
+    }
+}
+
+/// A moment by this machine's clock on the wall.
+fn moment(unix_s: u64) -> String {
+    let time = i64::try_from(unix_s).ok().and_then(|s| jiff::Timestamp::from_second(s).ok());
+    time.map_or_else(
+        || "-".into(),
+        |t| t.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string(),
+    )
 }
 
 fn new_file(path: &Path) -> Result<std::fs::File, Failure> {
