@@ -118,7 +118,9 @@ fuzz_target!(|data: &[u8]| {
                     let fields = (opened.counter, opened.psk_gen, opened.body_len, opened.nonce);
                     assert_eq!(fields, (counter, generation, usize::from(len), NONCE));
                 }
-                Err(_) => assert!((2..256).contains(&flags) || !(18..=MAX_BODY_LEN).contains(&usize::from(len))),
+                Err(_) => {
+                    assert!((2..256).contains(&flags) || !(18..=MAX_BODY_LEN).contains(&usize::from(len)))
+                }
             }
             if let Ok(message) = frame::open_first(&direction, &claim, &body) {
                 assert_eq!(plain[2..2 + message.len()], message);
