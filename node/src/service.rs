@@ -158,6 +158,7 @@ pub struct Service {
     compacting: bool,
     /// Publications that are being stored and are not in the state yet.
     publishing: Arc<AtomicUsize>,
+    publish_waiters: Vec<oneshot::Sender<Publishing>>,
     erased_at: Duration,
     erase_after: Duration,
     /// What the compaction under way erases.
@@ -193,6 +194,7 @@ impl Service {
             erase_now: false,
             compacting: false,
             publishing: Arc::default(),
+            publish_waiters: Vec::new(),
             erased_at: Duration::ZERO,
             erase_after: Duration::ZERO,
             erasing: (0, false),
@@ -290,6 +292,8 @@ impl Service {
     /// The journal was written anew; if that failed it is tried again in a minute.
     pub fn compacted(&mut self, now: Now, result: Result<(), StoreError>) {
         self.compacting = false;
+        let waiters = std::mem::take(&mut self.publish_waiters);
+        waiters.into_iter().for_each(|answer| self.permit_publishing(answer));
         match result {
             Ok(()) => self.erased_at = now.at,
             Err(e) => {
@@ -301,14 +305,15 @@ impl Service {
         }
     }
 
-    /// Leave to store a publication from another thread, kept until the state has it. `None`: the
-    /// journal is being written anew, ask again.
-    pub fn permit_publishing(&self) -> Option<Publishing> {
+    /// Gives leave to store a publication from another thread, kept until the state has it. While
+    /// the journal is being written anew the answer waits for that.
+    pub fn permit_publishing(&mut self, answer: oneshot::Sender<Publishing>) {
         if self.compacting {
-            return None;
+            self.publish_waiters.push(answer);
+        } else {
+            self.publishing.fetch_add(1, Ordering::AcqRel);
+            let _ = answer.send(Publishing(self.publishing.clone()));
         }
-        self.publishing.fetch_add(1, Ordering::AcqRel);
-        Some(Publishing(self.publishing.clone()))
     }
 
     /// Takes news from the core.

@@ -131,6 +131,20 @@ impl Api {
     }
 }
 
+impl Api {
+    /// Begins work that goes on to its end even if nobody waits for the answer any more; only the
+    /// node's own end cancels it.
+    fn begin<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl Future<Output = Result<T, Failure>> + Send + 'static,
+    ) -> impl Future<Output = Result<T, Failure>> {
+        let (sender, receiver) = oneshot::channel();
+        self.tasks.spawn(name, async move { drop(sender.send(work.await)) });
+        async move { receiver.await.map_err(|_| Failure::new(Exit::NotRunning, "the node is stopping"))? }
+    }
+}
+
 async fn durable(stored: oneshot::Receiver<Result<(), String>>) -> Result<(), Failure> {
     match stored.await {
         Ok(Ok(())) => Ok(()),

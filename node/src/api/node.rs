@@ -117,11 +117,11 @@ async fn rotate(State(api): State<Api>) -> Answer {
             Ok(((number, identity), cx.store(records)))
         })
         .await?;
-    // What was begun is finished, even if nobody waits for the answer any more.
-    let value = tokio::spawn(async move {
+    let work = api.clone();
+    let value = api.begin("rotation", async move {
         durable(stored).await?;
         let (number, identity) = identity;
-        api.call(move |cx| {
+        work.call(move |cx| {
             cx.core.rotate(cx.now, number, identity);
             let addrs = cx.core.certificate().map(|c| c.addrs.clone()).unwrap_or_default();
             let me = cx.service.state().me.as_ref().ok_or_else(bug)?;
@@ -131,7 +131,7 @@ async fn rotate(State(api): State<Api>) -> Answer {
         })
         .await
     });
-    Ok(Json(value.await.map_err(|_| bug())??))
+    Ok(Json(value.await?))
 }
 
 async fn store_stats(State(api): State<Api>) -> Answer {

@@ -212,42 +212,38 @@ async fn publish_video(State(api): State<Api>, request: Request) -> Answer {
         })
         .and_then(|stored| Ok((stored, publication.ok_or_else(bug)?, permit)))
     });
-    forward(request.into_body(), chunks).await;
-    // What is stored becomes part of the state even if nobody waits for the answer any more.
-    let value = tokio::spawn(async move {
+    // What is stored becomes part of the state, whoever still waits for the answer.
+    let driver = api.clone();
+    let value = api.begin("publication", async move {
         let (stored, publication, permit) = work.await.map_err(|_| bug())??;
-        api.call(move |cx| {
-            let _permit = permit;
-            let verify = stored.cap.verify_cap();
-            cx.service.state_mut().apply(Record::Published(Box::new(publication.clone())));
-            cx.core.hold(cx.now, verify, stored.geometry);
-            cx.core.publish(cx.now, entry_of(&publication), audience, true);
-            let mut value = publication_json(cx, &publication);
-            if let Some(fields) = value.as_object_mut() {
-                fields.insert("stripped".into(), json!([]));
-                let media = publication.mime != "application/octet-stream";
-                fields.insert("metadata_kept".into(), json!(media && !meta.keep_metadata));
-            }
-            Ok(value)
-        })
-        .await
+        driver
+            .call(move |cx| {
+                let _permit = permit;
+                let verify = stored.cap.verify_cap();
+                cx.service.state_mut().apply(Record::Published(Box::new(publication.clone())));
+                cx.core.hold(cx.now, verify, stored.geometry);
+                cx.core.publish(cx.now, entry_of(&publication), audience, true);
+                let mut value = publication_json(cx, &publication);
+                if let Some(fields) = value.as_object_mut() {
+                    fields.insert("stripped".into(), json!([]));
+                    let media = publication.mime != "application/octet-stream";
+                    fields.insert("metadata_kept".into(), json!(media && !meta.keep_metadata));
+                }
+                Ok(value)
+            })
+            .await
     });
-    Ok(Json(value.await.map_err(|_| bug())??))
+    forward(request.into_body(), chunks).await;
+    Ok(Json(value.await?))
 }
 
 /// Waits, on a blocking thread, until the journal is not being written anew; from then on it is not,
 /// until the permit goes. `None`: the node is stopping.
 fn permit_publishing(commands: &mpsc::Sender<Command>) -> Option<Publishing> {
-    loop {
-        let (sender, permit) = oneshot::channel();
-        let ask: crate::service::Job = Box::new(move |cx| drop(sender.send(cx.service.permit_publishing())));
-        commands.blocking_send(Command::Run(ask)).ok()?;
-        match permit.blocking_recv() {
-            Ok(Some(permit)) => return Some(permit),
-            Ok(None) => std::thread::sleep(Duration::from_millis(10)),
-            Err(_) => return None,
-        }
-    }
+    let (sender, permit) = oneshot::channel();
+    let ask: crate::service::Job = Box::new(move |cx| cx.service.permit_publishing(sender));
+    commands.blocking_send(Command::Run(ask)).ok()?;
+    permit.blocking_recv().ok()
 }
 
 /// Moves a request's body into a bounded channel; a broken body is an error there, never an end.
