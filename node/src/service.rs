@@ -790,3 +790,53 @@ fn unknown(id: &str) -> Failure {
         format!("no video with the id {short} is known here: look with `kith search`"),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kith_crypto::passphrase::Cost;
+    use kith_store::{Opened, Options, Unlock};
+
+    /// Publishing appends to the journal beside the driver. The journal once was written anew in
+    /// between, with records that were collected before: the publication was lost.
+    #[test]
+    fn the_journal_is_never_written_anew_while_something_is_being_published() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        let options = Options { dir: &path, unlock: Unlock::KeyFile, cost: Cost::RECOMMENDED };
+        let Opened { store, .. } = Store::create(&options).unwrap();
+        let store = Arc::new(store);
+        let mut storage = Storage::start(store.clone(), HashMap::new()).unwrap();
+        let mut service = Service::new(State::default(), store, false);
+        let now = Now { at: Duration::from_secs(1), unix_ms: 1 };
+        let ask = |service: &mut Service| {
+            let (sender, permit) = oneshot::channel();
+            service.permit_publishing(sender);
+            permit
+        };
+
+        let mut first = ask(&mut service);
+        let permit = first.try_recv().expect("nothing is in the way");
+        service.apply(Record::FriendRemoved(FriendKey([1; 32])));
+        service.erase(now, &mut storage);
+        assert!(!service.compacting, "the publication is not in the state yet");
+        drop(permit);
+        service.erase(now, &mut storage);
+        assert!(service.compacting);
+
+        let mut second = ask(&mut service);
+        assert!(second.try_recv().is_err(), "what the journal will hold is decided");
+        service.compacted(now, Ok(()));
+        assert!(second.try_recv().is_ok() && !service.erase_now);
+
+        // A failure is not forgotten, and not tried at once.
+        service.apply(Record::FriendRemoved(FriendKey([2; 32])));
+        service.erase(now, &mut storage);
+        service.compacted(now, Err(StoreError::NotFound));
+        service.erase(now, &mut storage);
+        assert!(!service.compacting && service.erase_now);
+        service.erase(Now { at: now.at + ERASE_AGAIN, ..now }, &mut storage);
+        assert!(service.compacting);
+        storage.stop();
+    }
+}

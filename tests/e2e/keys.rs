@@ -110,38 +110,6 @@ fn secrets_of_a_removed_friend_leave_the_disk_at_once() {
     wait_until(SOON, "the node goes on", || friend_count(&a) == 0);
 }
 
-/// Publishing appends to the journal beside the driver: a journal that is written anew meanwhile must
-/// not lose it. It once did: what it held was decided before the publication was part of the state.
-#[test]
-fn what_is_published_while_secrets_are_erased_stays() {
-    const COUNT: usize = 12;
-    let mut a = Node::start("Ana");
-    let others: Vec<Node> = ["Bo", "Cleo", "Dora", "Emil"].map(Node::start).into();
-    for node in &others {
-        kith_with(&a, &["friend", "add", "-"], id(node)["certificate"].as_str().unwrap().as_bytes())
-            .expect_code(&[0]);
-    }
-    let (file, _) = random_file(&a, "film.bin", 200_000);
-    let publishing: Vec<Running> = (0..COUNT)
-        .map(|n| {
-            let title = format!("film {n}");
-            let args = ["publish", file.to_str().unwrap(), "--title", &title, "--any-file"];
-            Running::start(command(&a.home, &args), b"")
-        })
-        .collect();
-    // Each removal has the journal written anew at once.
-    for node in &others {
-        kith(&a, &["friend", "remove", &node.name]).expect_code(&[0]);
-    }
-    for one in publishing {
-        one.finish(SOON).expect_code(&[0]);
-    }
-    a.kill9();
-    a.restart();
-    let videos = json(&a, &["video", "list"]);
-    assert_eq!(videos.as_array().unwrap().len(), COUNT, "{videos}");
-}
-
 /// An invite of theirs that still waits here would make a friend of them once more.
 #[test]
 fn who_is_blocked_or_removed_takes_waiting_invites_along() {
