@@ -291,8 +291,36 @@ pub(crate) struct Friend {
     storing_own_keys: bool,
     /// The ping that waits for its answer.
     ping: Option<(u64, Duration)>,
-    /// Calls that the friend may still make.
+    asks: Asks,
+}
+
+/// What a friend may still ask for that costs more than a copy. It belongs to the friend and not to a
+/// link: a new link does not fill it again.
+pub(crate) struct Asks {
     calls: Bucket,
+    announcements: Bucket,
+    certificates: Bucket,
+    exchanges: Bucket,
+    opens: Bucket,
+    pings: Bucket,
+    pulls: Bucket,
+}
+
+impl Asks {
+    /// `batch`: how long the catalogue gathers what it passes on.
+    fn new(limits: &Limits, batch: Duration) -> Self {
+        Self {
+            calls: Bucket::new(limits.calls.0, limits.calls.1),
+            announcements: Bucket::new(1.0 / 60.0, 10.0),
+            certificates: Bucket::new(1.0 / 60.0, 10.0),
+            exchanges: Bucket::new(1.0 / 60.0, 10.0),
+            opens: Bucket::new(20.0, 40.0),
+            pings: Bucket::new(2.0, 20.0),
+            // A first view of full size takes some forty pages; after that a pull a batch and one a
+            // hint, with as much again to spare.
+            pulls: Bucket::new(2.0 + 2.0 / batch.as_secs_f64().max(0.05), 80.0),
+        }
+    }
 }
 
 pub(crate) struct Given {
@@ -524,7 +552,7 @@ impl Core {
             taking_keys: false,
             storing_own_keys: false,
             ping: None,
-            calls: Bucket::new(self.limits.calls.0, self.limits.calls.1),
+            asks: Asks::new(&self.limits, self.catalogue.batch()),
         });
     }
 

@@ -9,7 +9,7 @@ use crate::cell::{CELL_LEN, CellRef, CircId, Command, SmallCell};
 use crate::handshake::{Answered, Callee, Caller, Established, MAJOR, Mode, Recognised, Third, Verified};
 use crate::link::{Broken, Link};
 use crate::ratchet::Stored;
-use crate::tunnel::{Bucket, Tunnel};
+use crate::tunnel::Tunnel;
 use kith_crypto::frame::Claim;
 
 /// A pad leaves after a silence drawn from an exponential law with this mean, cut at both ends, so
@@ -33,7 +33,6 @@ pub(crate) struct OpenLink {
     pub(crate) link: Link,
     pub(crate) tunnels: BTreeMap<CircId, Tunnel>,
     pub(crate) next_circ: CircId,
-    pub(crate) opens: Bucket,
     pub(super) peer_noise: [u8; 32],
     /// What the handshake was for, and whether the link may carry everything.
     pub(super) mode: Mode,
@@ -42,12 +41,6 @@ pub(crate) struct OpenLink {
     pub(super) hash: [u8; 32],
     /// Which of the own link keys the handshake used.
     pub(super) own_keys: u32,
-    /// What the peer may still ask for that costs more than a copy.
-    pub(super) announcements: Bucket,
-    pub(super) pulls: Bucket,
-    pub(super) certificates: Bucket,
-    pub(super) exchanges: Bucket,
-    pub(super) pings: Bucket,
     /// The one certificate of an invite's link has come.
     pub(super) certified: bool,
     /// The peer's hello has come: it has proved to hold the session.
@@ -398,7 +391,7 @@ impl Core {
             return None;
         }
         // A handshake costs this node a Diffie-Hellman and a durable record.
-        if !friend.calls.take(now.at) {
+        if !friend.asks.calls.take(now.at) {
             return None;
         }
         if recognised.major() != u16::from(MAJOR) {
@@ -480,19 +473,11 @@ impl Core {
             link: Link::with_weights(session, self.budgets.weights),
             tunnels: BTreeMap::new(),
             next_circ: if lower { 2 } else { 1 },
-            opens: Bucket::new(20.0, 40.0),
             peer_noise,
             mode,
             full: matches!(mode, Mode::Generation(1..)),
             hash,
             own_keys,
-            announcements: Bucket::new(1.0 / 60.0, 5.0),
-            certificates: Bucket::new(1.0 / 60.0, 3.0),
-            exchanges: Bucket::new(1.0 / 60.0, 3.0),
-            pings: Bucket::new(2.0, 20.0),
-            // A first view of full size takes some forty pages; after that a pull a batch and one a
-            // hint, with as much again to spare.
-            pulls: Bucket::new(2.0 + 2.0 / self.catalogue.batch().as_secs_f64().max(0.05), 80.0),
             certified: false,
             heard: false,
             spare: false,

@@ -137,7 +137,7 @@ impl Core {
             return Err(Broken);
         }
         // Each one costs a key pair and an encapsulation.
-        if !self.within(id, now, |open| &mut open.exchanges) {
+        if !self.within(key, now, |asks| &mut asks.exchanges) {
             return Ok(());
         }
         let mode = self.connections.get(&id).and_then(|c| c.peek()).map(|o| o.mode).ok_or(Broken)?;

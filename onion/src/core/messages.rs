@@ -1,13 +1,12 @@
 //! Control messages between friends: hello, clocks, addresses, catalogue, ping.
 //! Page: `docs/protocol/link.md`.
 
-use super::connections::{Connection, OpenLink};
+use super::connections::Connection;
 use super::rotation::KEYS_PENDING;
 use super::*;
 use crate::control::addresses_to_sign;
 use crate::handshake::Mode;
 use crate::link::Broken;
-use crate::tunnel::Bucket;
 use kith_crypto::codec::Reader;
 
 /// A friend that said goodbye is not dialled before this.
@@ -101,7 +100,7 @@ impl Core {
             }
             Control::KeysKnown(root) => self.keys_known(key, root),
             Control::Ping(number) => {
-                if self.within(id, now, |open| &mut open.pings) {
+                if self.within(key, now, |asks| &mut asks.pings) {
                     self.send_control(now, id, &Control::Pong(number));
                 }
             }
@@ -114,7 +113,7 @@ impl Core {
             Control::Addresses { seq, list, signature } => {
                 // Each one costs a signature check and a record on disk; the surplus is dropped, and
                 // the next link brings the newest again.
-                if !self.within(id, now, |open| &mut open.announcements) {
+                if !self.within(key, now, |asks| &mut asks.announcements) {
                     return Ok(());
                 }
                 let addrs = Address::decode_list(&mut Reader::new(&list))?;
@@ -133,7 +132,7 @@ impl Core {
             }
             Control::Hint => self.catalogue.hinted(now, key),
             Control::Pull { part, log, since } => {
-                if !self.within(id, now, |open| &mut open.pulls) {
+                if !self.within(key, now, |asks| &mut asks.pulls) {
                     return Ok(());
                 }
                 self.answer_pull(now, id, key, part, (log, since));
@@ -159,14 +158,14 @@ impl Core {
         true
     }
 
+    /// Whether a friend may ask for this now.
     pub(super) fn within(
         &mut self,
-        id: ConnId,
+        key: FriendKey,
         now: Now,
-        bucket: impl FnOnce(&mut OpenLink) -> &mut Bucket,
+        bucket: impl FnOnce(&mut Asks) -> &mut Bucket,
     ) -> bool {
-        let open = self.connections.get_mut(&id).and_then(Connection::open);
-        open.is_some_and(|open| bucket(open).take(now.at))
+        self.friends.get_mut(&key).is_some_and(|friend| bucket(&mut friend.asks).take(now.at))
     }
 
     fn compare_clocks(&mut self, now: Now, key: FriendKey, unix_ms: u64) {

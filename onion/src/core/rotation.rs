@@ -103,7 +103,7 @@ impl Core {
         bytes: &[u8],
     ) -> Result<(), Broken> {
         // A signature check, a Diffie-Hellman and a record on disk.
-        if !self.within(id, now, |open| &mut open.certificates) {
+        if !self.within(key, now, |asks| &mut asks.certificates) {
             return Ok(());
         }
         let cert = Certificate::decode(bytes).map_err(|_| Broken)?;

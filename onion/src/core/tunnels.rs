@@ -103,20 +103,19 @@ impl Core {
 
     /// A friend asks for a tunnel.
     fn opened(&mut self, now: Now, conn: ConnId, circ: CircId, request: TunOpen) -> Result<(), Broken> {
-        let in_budget = {
-            let open = self.open_link(conn).ok_or(Broken)?;
-            let ours_are_even = open.next_circ.is_multiple_of(2);
-            // The peer draws from its own half of the ids, never one in use.
-            if circ.is_multiple_of(2) == ours_are_even || open.tunnels.contains_key(&circ) {
-                return Err(Broken);
-            }
-            // Each side counts what it opened itself: what the other opens meanwhile is no fault of it.
-            if open.tunnels.keys().filter(|c| *c % 2 == circ % 2).count() >= MAX_CIRCUITS {
-                return Err(Broken);
-            }
-            open.tunnels.insert(circ, Tunnel::new(Role::Refusing));
-            open.opens.take(now.at)
-        };
+        let open = self.open_link(conn).ok_or(Broken)?;
+        let ours_are_even = open.next_circ.is_multiple_of(2);
+        // The peer draws from its own half of the ids, never one in use.
+        if circ.is_multiple_of(2) == ours_are_even || open.tunnels.contains_key(&circ) {
+            return Err(Broken);
+        }
+        // Each side counts what it opened itself: what the other opens meanwhile is no fault of it.
+        if open.tunnels.keys().filter(|c| *c % 2 == circ % 2).count() >= MAX_CIRCUITS {
+            return Err(Broken);
+        }
+        open.tunnels.insert(circ, Tunnel::new(Role::Refusing));
+        let asker = self.friend_of(conn).ok_or(Broken)?;
+        let in_budget = self.within(asker, now, |asks| &mut asks.opens);
         self.at(now.at + REFUSE_AFTER, conn, circ, Timer::Refuse(conn, circ));
         let role = self.role_for(now, conn, circ, request, in_budget);
         if let Some(tunnel) = self.tunnel(conn, circ) {
