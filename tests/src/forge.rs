@@ -135,17 +135,18 @@ pub struct Bare {
 impl Bare {
     /// Person `n` with these friends, and as many half-open connections as anybody likes.
     pub fn new(n: u8, friends: &[&Identity], seed: u8) -> Self {
+        Self::limited(n, friends, seed, (f64::MAX, f64::MAX))
+    }
+
+    /// The same with a limit on each friend's handshakes: a second, and saved up.
+    pub fn limited(n: u8, friends: &[&Identity], seed: u8, calls: (f64, f64)) -> Self {
         let me = person(n);
         let cert = certificate(&me, n);
         let mut bare = Self {
             core: Core::new(Setup {
                 identity: person(n),
                 pace: Pace { batch: Duration::from_secs(1_800), spread: Duration::from_secs(3_600) },
-                limits: Limits {
-                    half_open: usize::MAX,
-                    half_open_per_source: usize::MAX,
-                    calls: (f64::MAX, f64::MAX),
-                },
+                limits: Limits { half_open: usize::MAX, half_open_per_source: usize::MAX, calls },
                 secret: Key::new([n; 32]),
                 seed: [seed; 32],
             }),

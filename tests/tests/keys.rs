@@ -293,3 +293,34 @@ fn a_link_that_died_during_a_sleep_is_noticed_within_seconds() {
         assert!(world.linked(0, 1) && world.nodes[0].ups == ups);
     });
 }
+
+/// A backup from before a rotation, restored when the friend has long known the new keys: the recovery
+/// is that of the root which both can find. It once was that of the oldest, and never worked.
+#[test]
+fn a_backup_from_before_a_friend_took_new_keys_comes_back() {
+    seeds::run("a_backup_from_before_a_friend_took_new_keys_comes_back", 3, |seed| {
+        let mut world = slow_pair(seed);
+        world.link(0, 1);
+        let (lost, other) = if seed % 2 == 0 { (0, 1) } else { (1, 0) };
+        world.crash(other);
+        world.run(5 * SECOND);
+        world.rotate(lost);
+        world.nodes[lost].journal.sync_all();
+        let backup = world.nodes[lost].journal.friends.clone();
+        world.start(other);
+        assert!(world.run_until(10 * MINUTE, |w| w.nodes[lost].core().friends_with_old_keys() == 0));
+        world.run(30 * HOUR);
+        assert!(generation(&mut world, other, lost) >= 2);
+
+        world.crash(lost);
+        world.nodes[lost].journal.friends = backup;
+        world.start(lost);
+        world.run(10 * MINUTE);
+        assert!(!world.linked(0, 1), "the control: not by itself");
+        let keys = [world.nodes[0].key(), world.nodes[1].key()];
+        for (me, friend) in [(lost, other), (other, lost)] {
+            world.act(me, |core, now| core.allow_restored(now, keys[friend]));
+        }
+        assert!(world.run_until(30 * MINUTE, |w| w.linked(0, 1)), "both owners agree");
+    });
+}

@@ -828,33 +828,66 @@ fn a_refusal_is_explained_to_the_owner_alone() {
     assert!(ana.answer(&good) > 0, "the control: this one is answered");
 }
 
+/// A first session of a friend with Ana, past its hello with these features.
+fn first_session(ana: &mut Ana, counter: u64, features: u64) -> (u32, Link) {
+    let (me, friend) = (*ana.bare.core.me(), person(2));
+    let shared = root(&friend, &me);
+    let peer = Peer::friend(friend.public(), 0, &me, &shared);
+    let secret = Secret { mode: Mode::Generation(0), psk: shared.psk0() };
+    let (caller, flight) = Caller::start(&friend, peer, &secret, counter, &mut ana.rng).unwrap();
+    let conn = ana.bare.accept(3);
+    let answer = ana.bare.input(conn, &flight);
+    let Ok((established, _)) = caller.input(&mut answer.as_slice(), &mut ana.rng).unwrap() else {
+        panic!("the whole answer came at once")
+    };
+    let mut link = Link::new(established.session);
+    say(ana, conn, &mut link, &Control::Hello { features, unix_ms: BEGINNING_MS });
+    (conn, link)
+}
+
+fn say(ana: &mut Ana, conn: u32, link: &mut Link, message: &Control) {
+    let mut out = vec![0; 1 << 17];
+    link.send(message).unwrap();
+    let len = link.transmit(Duration::ZERO, &mut { Allowance::ALL }, &mut out).unwrap();
+    ana.bare.input(conn, &out[..len]);
+}
+
 /// Feature bits of later releases are ignored: the session goes on.
 #[test]
 fn unknown_features_are_ignored() {
     for features in [0, u64::MAX] {
         let mut ana = Ana::new(1);
-        let (me, friend) = (*ana.bare.core.me(), person(2));
-        let shared = root(&friend, &me);
-        let peer = Peer::friend(friend.public(), 0, &me, &shared);
-        let secret = Secret { mode: Mode::Generation(0), psk: shared.psk0() };
-        let (caller, flight) = Caller::start(&friend, peer, &secret, NEW, &mut ana.rng).unwrap();
-        let conn = ana.bare.accept(3);
-        let answer = ana.bare.input(conn, &flight);
-        let mut rest = answer.as_slice();
-        let Ok((established, _)) = caller.input(&mut rest, &mut ana.rng).unwrap() else {
-            panic!("the whole answer came at once")
-        };
-        let mut link = Link::new(established.session);
-        let mut out = vec![0; 1 << 17];
-        link.send(&Control::Hello { features, unix_ms: BEGINNING_MS }).unwrap();
-        let len = link.transmit(Duration::ZERO, &mut { Allowance::ALL }, &mut out).unwrap();
-        ana.bare.input(conn, &out[..len]);
+        let (conn, mut link) = first_session(&mut ana, NEW, features);
         assert!(ana.bare.closed.is_empty(), "the session stands with features {features:x}");
-        // A message that no version knows ends it: that the session was read is no accident.
-        link.send(&Control::Hint).unwrap();
-        let len = link.transmit(Duration::ZERO, &mut { Allowance::ALL }, &mut out).unwrap();
-        ana.bare.input(conn, &out[..len]);
+        // A message that is not allowed here ends it: that the session was read is no accident.
+        say(&mut ana, conn, &mut link, &Control::Hint);
         assert!(!ana.bare.closed.is_empty(), "nothing but an exchange is allowed here");
+    }
+}
+
+/// Somebody who never ends the first exchange cannot pile up sessions, each with its buffers.
+#[test]
+fn first_sessions_do_not_pile_up() {
+    let mut ana = Ana::new(1);
+    for n in 0..20 {
+        first_session(&mut ana, NEW + n, 0);
+        assert_eq!(ana.bare.core.load().connections as u64, (n + 1).min(2));
+    }
+    ana.bare.run_to(Duration::from_secs(30));
+    assert_eq!(ana.bare.core.load().connections, 0, "and none lasts");
+}
+
+/// Each handshake costs a Diffie-Hellman and a durable record: a friend has so many, on all links.
+#[test]
+fn handshakes_of_a_friend_are_counted() {
+    for (calls, answered) in [(Limits::default().calls, 30), ((f64::MAX, f64::MAX), 100)] {
+        let mut ana = Ana { bare: Bare::limited(1, &[&person(2)], 1, calls), ..Ana::new(1) };
+        let (me, friend) = (*ana.bare.core.me(), person(2));
+        let got = (0..100).filter(|n| {
+            let flight = Flights::friend(&friend, &me).flight(NEW + n, &mut ana.rng);
+            ana.answer(&flight) > 0
+        });
+        assert_eq!(got.count(), answered);
     }
 }
 
