@@ -173,9 +173,10 @@ fn flapping_fills_no_log() {
     proxy.state.lock().unwrap().target = None;
     proxy.cut_all();
     let dials = proxy.accepted_so_far();
-    let_pass(Duration::from_secs(8));
+    // After three short links the next gaps are at most 6 and 12 s.
+    let_pass(Duration::from_secs(20));
     let dials = proxy.accepted_so_far() - dials;
-    assert!((2..=12).contains(&dials), "{dials} dials in eight seconds: gaps grow");
+    assert!((2..=12).contains(&dials), "{dials} dials in twenty seconds: gaps grow");
     let (more_a, more_b) = (lines(&a) - before_a, lines(&b) - before_b);
     assert!(more_a <= 12 && more_b <= 12, "{more_a} and {more_b} lines of log about it");
 }
