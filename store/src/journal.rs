@@ -7,13 +7,12 @@
 //! What the records mean is the callers' matter.
 
 use crate::StoreError;
-use crate::disk::{self, At, Health};
+use crate::disk::{self, At, Disk};
 use crate::log::{Hash16, Log, Record, Seal};
 use kith_crypto::aead::{RECORD_NONCE_LEN, open_record, seal_record};
 use kith_crypto::codec::{DecodeError, Reader, Writer};
 use kith_crypto::secret::Key;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use zeroize::Zeroizing;
 
 const MAGIC: [u8; 8] = *b"KITHJRNL";
@@ -53,7 +52,7 @@ pub(crate) struct Journal {
     segments: Vec<(u64, Key)>,
     active: u64,
     log: Log,
-    health: Arc<Health>,
+    disk: Disk,
 }
 
 fn segment_path(dir: &Path, number: u64) -> PathBuf {
@@ -136,46 +135,47 @@ fn decode_list(plain: &[u8]) -> Result<Vec<(u64, Key)>, DecodeError> {
 
 impl Journal {
     /// Opens the journal in `dir`, or starts one where nothing was ever written.
-    pub(crate) fn open(dir: &Path, wrap: Key, health: &Arc<Health>) -> Result<(Self, Contents), StoreError> {
-        disk::make_dir(dir)?;
+    pub(crate) fn open(dir: &Path, wrap: Key, disk: &Disk) -> Result<(Self, Contents), StoreError> {
+        disk.make_dir(dir)?;
         let keys = keys_path(dir);
-        match std::fs::read(&keys) {
-            Ok(bytes) => Self::resume(dir, decode_keys(&wrap, &keys, &bytes)?, wrap, health),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Self::start(dir, wrap, health),
-            Err(e) => Err(StoreError::io(&keys, e)),
+        match disk.read(&keys) {
+            Ok(bytes) => Self::resume(dir, decode_keys(&wrap, &keys, &bytes)?, wrap, disk),
+            Err(e) if e.is_missing() => Self::start(dir, wrap, disk),
+            Err(e) => Err(e),
         }
     }
 
-    fn start(dir: &Path, wrap: Key, health: &Arc<Health>) -> Result<(Self, Contents), StoreError> {
+    fn start(dir: &Path, wrap: Key, disk: &Disk) -> Result<(Self, Contents), StoreError> {
         // A creation that was killed leaves at most an empty segment. More than that without its
         // keys is a loss that must not be papered over with a fresh journal.
-        for path in disk::list(dir)? {
-            if path.metadata().at(&path)?.len() > HEADER_LEN as u64 && path != disk::beside(&keys_path(dir)) {
+        for (path, _) in disk.list(dir)? {
+            let len = disk.open(&path)?.len().at(&path)?;
+            if len > HEADER_LEN as u64 && path != disk::beside(&keys_path(dir)) {
                 return Err(StoreError::damaged(&keys_path(dir), "it is missing beside a journal"));
             }
-            disk::remove(&path)?;
+            disk.remove(&path)?;
         }
         let key = Key::new(disk::random()?);
-        let (log, _) = Log::create(&segment_path(dir, 1), &header(1), segment_seal(&key, 1), &[], health)?;
-        disk::sync_dir(dir)?;
+        let (log, _) = Log::create(&segment_path(dir, 1), &header(1), segment_seal(&key, 1), &[], disk)?;
+        disk.sync_dir(dir)?;
         let segments = vec![(1, key)];
-        disk::replace(&keys_path(dir), &encode_keys(&wrap, &disk::random()?, &segments))?;
-        let (dir, health) = (dir.to_owned(), Arc::clone(health));
-        Ok((Self { dir, wrap, segments, active: 1, log, health }, Contents::default()))
+        disk.replace(&keys_path(dir), &encode_keys(&wrap, &disk::random()?, &segments))?;
+        let (dir, disk) = (dir.to_owned(), disk.clone());
+        Ok((Self { dir, wrap, segments, active: 1, log, disk }, Contents::default()))
     }
 
     fn resume(
         dir: &Path,
         segments: Vec<(u64, Key)>,
         wrap: Key,
-        health: &Arc<Health>,
+        disk: &Disk,
     ) -> Result<(Self, Contents), StoreError> {
         let mut contents = Contents::default();
         let mut newest = None;
         for (number, key) in &segments {
             let path = segment_path(dir, *number);
             let seal = |head: &[u8]| check_header(&path, head, *number, key);
-            let (log, replay, torn) = Log::open(&path, HEADER_LEN, seal, health)
+            let (log, replay, torn) = Log::open(&path, HEADER_LEN, seal, disk)
                 .map_err(|e| if e.is_missing() { StoreError::damaged(&path, "it is missing") } else { e })?;
             contents.damaged += replay.damaged;
             contents.torn_bytes += torn;
@@ -184,8 +184,8 @@ impl Journal {
         }
         let (active, log) =
             newest.ok_or_else(|| StoreError::damaged(&keys_path(dir), "it names no segment"))?;
-        let (dir, health) = (dir.to_owned(), Arc::clone(health));
-        let journal = Self { dir, wrap, segments, active, log, health };
+        let (dir, disk) = (dir.to_owned(), disk.clone());
+        let journal = Self { dir, wrap, segments, active, log, disk };
         journal.sweep()?;
         Ok((journal, contents))
     }
@@ -199,7 +199,8 @@ impl Journal {
                     path == log.with_extension("torn") || path == log
                 })
         };
-        disk::list(&self.dir)?.iter().filter(|path| !named(path)).try_for_each(|path| disk::remove(path))
+        let list = self.disk.list(&self.dir)?;
+        list.iter().filter(|(path, _)| !named(path)).try_for_each(|(path, _)| self.disk.remove(path))
     }
 
     /// Reads everything again, changing nothing.
@@ -208,7 +209,7 @@ impl Journal {
         for (number, key) in &self.segments {
             let path = segment_path(&self.dir, *number);
             let (replay, _, _) =
-                Log::read(&path, HEADER_LEN, |head| check_header(&path, head, *number, key))?;
+                Log::read(&self.disk, &path, HEADER_LEN, |head| check_header(&path, head, *number, key))?;
             contents.extend(*number, replay.records);
         }
         Ok(contents)
@@ -222,22 +223,22 @@ impl Journal {
 
     /// Replaces all records by `payloads`, in a new segment under a new key.
     pub(crate) fn compact(&mut self, payloads: &[Vec<u8>]) -> Result<Vec<Mark>, StoreError> {
-        self.health.check()?;
+        self.disk.check()?;
         let segment = self.active + 1;
         let path = segment_path(&self.dir, segment);
-        disk::remove(&path)?;
+        self.disk.remove(&path)?;
         let key = Key::new(disk::random()?);
-        let made = Log::create(&path, &header(segment), segment_seal(&key, segment), payloads, &self.health);
-        let made = made.inspect_err(|_| drop(disk::remove(&path)));
-        let (log, links) = self.health.guard_unless_full(made)?;
+        let made = Log::create(&path, &header(segment), segment_seal(&key, segment), payloads, &self.disk);
+        let made = made.inspect_err(|_| drop(self.disk.remove(&path)));
+        let (log, links) = self.disk.guard_unless_full(made)?;
         let segments = vec![(segment, key)];
-        let swapped = disk::sync_dir(&self.dir).and_then(|()| {
+        let swapped = self.disk.sync_dir(&self.dir).and_then(|()| {
             let bytes = encode_keys(&self.wrap, &disk::random()?, &segments);
-            disk::replace(&keys_path(&self.dir), &bytes)
+            self.disk.replace(&keys_path(&self.dir), &bytes)
         });
-        self.health.guard(swapped)?;
+        self.disk.guard(swapped)?;
         (self.segments, self.active, self.log) = (segments, segment, log);
-        self.health.guard(self.sweep().and_then(|()| disk::sync_dir(&self.dir)))?;
+        self.disk.guard(self.sweep().and_then(|()| self.disk.sync_dir(&self.dir)))?;
         Ok(links.into_iter().map(|link| Mark { segment, link }).collect())
     }
 
@@ -261,7 +262,7 @@ mod tests {
     }
 
     fn open(dir: &Path) -> (Journal, Vec<Vec<u8>>) {
-        let (journal, contents) = Journal::open(dir, key(), &Arc::default()).unwrap();
+        let (journal, contents) = Journal::open(dir, key(), &Disk::real()).unwrap();
         assert_eq!((contents.damaged, contents.torn_bytes), (0, 0));
         (journal, contents.records.into_iter().map(|(_, payload)| payload).collect())
     }
@@ -272,7 +273,7 @@ mod tests {
 
     /// Contents of all files, to go back to.
     fn copy(from: &Path, to: &Path) {
-        for path in disk::list(from).unwrap() {
+        for (path, _) in Disk::real().list(from).unwrap() {
             std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
         }
     }
@@ -338,7 +339,7 @@ mod tests {
         journal.append(&records(&["a"])).unwrap();
         drop(journal);
         std::fs::remove_file(keys_path(dir.path())).unwrap();
-        let error = Journal::open(dir.path(), key(), &Arc::default()).unwrap_err();
+        let error = Journal::open(dir.path(), key(), &Disk::real()).unwrap_err();
         assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
         assert!(segment_path(dir.path(), 1).exists());
     }
@@ -347,10 +348,10 @@ mod tests {
     fn a_missing_segment_or_a_foreign_key_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         drop(open(dir.path()));
-        let other = Journal::open(dir.path(), Key::new([6; 32]), &Arc::default());
+        let other = Journal::open(dir.path(), Key::new([6; 32]), &Disk::real());
         assert!(matches!(other, Err(StoreError::Damaged { .. })));
         std::fs::remove_file(segment_path(dir.path(), 1)).unwrap();
-        let gone = Journal::open(dir.path(), key(), &Arc::default());
+        let gone = Journal::open(dir.path(), key(), &Disk::real());
         assert!(matches!(gone, Err(StoreError::Damaged { .. })));
     }
 }

@@ -5,11 +5,11 @@
 //! the open packs follow the journal and can be made again from it. How much may be kept, and for
 //! whom, is decided by the caller.
 
-use crate::disk::{self, Health, hold};
+use crate::backend::{Backend, Held, Real};
+use crate::disk::{self, Disk, hold};
 use crate::index::{self, Index, Unusable};
 use crate::journal::{Contents, Journal, Mark};
 use crate::keyfile;
-use crate::lock::Lock;
 use crate::object::{Entry, ObjectInfo, Row, node_payload};
 use crate::open_packs::OpenPacks;
 use crate::opening;
@@ -51,14 +51,14 @@ pub struct Stats {
 pub(crate) struct Inner {
     pub(crate) dir: PathBuf,
     pub(crate) key: Key,
-    pub(crate) health: Arc<Health>,
+    pub(crate) disk: Disk,
     pub(crate) journal: Mutex<Journal>,
     pub(crate) journal_bytes: AtomicU64,
     /// Held through each change of what is kept, so that index and journal see them in one order.
     pub(crate) changes: Mutex<()>,
     pub(crate) index: RwLock<Box<dyn Index>>,
     pub(crate) packs: Mutex<OpenPacks>,
-    pub(crate) _lock: Lock,
+    pub(crate) _lock: Box<dyn Held>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -188,10 +188,10 @@ impl Inner {
     /// Takes a finished pack over: name, then journal.
     pub(crate) fn admit(&self, temp: &Path, info: ObjectInfo, record: &[u8]) -> Result<(), StoreError> {
         let _changing = hold(&self.changes);
-        self.health.check()?;
+        self.disk.check()?;
         let forgotten = hold(&self.packs).forget(&info.root);
         drop(forgotten);
-        self.health.guard_unless_full(pack::settle_into(temp, &self.pack_path(&info.root)))?;
+        self.disk.guard_unless_full(pack::settle_into(&self.disk, temp, &self.pack_path(&info.root)))?;
         self.change(Row::Added(info), &[record.to_vec()])
     }
 
@@ -202,7 +202,7 @@ impl Inner {
         if let Some(pack) = packs.find(root) {
             return Ok(pack);
         }
-        let pack = Pack::open(&self.pack_path(root), &self.key, &info.root, &self.health)?;
+        let pack = Pack::open(&self.pack_path(root), &self.key, &info.root, &self.disk)?;
         let pack = Arc::new(pack);
         let evicted = packs.insert(*root, &pack);
         drop(packs);
@@ -212,7 +212,7 @@ impl Inner {
 
     fn begin_fetch(&self, info: ObjectInfo, root_block: Vec<u8>) -> Result<Arc<Pack>, StoreError> {
         let _changing = hold(&self.changes);
-        self.health.check()?;
+        self.disk.check()?;
         let geometry = Geometry::of(info.data_count).ok_or(StoreError::NotFound)?;
         let info = match self.object(&info.root) {
             None => info,
@@ -234,7 +234,7 @@ impl Inner {
         };
         let header = Header { root: info.root, tree: info.tree.clone(), geometry };
         let (temp, path) = (self.temp_pack()?, self.pack_path(&info.root));
-        let pack = Pack::begin((&temp, &path), &self.key, &header, root_block, &self.health)?;
+        let pack = Pack::begin((&temp, &path), &self.key, &header, root_block, &self.disk)?;
         let pack = Arc::new(pack);
         let root = info.root;
         self.change(Row::Added(info), &[])?;
@@ -255,22 +255,32 @@ impl Drop for Inner {
 impl Store {
     /// Whether there is a store in `dir`.
     pub fn exists(dir: &Path) -> bool {
-        keyfile::path(dir).symlink_metadata().is_ok()
+        Disk::real().exists(&keyfile::path(dir))
     }
 
     /// Whether the store in `dir` opens only with a passphrase.
     pub fn needs_passphrase(dir: &Path) -> Result<bool, StoreError> {
-        keyfile::needs_passphrase(dir)
+        keyfile::needs_passphrase(&Disk::real(), dir)
     }
 
     /// Makes a new store. [`StoreError::Exists`] if there is one.
     pub fn create(options: &Options<'_>) -> Result<Opened, StoreError> {
-        opening::create(options)
+        opening::create(Arc::new(Real), options)
+    }
+
+    /// Like [`Store::create`], on another backend.
+    pub fn create_on(backend: Arc<dyn Backend>, options: &Options<'_>) -> Result<Opened, StoreError> {
+        opening::create(backend, options)
     }
 
     /// Opens a store: replays the journal, and tidies up after a kill.
     pub fn open(options: &Options<'_>) -> Result<Opened, StoreError> {
-        opening::open(options)
+        opening::open(Arc::new(Real), options)
+    }
+
+    /// Like [`Store::open`], on another backend.
+    pub fn open_on(backend: Arc<dyn Backend>, options: &Options<'_>) -> Result<Opened, StoreError> {
+        opening::open(backend, options)
     }
 
     pub(crate) fn from_inner(inner: Inner) -> Self {
@@ -381,37 +391,38 @@ impl Store {
         self.inner.change(Row::Removed(*root), &[])?;
         let forgotten = hold(&self.inner.packs).forget(root);
         drop(forgotten);
-        disk::remove(&self.inner.pack_path(root)) // after a kill here the next start does it
+        self.inner.disk.remove(&self.inner.pack_path(root)) // after a kill here the next start does it
     }
 
     /// The log of a friend's view, with its records. The caller opens each friend's log once.
     pub fn view_log(&self, friend: &[u8; 32]) -> Result<(ViewLog, Vec<Vec<u8>>), StoreError> {
-        ViewLog::open(&views_dir(&self.inner.dir), &self.inner.key, friend, &self.inner.health)
+        ViewLog::open(&views_dir(&self.inner.dir), &self.inner.key, friend, &self.inner.disk)
     }
 
     /// Removes a friend's log; one that is not there is fine.
     pub fn remove_view_log(&self, friend: &[u8; 32]) -> Result<(), StoreError> {
         let path = view::path(&views_dir(&self.inner.dir), &self.inner.key, friend);
-        disk::remove(&path)?;
-        disk::remove(&path.with_extension("torn"))?;
-        disk::sync_parent(&path)
+        let disk = &self.inner.disk;
+        disk.remove(&path)?;
+        disk.remove(&path.with_extension("torn"))?;
+        disk.sync_parent(&path)
     }
 
     /// What the store takes on disk. Looks at every pack, so it is for people, not for loops.
     pub fn stats(&self) -> Stats {
-        let dir = &self.inner.dir;
+        let (dir, disk) = (&self.inner.dir, self.inner.disk.backend());
         Stats {
             objects: self.objects().len() as u64,
-            pack_bytes: disk::used_bytes(&packs_dir(dir)),
+            pack_bytes: disk.used_bytes(&packs_dir(dir)),
             journal_bytes: self.inner.journal_bytes.load(Ordering::Relaxed),
-            view_bytes: disk::used_bytes(&views_dir(dir)),
-            index_bytes: disk::used_bytes(&index_dir(dir)),
-            free_bytes: disk::free_bytes(dir),
+            view_bytes: disk.used_bytes(&views_dir(dir)),
+            index_bytes: disk.used_bytes(&index_dir(dir)),
+            free_bytes: disk.free_bytes(dir),
         }
     }
 
     /// Whether a write failed earlier, so that nothing is written any more.
     pub fn read_only(&self) -> bool {
-        self.inner.health.is_read_only()
+        self.inner.disk.is_read_only()
     }
 }

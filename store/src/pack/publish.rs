@@ -7,14 +7,13 @@
 
 use super::format::{Header, Layout, Map, PackKeys, place_at};
 use crate::StoreError;
+use crate::backend::File;
 use crate::disk::{self, At};
 use crate::object::ObjectInfo;
 use crate::store::Inner;
 use kith_crypto::aead::BulkKey;
 use kith_crypto::content::{BlockId, Geometry, Position, ReadCap, Root, SEALED_LEN, Sealed};
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -22,7 +21,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Publishing {
     inner: Arc<Inner>,
-    file: File,
+    file: Box<dyn File>,
     temp: PathBuf,
     keys: PackKeys,
     cipher: BulkKey,
@@ -42,10 +41,10 @@ const WRONG_ORDER: StoreError = StoreError::Misuse("blocks of a new object come 
 
 impl Publishing {
     pub(crate) fn begin(inner: Arc<Inner>) -> Result<Self, StoreError> {
-        inner.health.check()?;
+        inner.disk.check()?;
         let temp = inner.temp_pack()?;
         let keys = PackKeys::new(&inner.key, disk::random()?);
-        let file = disk::create_new(&temp)?;
+        let file = inner.disk.create_new(&temp)?;
         let cipher = BulkKey::new(&keys.blocks);
         let tail = Tail::default();
         Ok(Self { inner, file, temp, keys, cipher, data_count: 0, tail, root: None })
@@ -55,7 +54,7 @@ impl Publishing {
     ///
     /// The block is sealed in its own memory; room for 16 more bytes in it saves a copy.
     pub fn write(&mut self, sealed: Sealed) -> Result<(), StoreError> {
-        self.inner.health.check()?;
+        self.inner.disk.check()?;
         let Sealed { position, mut bytes } = sealed;
         if bytes.len() != SEALED_LEN {
             return Err(StoreError::Misuse("a sealed block has the wrong length"));
@@ -65,7 +64,7 @@ impl Publishing {
             self.root = Some(Root(BlockId::of(&bytes).0));
         }
         self.cipher.seal(position.nonce(), &[], &mut bytes);
-        self.file.write_all_at(&bytes, place_at(slot)).at(&self.temp)
+        self.file.write_at(place_at(slot), &bytes).at(&self.temp)
     }
 
     /// The place of the next block. No slot is given twice, so no nonce is used twice.
@@ -104,11 +103,11 @@ impl Publishing {
         let page = self.keys.encode_header(&disk::random()?, &header);
         let map = self.keys.encode_map(layout, 1, &disk::random()?, &Map::Complete);
         self.file
-            .write_all_at(&page, 0)
-            .and_then(|()| self.file.write_all_at(&map, layout.map_at(1)))
+            .write_at(0, &page)
+            .and_then(|()| self.file.write_at(layout.map_at(1), &map))
             .at(&self.temp)?;
-        disk::settle(&self.file);
-        self.inner.health.guard(self.file.sync_all().at(&self.temp))?;
+        self.file.settle();
+        self.inner.disk.guard(self.file.sync().at(&self.temp))?;
         let info = ObjectInfo {
             root: cap.root,
             tree: verify.tree,
@@ -125,6 +124,6 @@ impl Publishing {
 impl Drop for Publishing {
     fn drop(&mut self) {
         // After a commit the file has another name, and this finds nothing.
-        let _ = disk::remove(&self.temp);
+        let _ = self.inner.disk.remove(&self.temp);
     }
 }
