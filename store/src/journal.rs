@@ -186,6 +186,10 @@ impl Journal {
             newest.ok_or_else(|| StoreError::damaged(&keys_path(dir), "it names no segment"))?;
         let (dir, disk) = (dir.to_owned(), disk.clone());
         let journal = Self { dir, wrap, segments, active, log, disk };
+        // What was read is believed from now on, so it must not be in the system's memory alone, as
+        // after a kill between a write and its sync.
+        journal.log.sync()?;
+        journal.disk.sync_dir(&journal.dir)?;
         journal.sweep()?;
         Ok((journal, contents))
     }

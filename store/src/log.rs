@@ -246,6 +246,11 @@ impl Log {
         Ok(links)
     }
 
+    /// Makes durable what was found on opening.
+    pub(crate) fn sync(&self) -> Result<(), StoreError> {
+        self.disk.guard(self.file.sync().at(&self.path))
+    }
+
     /// Bytes of the file.
     pub(crate) const fn len_bytes(&self) -> u64 {
         self.end
