@@ -649,6 +649,18 @@ impl Backend for Crashing {
         missing.into_iter().try_for_each(|dir| world.change_names(vec![(dir.to_owned(), Some(Node::Folder))]))
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        let mut world = hold(&self.0);
+        world.begin(Verb::RemoveDir, path)?;
+        if world.names.get(path) != Some(&Node::Folder) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        if world.names.keys().any(|inside| inside.parent() == Some(path)) {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        world.change_names(vec![(path.to_owned(), None)])
+    }
+
     fn list(&self, dir: &Path) -> io::Result<Vec<(PathBuf, Kind)>> {
         let mut world = hold(&self.0);
         world.look(Verb::List, dir)?;

@@ -225,6 +225,11 @@ impl Backend for Failing {
         self.below.make_dir(path)
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.check(Verb::RemoveDir, path)?;
+        self.below.remove_dir(path)
+    }
+
     fn list(&self, dir: &Path) -> io::Result<Vec<(PathBuf, Kind)>> {
         self.check(Verb::List, dir)?;
         self.below.list(dir)

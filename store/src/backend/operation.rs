@@ -13,6 +13,7 @@ pub enum Verb {
     Link,
     Remove,
     MakeDir,
+    RemoveDir,
     List,
     SyncDir,
     Lock,

@@ -2,6 +2,7 @@
 //! a kill at this moment would leave it.
 #![allow(dead_code, clippy::unwrap_used)] // each test uses its part; a failure here fails the test
 
+pub(crate) mod faulty;
 pub(crate) mod model;
 pub(crate) mod workload;
 

@@ -92,7 +92,7 @@ impl Seen {
         for info in store.objects() {
             let kept = known(&info.root).ok_or("an object that nobody stored")?;
             let present = look_at(store, &info.root, kept.object())?;
-            let (own, complete) = (info.own, info.complete);
+            let (own, complete) = (info.is_own(), info.complete);
             if info.read.as_ref() != Some(&kept.object().cap.key) {
                 return Err("an object lost its read key".into());
             }
