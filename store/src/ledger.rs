@@ -132,8 +132,16 @@ impl Ledger {
     /// The ledger of these rows.
     pub(crate) fn of<'a>(rows: impl Iterator<Item = &'a ObjectInfo>) -> Self {
         let mut ledger = Self::default();
-        rows.for_each(|info| ledger.enter(info, 0));
-        ledger
+        let mut turns = [const { Vec::new() }; 2];
+        for info in rows {
+            ledger.count(info);
+            if let Some(list) = turns.get_mut(Plan::index(info.class)).filter(|_| info.class.gives_way()) {
+                list.push(Self::turn(info, 0));
+            }
+        }
+        // Built at once a set takes half the memory of one that grew.
+        let [cached, mirrored] = turns.map(|list| list.into_iter().collect());
+        Self { cached, mirrored, ..ledger }
     }
 
     pub(crate) const fn usage(&self) -> Usage {
@@ -181,7 +189,7 @@ impl Ledger {
         Turn { day: info.used_day, order, root: info.root, data_count }
     }
 
-    fn enter(&mut self, info: &ObjectInfo, order: u32) {
+    fn count(&mut self, info: &ObjectInfo) {
         let index = usize::from(info.class.number());
         if let (Some(bytes), Some(objects)) =
             (self.usage.bytes.get_mut(index), self.usage.objects.get_mut(index))
@@ -189,6 +197,10 @@ impl Ledger {
             *bytes += len_of(info.data_count);
             *objects += 1;
         }
+    }
+
+    fn enter(&mut self, info: &ObjectInfo, order: u32) {
+        self.count(info);
         if let Some(turns) = self.turns(info.class) {
             turns.insert(Self::turn(info, order));
         }

@@ -265,7 +265,8 @@ impl Log {
     ) -> Result<(Self, Vec<Hash16>), StoreError> {
         let file = disk.create_new(path)?;
         let (bytes, links) = encode_all(&seal, link(header), payloads, header.to_vec(), false)?;
-        file.write_at(0, &bytes).and_then(|()| file.sync()).at(path)?;
+        let written = file.write_at(0, &bytes).and_then(|()| file.sync()).at(path);
+        disk.measured(written, bytes.len() as u64)?;
         let last = links.last().copied().unwrap_or_else(|| link(header));
         let (path, disk) = (path.to_owned(), disk.clone());
         Ok((Self { path, file, seal, last, end: bytes.len() as u64, disk }, links))

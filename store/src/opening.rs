@@ -8,7 +8,7 @@
 use crate::StoreError;
 use crate::backend::Held;
 use crate::backend::{Backend, Kind};
-use crate::disk::{self, Disk};
+use crate::disk::{self, At, Disk};
 use crate::index;
 use crate::journal::{Contents, Journal};
 use crate::keyfile::{self, Unlock};
@@ -89,13 +89,11 @@ fn journal_dir(dir: &Path) -> PathBuf {
 /// been made just now, or by a process that was killed before it could.
 fn sync_above(disk: &Disk, dir: &Path) -> Result<(), StoreError> {
     for folder in dir.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty()) {
-        match disk.sync_dir(folder) {
-            Err(StoreError::Io { source, .. })
-                if matches!(source.kind(), ErrorKind::PermissionDenied | ErrorKind::InvalidInput) =>
-            {
+        match disk.backend().sync_dir(folder) {
+            Err(e) if matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::InvalidInput) => {
                 break; // not the user's own, so it was there before
             }
-            other => other?,
+            other => other.at(folder)?,
         }
     }
     Ok(())

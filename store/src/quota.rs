@@ -9,6 +9,7 @@ use crate::backend::Kind;
 use crate::disk::{At, hold};
 use crate::ledger::{Limits, Room, Shortage, Usage, len_of};
 use crate::object::{Class, ObjectInfo, Row, day_of};
+use crate::pack::format::pack_len;
 use crate::store::{Inner, packs_dir, temp_dir};
 use crate::{Store, StoreError};
 use kith_crypto::content::{Geometry, Root};
@@ -195,7 +196,7 @@ impl Inner {
         let marks = match self.write(&rows) {
             // No room even to say it: the files make it. A kill before the rows are there leaves
             // objects whose packs are lost, and those were to go.
-            Err(StoreError::Full { .. }) => {
+            Err(StoreError::Full { .. }) if !self.disk.is_read_only() => {
                 self.drop_packs(roots)?;
                 self.write(&rows)?
             }
@@ -274,8 +275,7 @@ impl Store {
     /// gives way did. Nothing does yet.
     pub fn room_for(&self, data_count: u64) -> Result<(), StoreError> {
         let inner = &self.inner;
-        let len =
-            Geometry::of(data_count).map_or(u64::MAX, |geometry| crate::pack::format::pack_len(geometry));
+        let len = Geometry::of(data_count).map_or(u64::MAX, pack_len);
         let deficit = inner.deficit(len);
         let ledger = hold(&inner.ledger);
         let packs = hold(&inner.packs);

@@ -88,7 +88,7 @@ impl ViewLog {
         let owner = Owner { store: store.clone(), friend: *friend };
         if !disk.exists(&path) {
             disk.check()?;
-            drop(make(&path, &owner, &[], disk)?);
+            drop(disk.guard_unless_full(make(&path, &owner, &[], disk))?);
         }
         let (log, replay, torn) = Log::open(&path, HEADER_LEN, |h| check_header(&path, h, &owner), disk)?;
         let disk = disk.clone();

@@ -12,7 +12,7 @@ mod kit;
 
 use kit::model::{Loss, Model};
 use kit::workload::{Run, Step, Thing, reopen, workload};
-use kith_store::backend::{Backend, Crashing, Failing, Fault, Lasting, Memory, Operation};
+use kith_store::backend::{Backend, Crashing, Failing, Fault, Lasting, Memory, Operation, Verb};
 use kith_store::{Store, StoreError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -224,4 +224,165 @@ fn power_sweep(make: Make, steps: &[Step], effort: Effort) -> Figures {
 #[test]
 fn the_power_may_go_at_any_operation() {
     power_sweep(Crashing::default, &workload(0), NORMAL).assert_nothing_was_lost("power sweep");
+}
+
+/// A disk on which something fails, and what the test needs to know of it.
+#[derive(Clone)]
+enum Faulty {
+    Failing(Failing),
+    /// A sync fails and gives up what it should have saved.
+    Sync(Crashing),
+}
+
+impl Faulty {
+    fn heal(&self) {
+        if let Self::Failing(disk) = self {
+            disk.heal();
+        }
+    }
+
+    fn failed(&self) -> Option<Operation> {
+        match self {
+            Self::Failing(disk) => disk.failed(),
+            Self::Sync(disk) => disk.failed(),
+        }
+    }
+}
+
+/// Goes through all steps although one operation fails, and checks the rules: after a failed write
+/// or sync of the truth nothing more is written, otherwise the step can be done again; what there is
+/// can be read in any case.
+fn work_on(run: &mut Run, steps: &[Step], disk: &Faulty, full: bool) -> Result<(), Loss> {
+    if let Err(e) = run.open() {
+        let at = disk.failed().ok_or_else(|| format!("nothing failed and still {e}"))?;
+        disk.heal();
+        run.open().map_err(|e| format!("{at}: does not open after the fault has gone: {e}"))?;
+    }
+    for (i, step) in steps.iter().enumerate() {
+        let before = disk.failed();
+        let Err(first) = run.step(step) else {
+            check_read_only_after(before.is_none() && *step != Step::Reopen, run, disk, full)?;
+            continue;
+        };
+        disk.heal();
+        let again = if *step == Step::Reopen || run.store().is_none() {
+            run.close();
+            run.open().map_err(|e| format!("does not open again: {e}"))?;
+            run.step(step)
+        } else {
+            run.can_be_read().map_err(|loss| format!("after {first}: {loss}"))?;
+            check_read_only_after(before.is_none(), run, disk, full)?;
+            run.step(step)
+        };
+        match again {
+            Ok(()) => {}
+            // The first attempt went as far as its row.
+            Err(StoreError::NotFound) if matches!(step, Step::Remove(_)) => run.settle(step),
+            Err(StoreError::ReadOnly) if run.store().is_some_and(Store::read_only) => {
+                if full && !disk.failed().is_some_and(|at| at.verb.is_sync()) {
+                    return Err(format!("a full disk made the store read-only: {first}"));
+                }
+                return stays_read_only(run, steps.get(i..).unwrap_or_default());
+            }
+            Err(e) => return Err(format!("{step:?} failed with \"{first}\" and again with \"{e}\"")),
+        }
+    }
+    Ok(())
+}
+
+/// A failed sync makes the store read-only. Only a new file that nothing names yet may find the disk
+/// full without harm.
+fn check_read_only_after(fresh: bool, run: &Run, disk: &Faulty, full: bool) -> Result<(), Loss> {
+    let unnamed = |at: &Operation| {
+        let path = at.path.display().to_string();
+        path.ends_with(".tmp") || path.contains("journal/00000002.log") || path.ends_with(".torn")
+    };
+    let harmless = |at: &Operation| full && at.verb == Verb::Sync && unnamed(at);
+    let failed = disk.failed().filter(|at| fresh && at.verb.is_sync() && !harmless(at));
+    let Some(at) = failed else { return Ok(()) };
+    match run.store() {
+        Some(store) if !store.read_only() => Err(format!("{at} failed and the store writes on")),
+        _ => Ok(()),
+    }
+}
+
+/// A read-only store refuses every step that writes, and stays as it is.
+fn stays_read_only(run: &mut Run, steps: &[Step]) -> Result<(), Loss> {
+    let open_step = run.open_step.clone();
+    let writes = |step: &&Step| {
+        matches!(step, Step::Append(_) | Step::Publish(..) | Step::Compact(_) | Step::ViewAppend(..))
+    };
+    for step in steps.iter().filter(writes) {
+        match run.step(step) {
+            Err(StoreError::ReadOnly) => {}
+            other => return Err(format!("a read-only store answers {other:?} to {step:?}")),
+        }
+    }
+    run.open_step = open_step;
+    run.can_be_read()
+}
+
+/// Lets every operation of `steps` fail, on a disk that then loses its power as well.
+fn fault_sweep(steps: &[Step], fault: Option<Fault>, lasting: Lasting, seeds: u64) -> Figures {
+    let mut figures = Figures::default();
+    let mut n = 1;
+    loop {
+        let below = Crashing::default();
+        let disk = match fault {
+            Some(fault) => {
+                let disk = Failing::over(arc(below.clone()));
+                disk.fail_at(n, fault, lasting);
+                Faulty::Failing(disk)
+            }
+            None => {
+                below.fail_sync_at(n);
+                Faulty::Sync(below.clone())
+            }
+        };
+        let backend = match &disk {
+            Faulty::Failing(disk) => arc(disk.clone()),
+            Faulty::Sync(disk) => arc(disk.clone()),
+        };
+        let mut run = Run::on(backend, Model::default());
+        let full = matches!(fault, Some(Fault::Full | Fault::ShortFull));
+        let worked = work_on(&mut run, steps, &disk, full);
+        run.close();
+        let Some(at) = disk.failed() else {
+            figures.note(|| "without a fault".into(), worked);
+            figures.operations = figures.operations.max(below.operations());
+            return figures;
+        };
+        let context = format!("{fault:?} {lasting:?} at {at}");
+        figures.runs += 1;
+        let went_through = worked.is_ok();
+        figures.note(|| context.clone(), worked);
+        n = at.number + 1;
+        if !went_through {
+            continue;
+        }
+        let allowed = run.allowed();
+        let reopened = reopen(&arc(below.after_kill()), &allowed).map(drop);
+        figures.note(|| format!("{context}, restarted"), reopened);
+        for seed in (0..4).chain((4..seeds).map(|seed| seed + 1000 * n)) {
+            let result = try_image(&below.image(seed), &allowed, false);
+            figures.note(|| format!("{context}, then power lost, image {seed}"), result);
+        }
+    }
+}
+
+fn all_faults(seeds: u64) -> Figures {
+    let mut figures = Figures::default();
+    let faults = [Fault::Io, Fault::Full, Fault::ShortIo, Fault::ShortFull];
+    for lasting in [Lasting::Once, Lasting::UntilHealed] {
+        for fault in faults {
+            figures.add(fault_sweep(&workload(0), Some(fault), lasting, seeds));
+        }
+    }
+    figures.add(fault_sweep(&workload(0), None, Lasting::Once, seeds));
+    figures
+}
+
+#[test]
+fn any_operation_may_fail() {
+    all_faults(2).assert_nothing_was_lost("fault sweep");
 }

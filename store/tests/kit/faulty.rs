@@ -96,8 +96,14 @@ impl File for FaultyFile {
     }
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
         self.disk.change()?;
-        // What is overwritten needs no room. A full disk takes what still fits, as real ones do.
-        let new = (at + bytes.len() as u64).saturating_sub(self.inner.len()?.max(at));
+        // What is overwritten needs no room, a hole does. A full disk takes what still fits.
+        let inside = self.inner.len()?.saturating_sub(at).min(bytes.len() as u64);
+        let there = match inside {
+            0 => Vec::new(),
+            inside => self.inner.read_at(at, usize::try_from(inside).unwrap())?,
+        };
+        let holes: usize = there.chunks(4096).filter(|c| c.iter().all(|b| *b == 0)).map(<[u8]>::len).sum();
+        let new = bytes.len() as u64 - inside + holes as u64;
         let short = new.saturating_sub(self.disk.left());
         let fits = bytes.len() - usize::try_from(short).unwrap().min(bytes.len());
         self.disk.rules.written.lock().unwrap().push(self.path.clone());

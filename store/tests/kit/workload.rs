@@ -251,6 +251,11 @@ impl Run {
         self.views.get_mut(friend).ok_or(StoreError::NotFound)
     }
 
+    /// Counts a step as done.
+    pub(crate) fn settle(&mut self, step: &Step) {
+        (self.model, self.open_step) = (self.model.after(step), None);
+    }
+
     /// The states of which one must be found: before the open step, and after it.
     pub(crate) fn allowed(&self) -> Vec<Model> {
         let after = self.open_step.as_ref().map(|step| self.model.after(step));
