@@ -92,9 +92,10 @@ impl Disk {
         self.backend.make_dir(path).at(path)
     }
 
-    /// Makes the names inside a folder durable.
+    /// Makes the names inside a folder durable. A failure ends writing, even on a full disk: a second
+    /// attempt would prove nothing, and what comes later may stand under these names.
     pub(crate) fn sync_dir(&self, path: &Path) -> Result<(), StoreError> {
-        self.backend.sync_dir(path).at(path)
+        self.guard(self.backend.sync_dir(path).at(path))
     }
 
     /// Makes the name of `path` durable.

@@ -98,7 +98,10 @@ fn check_header(
         Ok((MAGIC, version, _)) if version > VERSION => {
             Err(StoreError::NewerVersion { path: path.to_owned(), version })
         }
-        Ok((MAGIC, written, found)) if written == version && found == number => Ok(segment_seal(key, number)),
+        Ok((MAGIC, written, found)) if written == version && found == number => {
+            let seal = segment_seal(key, number);
+            Ok(if version == 1 { seal.unplaced() } else { seal })
+        }
         _ => Err(StoreError::damaged(path, "its header is not that of this segment")),
     }
 }
@@ -209,6 +212,10 @@ impl Journal {
             newest.ok_or_else(|| StoreError::damaged(&keys_path(dir), "it names no segment"))?;
         let (dir, disk) = (dir.to_owned(), disk.clone());
         let journal = Self { dir, wrap, segments, active, log, version, disk };
+        // What was read is believed from now on, so it must not be in the system's memory alone, as
+        // after a kill between a write and its sync.
+        journal.log.sync()?;
+        journal.disk.sync_dir(&journal.dir)?;
         journal.sweep()?;
         Ok((journal, contents))
     }

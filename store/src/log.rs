@@ -13,9 +13,12 @@ use kith_crypto::codec::{Reader, Writer};
 use kith_crypto::kdf;
 use kith_crypto::secret::Key;
 use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
 
 /// Largest payload of one record.
 pub(crate) const MAX_PAYLOAD_LEN: usize = 1 << 20;
+/// Bytes in a box before its payload: the place of the record in its append.
+const PLACE_LEN: usize = 4 + 1;
 /// Bytes of a record before its box: length, hash of the record before, nonce.
 const PREFIX_LEN: usize = 4 + 16 + RECORD_NONCE_LEN;
 /// Bytes of boxes that are tried in search of a record behind a damaged one. Random bytes look like
@@ -36,13 +39,35 @@ pub(crate) struct Seal {
     key: Key,
     /// Magic and identity of the file (segment number or salt).
     scope: Vec<u8>,
+    /// Whether boxes name the place of the record in its append, as all but the first format do.
+    placed: bool,
+}
+
+/// Where a record stands in the append that wrote it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    /// Bytes of the append before the record.
+    before: u32,
+    /// Whether the append ends with it.
+    last: bool,
+}
+
+impl Place {
+    /// An append of one record.
+    const ALONE: Self = Self { before: 0, last: true };
 }
 
 impl Seal {
     pub(crate) fn new(key: Key, magic: &[u8; 8], identity: &[u8]) -> Self {
         let mut scope = magic.to_vec();
         scope.extend_from_slice(identity);
-        Self { key, scope }
+        Self { key, scope, placed: true }
+    }
+
+    /// Of a file in the first format, whose records stand for themselves.
+    pub(crate) const fn unplaced(mut self) -> Self {
+        self.placed = false;
+        self
     }
 
     fn aad(&self, prev: &Hash16) -> Vec<u8> {
@@ -56,18 +81,30 @@ impl Seal {
         &self,
         prev: &Hash16,
         nonce: &[u8; RECORD_NONCE_LEN],
-        payload: &[u8],
+        (place, payload): (Place, &[u8]),
         out: &mut Writer,
     ) -> Hash16 {
-        let sealed = seal_record(&self.key, nonce, &self.aad(prev), payload);
+        let mut plain = Writer::new();
+        if self.placed {
+            plain.u32(place.before).u8(u8::from(place.last));
+        }
+        let plain = Zeroizing::new(plain.raw(payload).as_bytes().to_vec());
+        let sealed = seal_record(&self.key, nonce, &self.aad(prev), &plain);
         let mut record = Writer::new();
         record.u32(sealed.len() as u32).raw(prev).raw(nonce).raw(&sealed); // the caller keeps the cap
         out.raw(record.as_bytes());
         link(record.as_bytes())
     }
 
-    fn open(&self, frame: &Frame<'_>) -> Option<Vec<u8>> {
-        open_record(&self.key, &frame.nonce, &self.aad(&frame.prev), frame.sealed).ok()
+    fn open(&self, frame: &Frame<'_>) -> Option<(Place, Vec<u8>)> {
+        let mut plain = open_record(&self.key, &frame.nonce, &self.aad(&frame.prev), frame.sealed).ok()?;
+        if !self.placed {
+            return Some((Place::ALONE, plain));
+        }
+        let mut r = Reader::new(&plain);
+        let place = Place { before: r.u32().ok()?, last: r.flag("last").ok()? };
+        plain.drain(..PLACE_LEN);
+        Some((place, plain))
     }
 }
 
@@ -83,7 +120,7 @@ impl<'a> Frame<'a> {
     fn at_start(bytes: &'a [u8]) -> Option<Self> {
         let mut r = Reader::new(bytes);
         let len = r.u32().ok()? as usize;
-        if !(TAG_LEN..=MAX_PAYLOAD_LEN + TAG_LEN).contains(&len) {
+        if !(TAG_LEN..=PLACE_LEN + MAX_PAYLOAD_LEN + TAG_LEN).contains(&len) {
             return None;
         }
         let (prev, nonce) = (r.array().ok()?, r.array().ok()?);
@@ -111,15 +148,25 @@ pub(crate) struct Replay {
     last: Hash16,
 }
 
+/// Where a record was found, and whether what comes before it is missing.
+#[derive(Clone, Copy, Debug)]
+struct Spot {
+    at: usize,
+    end: usize,
+    place: Place,
+    broken: bool,
+}
+
 /// Reads all records of a file whose header takes `header_len` bytes.
 fn replay(seal: &Seal, bytes: &[u8], header_len: usize) -> Replay {
     let header = bytes.get(..header_len).unwrap_or(bytes);
     let mut out = Replay { end: header.len(), last: link(header), ..Replay::default() };
+    let mut spots: Vec<Spot> = Vec::new();
     let mut budget = SEARCH_BUDGET;
     let mut gave_up = false;
     while let Some(rest) = bytes.get(out.end..).filter(|rest| !rest.is_empty()) {
-        let (skipped, frame, payload) = match next(seal, rest, &mut budget) {
-            Found::Record(skipped, frame, payload) => (skipped, frame, payload),
+        let (skipped, frame, (place, payload)) = match next(seal, rest, &mut budget) {
+            Found::Record(skipped, frame, opened) => (skipped, frame, opened),
             Found::Nothing => break,
             Found::GaveUp => {
                 gave_up = true;
@@ -128,20 +175,44 @@ fn replay(seal: &Seal, bytes: &[u8], header_len: usize) -> Replay {
         };
         // Behind damage the predecessor is unknown. A wrong link without damage means that a whole
         // record was taken out; the rest is still what this node wrote, so it is kept.
-        if skipped > 0 || frame.prev != out.last {
-            out.damaged += 1;
-        }
+        let broken = skipped > 0 || frame.prev != out.last;
+        let at = out.end + skipped;
         out.last = link(frame.whole);
-        out.end += skipped + frame.whole.len();
+        out.end = at + frame.whole.len();
+        spots.push(Spot { at, end: out.end, place, broken });
         out.records.push(Record { payload, link: out.last });
     }
-    out.damaged += u64::from(gave_up);
+    if let Some(kept) = unfinished(&spots, header.len(), bytes.len()).filter(|_| !gave_up) {
+        spots.truncate(kept);
+        out.records.truncate(kept);
+        out.end = spots.last().map_or(header.len(), |spot| spot.end);
+        out.last = out.records.last().map_or_else(|| link(header), |record| record.link);
+    }
+    out.damaged = spots.iter().filter(|spot| spot.broken).count() as u64 + u64::from(gave_up);
     out
+}
+
+/// How many records stand before the last append, if that one was cut short: some of it is there and
+/// some is not, and nothing was appended behind it. It was never promised then, and goes as a whole.
+///
+/// Damage to the last append looks the same, and what it held is set aside as a torn tail is. Where
+/// the damage begins before the append, it is none of a cut, and everything is kept.
+fn unfinished(spots: &[Spot], header_len: usize, file_len: usize) -> Option<usize> {
+    let newest = spots.last()?;
+    let start = newest.at.checked_sub(newest.place.before as usize)?;
+    let kept = spots.partition_point(|spot| spot.at < start);
+    let (before, append) = spots.split_at_checked(kept)?;
+    let is_whole = newest.place.last
+        && append.first().is_some_and(|first| first.at == start)
+        && append.iter().skip(1).all(|spot| !spot.broken);
+    let more_behind = newest.place.last && newest.end < file_len;
+    let untouched_before = before.last().map_or(header_len, |spot| spot.end) == start;
+    (!is_whole && !more_behind && untouched_before).then_some(kept)
 }
 
 enum Found<'a> {
     /// Bytes skipped, the record and what it holds.
-    Record(usize, Frame<'a>, Vec<u8>),
+    Record(usize, Frame<'a>, (Place, Vec<u8>)),
     Nothing,
     GaveUp,
 }
@@ -193,7 +264,7 @@ impl Log {
         disk: &Disk,
     ) -> Result<(Self, Vec<Hash16>), StoreError> {
         let file = disk.create_new(path)?;
-        let (bytes, links) = encode_all(&seal, link(header), payloads, header.to_vec())?;
+        let (bytes, links) = encode_all(&seal, link(header), payloads, header.to_vec(), false)?;
         let written = file.write_at(0, &bytes).and_then(|()| file.sync()).at(path);
         disk.measured(written, bytes.len() as u64)?;
         let last = links.last().copied().unwrap_or_else(|| link(header));
@@ -239,11 +310,12 @@ impl Log {
         Ok((log, replay, torn.len() as u64))
     }
 
-    /// Appends records with one write and one sync; on return they are durable. Returns their links.
+    /// Appends records with one write and one sync; on return they are durable, and a kill before
+    /// leaves all of them or none. Returns their links.
     /// A full disk ([`StoreError::Full`]) leaves the log as it was, ready for the next attempt.
     pub(crate) fn append(&mut self, payloads: &[Vec<u8>]) -> Result<Vec<Hash16>, StoreError> {
         self.disk.check()?;
-        let (bytes, links) = encode_all(&self.seal, self.last, payloads, Vec::new())?;
+        let (bytes, links) = encode_all(&self.seal, self.last, payloads, Vec::new(), true)?;
         let Some(last) = links.last() else { return Ok(links) };
         let written =
             self.disk.measured(self.file.write_at(self.end, &bytes).at(&self.path), bytes.len() as u64);
@@ -260,6 +332,11 @@ impl Log {
         Ok(links)
     }
 
+    /// Makes durable what was found on opening.
+    pub(crate) fn sync(&self) -> Result<(), StoreError> {
+        self.disk.guard(self.file.sync().at(&self.path))
+    }
+
     /// Bytes of the file.
     pub(crate) const fn len_bytes(&self) -> u64 {
         self.end
@@ -272,25 +349,28 @@ impl Drop for Log {
     }
 }
 
-/// The records of `payloads` behind `out`, chained from `last`.
+/// The records of `payloads` behind `out`, chained from `last`; `together` as one append, of which a
+/// reader takes all or none.
 fn encode_all(
     seal: &Seal,
     mut last: Hash16,
     payloads: &[Vec<u8>],
     out: Vec<u8>,
+    together: bool,
 ) -> Result<(Vec<u8>, Vec<Hash16>), StoreError> {
     if payloads.iter().any(|p| p.len() > MAX_PAYLOAD_LEN) {
         return Err(StoreError::Misuse("a record is larger than 1 MiB"));
     }
     let mut w = Writer::new();
     w.raw(&out);
-    let links = payloads
-        .iter()
-        .map(|payload| {
-            last = seal.encode(&last, &disk::random()?, payload, &mut w);
-            Ok(last)
-        })
-        .collect::<Result<_, StoreError>>()?;
+    let mut links = Vec::with_capacity(payloads.len());
+    for (i, payload) in payloads.iter().enumerate() {
+        let before = u32::try_from(w.len() - out.len())
+            .map_err(|_| StoreError::Misuse("records of more than 4 GiB at once"))?;
+        let place = if together { Place { before, last: i + 1 == payloads.len() } } else { Place::ALONE };
+        last = seal.encode(&last, &disk::random()?, (place, payload), &mut w);
+        links.push(last);
+    }
     Ok((w.into_bytes(), links))
 }
 
@@ -314,14 +394,26 @@ mod tests {
         Seal::new(Key::new([0x44; 32]), b"KITHJRNL", &7_u64.to_le_bytes())
     }
 
-    fn file(payloads: &[&[u8]]) -> (Vec<u8>, Vec<usize>) {
+    /// A file with appends of these sizes, and where its records start.
+    fn appends(payloads: &[&[u8]], sizes: &[usize]) -> (Vec<u8>, Vec<usize>) {
         let (mut w, mut last, mut starts) = (Writer::new(), link(HEADER), vec![]);
         w.raw(HEADER);
-        for (i, payload) in payloads.iter().enumerate() {
-            starts.push(w.len());
-            last = seal().encode(&last, &[i as u8; 24], payload, &mut w);
+        for size in sizes {
+            let start = w.len();
+            for i in 0..*size {
+                let place = Place { before: (w.len() - start) as u32, last: i + 1 == *size };
+                let n = starts.len();
+                starts.push(w.len());
+                last = seal().encode(&last, &[n as u8; 24], (place, payloads[n]), &mut w);
+            }
         }
+        assert_eq!(starts.len(), payloads.len());
         (w.into_bytes(), starts)
+    }
+
+    /// Each record appended by itself.
+    fn file(payloads: &[&[u8]]) -> (Vec<u8>, Vec<usize>) {
+        appends(payloads, &vec![1; payloads.len()])
     }
 
     fn payloads(replay: &Replay) -> Vec<&[u8]> {
@@ -330,7 +422,7 @@ mod tests {
 
     #[test]
     fn vector_journal_record() {
-        let (bytes, _) = file(&[b"\x01first", b"\x01second"]);
+        let (bytes, _) = appends(&[b"\x01first", b"\x01second"], &[2]);
         crate::vectors::check(
             "journal_record",
             &bytes,
@@ -338,14 +430,14 @@ mod tests {
                 (8, "segment header: magic KITHJRNL"),
                 (1, "version 2"),
                 (8, "segment number 7"),
-                (4, "record 1: length of the box, 6 + 16"),
+                (4, "record 1: length of the box, 5 + 6 + 16"),
                 (16, "prev: BLAKE3 of the segment header, first 16 bytes"),
                 (24, "nonce"),
-                (22, "box of 01 'first' under key 44..44, AAD = magic, segment number, prev"),
-                (4, "record 2: length of the box, 7 + 16"),
+                (27, "box of 00000000 00 01 'first' under key 44..44, AAD = magic, segment number, prev"),
+                (4, "record 2 of the same append: length of the box, 5 + 7 + 16"),
                 (16, "prev: BLAKE3 of record 1, first 16 bytes"),
                 (24, "nonce"),
-                (23, "box of 01 'second'"),
+                (28, "box of 47000000 01 01 'second': 71 bytes of the append before it, and its end"),
             ],
         );
         let back = replay(&seal(), &bytes, HEADER.len());
@@ -362,6 +454,46 @@ mod tests {
             assert_eq!(payloads(&back), [b"one".as_slice(), b"three"], "byte {at}");
             assert_eq!((back.damaged, back.end), (1, good.len()), "byte {at}");
         }
+    }
+
+    /// Records of one append used to count each by itself, so a power cut could leave the row of a
+    /// publication without its entry, and a torn record before a whole one was reported as damage.
+    #[test]
+    fn an_append_that_was_cut_short_goes_as_a_whole() {
+        let (good, starts) = appends(&[b"kept", b"one", b"two", b"three"], &[1, 3]);
+        let end_of = |i: usize| starts.get(i + 1).copied().unwrap_or(good.len());
+        for lost in 1_u8..8 {
+            let mut torn = good.clone();
+            for i in (0..3).filter(|i| lost >> i & 1 == 1) {
+                torn[starts[i + 1]..end_of(i + 1)].fill(0);
+            }
+            let back = replay(&seal(), &torn, HEADER.len());
+            assert_eq!((payloads(&back), back.damaged), (vec![b"kept".as_slice()], 0), "{lost:b}");
+            assert_eq!((back.end, back.last), (starts[1], back.records[0].link), "{lost:b}");
+        }
+        assert_eq!(replay(&seal(), &good, HEADER.len()).records.len(), 4);
+    }
+
+    #[test]
+    fn what_was_appended_behind_proves_an_append() {
+        let (good, starts) = appends(&[b"one", b"two", b"three"], &[2, 1]);
+        let mut bad = good.clone();
+        bad[starts[0] + 50] ^= 1;
+        let back = replay(&seal(), &bad, HEADER.len());
+        assert_eq!((payloads(&back), back.damaged), (vec![b"two".as_slice(), b"three"], 1));
+        // Even when what was appended behind is torn itself.
+        bad.truncate(good.len() - 1);
+        let back = replay(&seal(), &bad, HEADER.len());
+        assert_eq!((payloads(&back), back.damaged, back.end), (vec![b"two".as_slice()], 1, starts[2]));
+    }
+
+    #[test]
+    fn damage_that_begins_before_a_cut_append_costs_nothing_else() {
+        let (mut bytes, starts) = appends(&[b"one", b"two", b"three", b"four"], &[2, 2]);
+        bytes[starts[1]..starts[3]].fill(0);
+        let back = replay(&seal(), &bytes, HEADER.len());
+        assert_eq!((payloads(&back), back.damaged), (vec![b"one".as_slice(), b"four"], 1));
+        assert_eq!(back.end, bytes.len(), "nothing is cut off");
     }
 
     #[test]

@@ -8,7 +8,7 @@
 use crate::StoreError;
 use crate::backend::Held;
 use crate::backend::{Backend, Kind};
-use crate::disk::Disk;
+use crate::disk::{self, At, Disk};
 use crate::index;
 use crate::journal::{Contents, Journal};
 use crate::keyfile::{self, Unlock};
@@ -21,6 +21,7 @@ use kith_crypto::kdf::{Label, derive};
 use kith_crypto::passphrase::Cost;
 use kith_crypto::secret::Key;
 use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, RwLock};
@@ -57,6 +58,7 @@ pub struct Opened {
 pub(crate) fn create(backend: Arc<dyn Backend>, options: &Options<'_>) -> Result<Opened, StoreError> {
     let (dir, disk) = (options.dir, Disk::new(backend));
     disk.make_dir(dir)?;
+    sync_above(&disk, dir)?;
     let lock = disk.backend().lock(dir)?;
     if disk.exists(&keyfile::path(dir)) {
         return Err(StoreError::Exists { path: dir.to_owned() });
@@ -83,17 +85,28 @@ fn journal_dir(dir: &Path) -> PathBuf {
     dir.join("journal")
 }
 
+/// Makes the names of a folder and of all above it durable, as far as this user may: they may have
+/// been made just now, or by a process that was killed before it could.
+fn sync_above(disk: &Disk, dir: &Path) -> Result<(), StoreError> {
+    for folder in dir.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty()) {
+        match disk.backend().sync_dir(folder) {
+            Err(e) if matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::InvalidInput) => {
+                break; // not the user's own, so it was there before
+            }
+            other => other.at(folder)?,
+        }
+    }
+    Ok(())
+}
+
 fn open_with(dir: &Path, disk: Disk, key: Key, lock: Box<dyn Held>) -> Result<Opened, StoreError> {
     let folders = [journal_dir(dir), temp_dir(dir), views_dir(dir)];
-    let first_time = !folders.iter().all(|folder| disk.is_dir(folder));
     folders.iter().try_for_each(|folder| disk.make_dir(folder))?;
     let wrap = derive(Label::JOURNAL_KEYS, &[key.expose()]);
     let (mut journal, contents) = Journal::open(&journal_dir(dir), wrap, &disk)?;
-    if first_time {
-        // What is promised below these names needs the names.
-        [&packs_dir(dir), dir].iter().try_for_each(|folder| disk.sync_dir(folder))?;
-        disk.sync_parent(dir)?;
-    }
+    // What is promised below these names needs the names, and a process that was killed may have
+    // left them in memory alone. (The journal sees to its own folder.)
+    [&packs_dir(dir), &views_dir(dir), dir].iter().try_for_each(|folder| disk.sync_dir(folder))?;
     let Contents { damaged, torn_bytes, .. } = contents;
     let mut folded = Folded::of(contents);
     let damaged_records = damaged + folded.damaged;
@@ -143,6 +156,7 @@ fn sweep(disk: &Disk, dir: &Path, named: Option<&HashSet<PathBuf>>) -> Result<()
     for (path, _) in disk.list(&temp_dir(dir))? {
         disk.remove(&path)?;
     }
+    disk.remove(&disk::beside(&keyfile::path(dir)))?;
     for (path, _) in disk.list(&views_dir(dir))? {
         if path.extension().is_some_and(|e| e == "tmp") {
             disk.remove(&path)?;

@@ -196,7 +196,7 @@ impl Inner {
         let marks = match self.write(&rows) {
             // No room even to say it: the files make it. A kill before the rows are there leaves
             // objects whose packs are lost, and those were to go.
-            Err(StoreError::Full { .. }) => {
+            Err(StoreError::Full { .. }) if !self.disk.is_read_only() => {
                 self.drop_packs(roots)?;
                 self.write(&rows)?
             }

@@ -237,14 +237,15 @@ impl Inner {
         self.undo_if_full(changed, before.is_none(), &path)
     }
 
-    /// A row that found no room is not in the journal, so its new pack goes again.
+    /// A row that found no room is not in the journal, so its new pack goes again. (A failed sync makes
+    /// the store read-only: then nobody knows whether the row is there.)
     fn undo_if_full<T>(
         &self,
         result: Result<T, StoreError>,
         new: bool,
         path: &Path,
     ) -> Result<T, StoreError> {
-        if new && matches!(result, Err(StoreError::Full { .. })) {
+        if new && matches!(result, Err(StoreError::Full { .. })) && !self.disk.is_read_only() {
             self.disk.remove(path)?;
         }
         result
@@ -354,7 +355,7 @@ impl Store {
     }
 
     /// Appends records of the node (each less than 1 MiB) in one write; they are durable on return,
-    /// and a kill before leaves all, the first few or none of them.
+    /// and a kill before leaves all of them or none.
     pub fn append(&self, records: &[Vec<u8>]) -> Result<(), StoreError> {
         let payloads: Vec<_> = records.iter().map(|record| node_payload(record)).collect();
         self.inner.write(&payloads).map(drop)

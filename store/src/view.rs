@@ -13,7 +13,9 @@ use kith_crypto::secret::Key;
 use std::path::{Path, PathBuf};
 
 const MAGIC: [u8; 8] = *b"KITHVIEW";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Records of this version stand for themselves; the next rewrite makes a log of today's version.
+const FIRST_VERSION: u8 = 1;
 const HEADER_LEN: usize = 8 + 1 + 32;
 
 /// The open log of one friend. One at a time per friend: two would overwrite each other's records.
@@ -55,6 +57,7 @@ fn check_header(path: &Path, header: &[u8], owner: &Owner) -> Result<Seal, Store
             Err(StoreError::NewerVersion { path: path.to_owned(), version })
         }
         (Ok(MAGIC), Ok(VERSION), Ok(salt)) => Ok(owner.seal(&salt)),
+        (Ok(MAGIC), Ok(FIRST_VERSION), Ok(salt)) => Ok(owner.seal(&salt).unplaced()),
         _ => Err(StoreError::damaged(path, "not a view log")),
     }
 }
@@ -85,7 +88,7 @@ impl ViewLog {
         let owner = Owner { store: store.clone(), friend: *friend };
         if !disk.exists(&path) {
             disk.check()?;
-            drop(make(&path, &owner, &[], disk)?);
+            drop(disk.guard_unless_full(make(&path, &owner, &[], disk))?);
         }
         let (log, replay, torn) = Log::open(&path, HEADER_LEN, |h| check_header(&path, h, &owner), disk)?;
         let disk = disk.clone();
@@ -93,7 +96,8 @@ impl ViewLog {
         Ok((view, replay.records.into_iter().map(|r| r.payload).collect()))
     }
 
-    /// Appends records of at most 1 MiB; they are durable on return.
+    /// Appends records of at most 1 MiB; they are durable on return, and a kill before leaves all of
+    /// them or none.
     pub fn append(&mut self, records: &[Vec<u8>]) -> Result<(), StoreError> {
         self.log.append(records).map(drop)
     }

@@ -78,7 +78,7 @@ impl Content {
         self.len = len;
     }
 
-    fn used(&self) -> u64 {
+    pub(crate) fn used(&self) -> u64 {
         self.pages.len() as u64 * PAGE
     }
 }
@@ -90,6 +90,15 @@ struct Tree {
     files: BTreeMap<PathBuf, Shared>,
     folders: BTreeSet<PathBuf>,
     locked: BTreeSet<PathBuf>,
+}
+
+/// A file system taken apart: contents, and the names that they have.
+#[derive(Debug, Default)]
+pub(crate) struct Parts {
+    pub(crate) folders: BTreeSet<PathBuf>,
+    pub(crate) contents: Vec<Content>,
+    /// Each name with the place of its file in `contents`; two names may have one file.
+    pub(crate) names: Vec<(PathBuf, usize)>,
 }
 
 /// Files in memory. Clones are the same file system.
@@ -123,6 +132,31 @@ impl Memory {
             content.read(0, content.len() as usize).unwrap_or_default()
         };
         tree.files.iter().map(|(path, content)| (path.clone(), whole(content))).collect()
+    }
+
+    /// Copies of everything.
+    pub(crate) fn parts(&self) -> Parts {
+        let tree = hold(&self.0);
+        let mut parts = Parts { folders: tree.folders.clone(), ..Parts::default() };
+        let mut seen: Vec<&Shared> = Vec::new();
+        for (path, content) in &tree.files {
+            let place = seen.iter().position(|other| Arc::ptr_eq(other, content)).unwrap_or_else(|| {
+                parts.contents.push(hold(content).clone());
+                seen.push(content);
+                seen.len() - 1
+            });
+            parts.names.push((path.clone(), place));
+        }
+        parts
+    }
+
+    /// A file system of these parts.
+    pub(crate) fn assemble(parts: Parts) -> Self {
+        let contents: Vec<Shared> =
+            parts.contents.into_iter().map(|content| Arc::new(Mutex::new(content))).collect();
+        let file = |(path, place): (PathBuf, usize)| Some((path, Arc::clone(contents.get(place)?)));
+        let files = parts.names.into_iter().filter_map(file).collect();
+        Self(Arc::new(Mutex::new(Tree { files, folders: parts.folders, locked: BTreeSet::new() })))
     }
 
     /// Changes the contents of a file as a failing disk or another program would. False if there is

@@ -2,13 +2,20 @@
 //!
 //! The store touches files through [`Backend`] and [`File`] alone (sled's own files, which may be
 //! lost at any time, excepted). [`Real`] is the operating system; [`Memory`] keeps everything in
-//! memory. What a disk may do to its owner is told by the documentation of each method and nothing
-//! else: data are safe after [`File::sync`] returned, names after [`Backend::sync_dir`].
+//! memory; [`Crashing`] loses what was not synced when its power goes; [`Failing`] refuses an
+//! operation. What a disk may do to its owner is told by the documentation of each method and
+//! nothing else: data are safe after [`File::sync`] returned, names after [`Backend::sync_dir`].
 
+mod crashing;
+mod failing;
 mod memory;
+mod operation;
 mod real;
 
+pub use crashing::Crashing;
+pub use failing::{Failing, Fault, Lasting};
 pub use memory::Memory;
+pub use operation::{Operation, Verb};
 pub use real::Real;
 #[cfg(test)]
 pub(crate) use real::{full, unwritable};

@@ -57,6 +57,9 @@ struct Marks {
     /// Whether the map differs from the one on disk.
     dirty: bool,
     unsynced_bytes: u64,
+    /// Whether nobody has synced what was found on opening: after a kill the system may still hold
+    /// it in memory alone.
+    unproven: bool,
 }
 
 impl Marks {
@@ -125,7 +128,7 @@ impl Pack {
             layout: Layout::of(geometry),
             cipher: BulkKey::new(&keys.blocks),
             keys,
-            marks: Mutex::new(Marks { map, present, dirty: false, unsynced_bytes: 0 }),
+            marks: Mutex::new(Marks { map, present, dirty: false, unsynced_bytes: 0, unproven: true }),
             flushed: Mutex::new(generation),
             discarded: AtomicBool::new(false),
             disk: disk.clone(),
@@ -247,7 +250,9 @@ impl Pack {
         let map = {
             let mut marks = hold(&self.marks);
             if !marks.dirty && marks.unsynced_bytes == 0 {
-                return Ok(());
+                let unproven = marks.unproven;
+                drop(marks);
+                return if unproven { self.prove() } else { Ok(()) };
             }
             (marks.dirty, marks.unsynced_bytes) = (false, 0);
             if marks.present == self.geometry.total() {
@@ -264,12 +269,21 @@ impl Pack {
             self.disk.guard_unless_full(written)?; // the other copy still stands
             self.disk.guard(self.file.sync().at(&self.path))?;
             *generation = next;
+            hold(&self.marks).unproven = false;
             Ok(())
         });
         if result.is_err() {
             hold(&self.marks).dirty = true;
         }
         result
+    }
+
+    /// Makes durable what was found on opening.
+    fn prove(&self) -> Result<(), StoreError> {
+        self.disk.check()?;
+        self.disk.guard(self.file.sync().at(&self.path))?;
+        hold(&self.marks).unproven = false;
+        Ok(())
     }
 
     /// The object was removed; nothing of this pack needs to be kept.
@@ -281,6 +295,7 @@ impl Pack {
 impl Drop for Pack {
     fn drop(&mut self) {
         if !self.discarded.load(Ordering::Relaxed) {
+            hold(&self.marks).unproven = false; // whoever only read has promised nothing
             let _ = self.flush(); // else the blocks since the last flush are fetched again
             self.file.settle();
         }

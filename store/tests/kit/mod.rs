@@ -3,12 +3,16 @@
 #![allow(dead_code, clippy::unwrap_used)] // each test uses its part; a failure here fails the test
 
 pub(crate) mod faulty;
+pub(crate) mod model;
+pub(crate) mod workload;
 
 use kith_crypto::content::{Builder, Geometry, Head, Position, ReadCap, Sealed, Tree, padded_blocks};
 use kith_crypto::passphrase::Cost;
 use kith_crypto::secret::Key;
 use kith_store::{Opened, Options, Store, StoreError, Unlock};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use tempfile::TempDir;
 
 pub(crate) const CHEAP: Cost = Cost { memory_kib: 64, passes: 1 };
@@ -84,7 +88,36 @@ pub(crate) fn object(seed: u8, blocks: u64) -> Object {
     Object { cap, geometry, blocks: all }
 }
 
+/// An object that is made once for all tests of a process.
+pub(crate) fn thing((seed, blocks): (u8, u64)) -> &'static Object {
+    static ALL: Mutex<BTreeMap<(u8, u64), &'static Object>> = Mutex::new(BTreeMap::new());
+    let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+    all.entry((seed, blocks)).or_insert_with(|| Box::leak(Box::new(object(seed, blocks))))
+}
+
 impl Object {
+    pub(crate) fn bytes(&self, position: Position) -> &Vec<u8> {
+        &self.blocks.iter().find(|s| s.position == position).unwrap().bytes
+    }
+
+    pub(crate) fn try_begin_fetch(
+        &self,
+        store: &Store,
+    ) -> Result<std::sync::Arc<kith_store::Pack>, StoreError> {
+        let (tree, root) = self.tree();
+        store.begin_fetch(&self.cap.verify_cap(), Some(&self.cap.key), &root, tree.geometry(), 5)
+    }
+
+    /// Writes one block, once it was verified.
+    pub(crate) fn write(&self, pack: &kith_store::Pack, position: Position) -> Result<(), StoreError> {
+        let (mut tree, root) = self.tree();
+        let block = match position {
+            Position::Root => root,
+            other => tree.verify(other, self.sealed(other)).unwrap(),
+        };
+        pack.write(block)
+    }
+
     pub(crate) fn sealed(&self, position: Position) -> Vec<u8> {
         self.blocks.iter().find(|s| s.position == position).unwrap().bytes.clone()
     }

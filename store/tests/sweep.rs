@@ -1,0 +1,388 @@
+//! The store on disks that fail and lose power, at every single operation.
+//!
+//! A workload (`kit::workload`) runs until operation n fails, for every n; then the disk as it may
+//! be afterwards is opened and compared with the model: every acknowledged thing there and whole,
+//! every unacknowledged one there or not, nothing half, nothing left over, nothing to be mended by
+//! hand. The positive controls do the same on disks that lie, and must find losses.
+//!
+//! More of it: `cargo test -p kith-store --release --test sweep -- --ignored --nocapture`, with
+//! `KITH_SWEEP_SEEDS` for the number of images per crash.
+
+mod kit;
+
+use kit::model::{Loss, Model};
+use kit::workload::{Run, Step, Thing, reopen, workload};
+use kith_store::backend::{Backend, Crashing, Failing, Fault, Lasting, Memory, Operation, Verb};
+use kith_store::{Store, StoreError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What a sweep did, and what it found.
+#[derive(Debug, Default)]
+struct Figures {
+    operations: u64,
+    runs: u64,
+    images: u64,
+    losses: Vec<Loss>,
+}
+
+impl Figures {
+    fn add(&mut self, other: Self) {
+        self.operations = self.operations.max(other.operations);
+        self.runs += other.runs;
+        self.images += other.images;
+        self.losses.extend(other.losses);
+    }
+
+    /// One image that was tried.
+    fn note(&mut self, context: impl Fn() -> String, result: Result<(), Loss>) {
+        self.images += 1;
+        if let Err(loss) = result {
+            self.losses.push(format!("{}: {loss}", context()));
+        }
+    }
+
+    fn report(&self, name: &str) {
+        println!(
+            "{name}: {} operations, {} runs, {} disks opened, {} losses",
+            self.operations,
+            self.runs,
+            self.images,
+            self.losses.len()
+        );
+    }
+
+    fn assert_nothing_was_lost(&self, name: &str) {
+        self.report(name);
+        let shown: Vec<_> = self.losses.iter().take(12).map(String::as_str).collect();
+        assert!(self.losses.is_empty(), "{name}: {} losses\n{}", self.losses.len(), shown.join("\n"));
+        assert!(self.operations > 100 && self.images > 100, "{self:?}");
+    }
+}
+
+/// How much is tried.
+#[derive(Clone, Copy, Debug)]
+struct Effort {
+    /// Images of each crash.
+    seeds: u64,
+    /// Of so many crashes one goes through the whole workload again afterwards.
+    again_every: u64,
+    /// Of so many crashes one has its recovery crashed at every operation.
+    nested_every: u64,
+}
+
+const NORMAL: Effort = Effort { seeds: 7, again_every: 9, nested_every: 23 };
+
+fn long() -> Effort {
+    let seeds = std::env::var("KITH_SWEEP_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(40);
+    Effort { seeds, again_every: 1, nested_every: 1 }
+}
+
+type Make = fn() -> Crashing;
+
+/// Calls `one` with 1, 2, 3, ... on two threads until it says that there is nothing more.
+fn for_each_operation(one: impl Fn(u64) -> (bool, Figures) + Sync) -> Figures {
+    let next = AtomicU64::new(1);
+    let work = || {
+        let mut figures = Figures::default();
+        loop {
+            let n = next.fetch_add(1, Ordering::Relaxed);
+            let (more, found) = one(n);
+            figures.add(found);
+            if !more {
+                return figures;
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let other = scope.spawn(work);
+        let mut figures = work();
+        figures.add(other.join().unwrap());
+        figures
+    })
+}
+
+fn arc(disk: impl Backend + 'static) -> Arc<dyn Backend> {
+    Arc::new(disk)
+}
+
+/// The steps that finish every fetch that was begun.
+fn finish(model: &Model) -> Vec<Step> {
+    let open = model.objects.values().filter(|kept| !kept.complete).map(|kept| kept.thing);
+    let steps = |which: Thing| {
+        [Step::Begin(which), Step::Write(which, 0, usize::MAX), Step::Flush(which), Step::Complete(which)]
+    };
+    open.flat_map(steps).collect()
+}
+
+/// Everything that a reopened store must still be able to do.
+fn go_on(backend: &Arc<dyn Backend>, store: Store, model: Model, steps: &[Step]) -> Result<Model, Loss> {
+    let mut run = Run::with(Arc::clone(backend), store, model);
+    run.go(steps).map_err(|e| format!("the store does not go on: {e} ({:?})", run.open_step))?;
+    run.can_be_read()?;
+    run.close();
+    Ok(run.model)
+}
+
+/// Opens an image, compares, opens it again, and goes on with it.
+fn try_image(image: &Memory, allowed: &[Model], again: bool) -> Result<(), Loss> {
+    let backend = arc(image.clone());
+    let (store, model, first, _) = reopen(&backend, allowed)?;
+    drop(store);
+    let (store, model, second, torn) = reopen(&backend, &[model])?;
+    if torn > 0 || first != second {
+        return Err("the second start is not like the first".into());
+    }
+    let mut steps = finish(&model);
+    if again {
+        steps.extend(workload(1));
+    }
+    let model = go_on(&backend, store, model, &steps)?;
+    reopen(&backend, &[model]).map(drop)
+}
+
+/// The process is killed and not the power: the store is opened on what was written, works on, and
+/// then the power goes.
+fn try_kill(disk: &Crashing, allowed: &[Model], again: bool, figures: &mut Figures, context: &str) {
+    let killed = disk.after_kill();
+    let backend = arc(killed.clone());
+    let started = (|| {
+        let (store, model, ..) = reopen(&backend, allowed)?;
+        let mut steps = finish(&model);
+        if again {
+            steps.extend(workload(1));
+        } else {
+            steps.push(Step::Append(vec![b"after the kill".to_vec()]));
+        }
+        go_on(&backend, store, model, &steps)
+    })();
+    let model = started.as_ref().ok().cloned();
+    // A view log is a copy of what the friend sends again: what was not synced may still go.
+    let before = |model: &Model| {
+        let views = allowed.iter().map(|before| before.views.clone());
+        views.map(|views| Model { views, ..model.clone() }).collect::<Vec<_>>()
+    };
+    figures.note(|| format!("{context}, killed"), started.map(drop));
+    let Some(model) = model else { return };
+    for seed in [0, 1, 2, 17] {
+        let mut allowed = vec![model.clone()];
+        if !again {
+            allowed.extend(before(&model));
+        }
+        let result = reopen(&arc(killed.image(seed)), &allowed).map(drop);
+        figures.note(|| format!("{context}, killed, power lost later, image {seed}"), result);
+    }
+}
+
+/// Crashes the recovery of `image` at every operation.
+fn try_nested(image: &Memory, allowed: &[Model], seeds: u64, figures: &mut Figures, context: &str) {
+    for m in 1.. {
+        let disk = Crashing::from(image);
+        disk.power_off_at(m);
+        let mut run = Run::on(arc(disk.clone()), Model::default());
+        let opened = run.open();
+        run.close();
+        let Some(at) = disk.stopped() else {
+            let _ = opened;
+            return;
+        };
+        figures.runs += 1;
+        for seed in [0, 1, 2, 3].into_iter().chain(100 * m..100 * m + seeds) {
+            let result = try_image(&disk.image(seed), allowed, false);
+            figures.note(|| format!("{context}, recovery cut off at {at}, image {seed}"), result);
+        }
+    }
+}
+
+/// Cuts the power at every operation of `steps`.
+fn power_sweep(make: Make, steps: &[Step], effort: Effort) -> Figures {
+    for_each_operation(|n| {
+        let disk = make();
+        disk.power_off_at(n);
+        let mut run = Run::on(arc(disk.clone()), Model::default());
+        let result = run.go(steps);
+        run.close();
+        let Some(at) = disk.stopped() else {
+            assert!(result.is_ok(), "{result:?}");
+            return (false, Figures { operations: disk.operations(), ..Figures::default() });
+        };
+        let (mut figures, allowed) = (Figures { runs: 1, ..Figures::default() }, run.allowed());
+        let again = n % effort.again_every == 0;
+        for seed in (0..4).chain((4..effort.seeds).map(|seed| seed + 1000 * n)) {
+            let result = try_image(&disk.image(seed), &allowed, again && seed % 3 == 0);
+            figures.note(|| format!("power cut off at {at}, image {seed}"), result);
+        }
+        try_kill(&disk, &allowed, again, &mut figures, &format!("{at}"));
+        if n % effort.nested_every == 0 {
+            let context = format!("power cut off at {at}, image {n}");
+            try_nested(&disk.image(4 + n), &allowed, effort.seeds.min(3), &mut figures, &context);
+        }
+        (true, figures)
+    })
+}
+
+#[test]
+fn the_power_may_go_at_any_operation() {
+    power_sweep(Crashing::default, &workload(0), NORMAL).assert_nothing_was_lost("power sweep");
+}
+
+/// A disk on which something fails, and what the test needs to know of it.
+#[derive(Clone)]
+enum Faulty {
+    Failing(Failing),
+    /// A sync fails and gives up what it should have saved.
+    Sync(Crashing),
+}
+
+impl Faulty {
+    fn heal(&self) {
+        if let Self::Failing(disk) = self {
+            disk.heal();
+        }
+    }
+
+    fn failed(&self) -> Option<Operation> {
+        match self {
+            Self::Failing(disk) => disk.failed(),
+            Self::Sync(disk) => disk.failed(),
+        }
+    }
+}
+
+/// Goes through all steps although one operation fails, and checks the rules: after a failed write
+/// or sync of the truth nothing more is written, otherwise the step can be done again; what there is
+/// can be read in any case.
+fn work_on(run: &mut Run, steps: &[Step], disk: &Faulty, full: bool) -> Result<(), Loss> {
+    if let Err(e) = run.open() {
+        let at = disk.failed().ok_or_else(|| format!("nothing failed and still {e}"))?;
+        disk.heal();
+        run.open().map_err(|e| format!("{at}: does not open after the fault has gone: {e}"))?;
+    }
+    for (i, step) in steps.iter().enumerate() {
+        let before = disk.failed();
+        let Err(first) = run.step(step) else {
+            check_read_only_after(before.is_none() && *step != Step::Reopen, run, disk, full)?;
+            continue;
+        };
+        disk.heal();
+        let again = if *step == Step::Reopen || run.store().is_none() {
+            run.close();
+            run.open().map_err(|e| format!("does not open again: {e}"))?;
+            run.step(step)
+        } else {
+            run.can_be_read().map_err(|loss| format!("after {first}: {loss}"))?;
+            check_read_only_after(before.is_none(), run, disk, full)?;
+            run.step(step)
+        };
+        match again {
+            Ok(()) => {}
+            // The first attempt went as far as its row.
+            Err(StoreError::NotFound) if matches!(step, Step::Remove(_)) => run.settle(step),
+            Err(StoreError::ReadOnly) if run.store().is_some_and(Store::read_only) => {
+                if full && !disk.failed().is_some_and(|at| at.verb.is_sync()) {
+                    return Err(format!("a full disk made the store read-only: {first}"));
+                }
+                return stays_read_only(run, steps.get(i..).unwrap_or_default());
+            }
+            Err(e) => return Err(format!("{step:?} failed with \"{first}\" and again with \"{e}\"")),
+        }
+    }
+    Ok(())
+}
+
+/// A failed sync makes the store read-only. Only a new file that nothing names yet may find the disk
+/// full without harm.
+fn check_read_only_after(fresh: bool, run: &Run, disk: &Faulty, full: bool) -> Result<(), Loss> {
+    let unnamed = |at: &Operation| {
+        let path = at.path.display().to_string();
+        path.ends_with(".tmp") || path.contains("journal/00000002.log") || path.ends_with(".torn")
+    };
+    let harmless = |at: &Operation| full && at.verb == Verb::Sync && unnamed(at);
+    let failed = disk.failed().filter(|at| fresh && at.verb.is_sync() && !harmless(at));
+    let Some(at) = failed else { return Ok(()) };
+    match run.store() {
+        Some(store) if !store.read_only() => Err(format!("{at} failed and the store writes on")),
+        _ => Ok(()),
+    }
+}
+
+/// A read-only store refuses every step that writes, and stays as it is.
+fn stays_read_only(run: &mut Run, steps: &[Step]) -> Result<(), Loss> {
+    let open_step = run.open_step.clone();
+    let writes = |step: &&Step| {
+        matches!(step, Step::Append(_) | Step::Publish(..) | Step::Compact(_) | Step::ViewAppend(..))
+    };
+    for step in steps.iter().filter(writes) {
+        match run.step(step) {
+            Err(StoreError::ReadOnly) => {}
+            other => return Err(format!("a read-only store answers {other:?} to {step:?}")),
+        }
+    }
+    run.open_step = open_step;
+    run.can_be_read()
+}
+
+/// Lets every operation of `steps` fail, on a disk that then loses its power as well.
+fn fault_sweep(steps: &[Step], fault: Option<Fault>, lasting: Lasting, seeds: u64) -> Figures {
+    let mut figures = Figures::default();
+    let mut n = 1;
+    loop {
+        let below = Crashing::default();
+        let disk = match fault {
+            Some(fault) => {
+                let disk = Failing::over(arc(below.clone()));
+                disk.fail_at(n, fault, lasting);
+                Faulty::Failing(disk)
+            }
+            None => {
+                below.fail_sync_at(n);
+                Faulty::Sync(below.clone())
+            }
+        };
+        let backend = match &disk {
+            Faulty::Failing(disk) => arc(disk.clone()),
+            Faulty::Sync(disk) => arc(disk.clone()),
+        };
+        let mut run = Run::on(backend, Model::default());
+        let full = matches!(fault, Some(Fault::Full | Fault::ShortFull));
+        let worked = work_on(&mut run, steps, &disk, full);
+        run.close();
+        let Some(at) = disk.failed() else {
+            figures.note(|| "without a fault".into(), worked);
+            figures.operations = figures.operations.max(below.operations());
+            return figures;
+        };
+        let context = format!("{fault:?} {lasting:?} at {at}");
+        figures.runs += 1;
+        let went_through = worked.is_ok();
+        figures.note(|| context.clone(), worked);
+        n = at.number + 1;
+        if !went_through {
+            continue;
+        }
+        let allowed = run.allowed();
+        let reopened = reopen(&arc(below.after_kill()), &allowed).map(drop);
+        figures.note(|| format!("{context}, restarted"), reopened);
+        for seed in (0..4).chain((4..seeds).map(|seed| seed + 1000 * n)) {
+            let result = try_image(&below.image(seed), &allowed, false);
+            figures.note(|| format!("{context}, then power lost, image {seed}"), result);
+        }
+    }
+}
+
+fn all_faults(seeds: u64) -> Figures {
+    let mut figures = Figures::default();
+    let faults = [Fault::Io, Fault::Full, Fault::ShortIo, Fault::ShortFull];
+    for lasting in [Lasting::Once, Lasting::UntilHealed] {
+        for fault in faults {
+            figures.add(fault_sweep(&workload(0), Some(fault), lasting, seeds));
+        }
+    }
+    figures.add(fault_sweep(&workload(0), None, Lasting::Once, seeds));
+    figures
+}
+
+#[test]
+fn any_operation_may_fail() {
+    all_faults(2).assert_nothing_was_lost("fault sweep");
+}
