@@ -335,3 +335,161 @@ fn append_view(
     };
     view.append(records)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::Storage;
+    use kith_crypto::passphrase::Cost;
+    use kith_store::backend::{Failing, Fault, Lasting, Memory};
+    use kith_store::{Opened, Options, Unlock};
+    use std::path::Path;
+    use std::sync::Arc;
+
+    struct Node {
+        disk: Failing,
+        memory: Memory,
+        store: Arc<Store>,
+        storage: Storage,
+    }
+
+    fn options() -> Options<'static> {
+        let cost = Cost { memory_kib: 64, passes: 1 };
+        Options { dir: Path::new("/store"), unlock: Unlock::KeyFile, cost }
+    }
+
+    fn node() -> Node {
+        let memory = Memory::default();
+        let disk = Failing::over(Arc::new(memory.clone()));
+        let store = Arc::new(Store::create_on(Arc::new(disk.clone()), &options()).unwrap().store);
+        let storage = Storage::start(store.clone(), HashMap::new()).unwrap();
+        Node { disk, memory, store, storage }
+    }
+
+    impl Node {
+        fn fill(&self) {
+            self.disk.fail_at(1, Fault::ShortFull, Lasting::UntilHealed);
+        }
+
+        fn append(&mut self, text: &str, ticket: u64) {
+            self.storage.log(Log::Append(vec![text.into()], Some(ticket)));
+        }
+
+        /// A command's records; how they fared.
+        fn durable(&mut self, text: &str) -> Stored {
+            let (sender, answer) = oneshot::channel();
+            self.storage.log(Log::Durable(vec![text.into()], sender));
+            answer.blocking_recv().unwrap()
+        }
+
+        /// The next things that were done, until `last`.
+        fn until(&mut self, last: impl Fn(&Done) -> bool) -> Vec<Done> {
+            let mut all = Vec::new();
+            loop {
+                let group = self.storage.done.blocking_recv().expect("the thread lives");
+                self.storage.push_on();
+                let end = group.iter().any(&last);
+                all.extend(group);
+                if end {
+                    return all;
+                }
+            }
+        }
+
+        /// What the journal holds after a restart on a disk that is well.
+        fn reopened(self) -> (Vec<String>, Memory) {
+            self.storage.stop();
+            drop(self.store);
+            let Opened { records, damaged_records, torn_bytes, .. } =
+                Store::open_on(Arc::new(self.memory.clone()), &options()).unwrap();
+            assert_eq!((damaged_records, torn_bytes), (0, 0));
+            (records.into_iter().map(|r| String::from_utf8(r).unwrap()).collect(), self.memory)
+        }
+    }
+
+    fn tickets(done: &[Done]) -> Vec<u64> {
+        done.iter().filter_map(|d| if let Done::Stored(t) = d { Some(*t) } else { None }).collect()
+    }
+
+    #[test]
+    fn what_finds_no_room_waits_in_order_and_goes_on() {
+        let mut node = node();
+        node.append("one", 1);
+        assert_eq!(tickets(&node.until(|d| matches!(d, Done::Stored(1)))), [1]);
+        node.fill();
+        node.append("two", 2);
+        let told = node.until(|d| matches!(d, Done::Full(_)));
+        assert!(tickets(&told).is_empty(), "nothing is promised");
+        let Err(Unstored::Waits { why, mut done }) = node.durable("three") else { panic!("it waits") };
+        assert_eq!(why.exit, Exit::Full);
+        assert!(why.what.contains("in effect") && why.what.contains(" free"), "{why}");
+        assert!(done.try_recv().is_err(), "not yet");
+        node.storage.log(Log::View(FriendKey([7; 32]), vec![b"seen".to_vec()]));
+        node.append("four", 4);
+        // The journal is not written anew without what waits.
+        node.storage.log(Log::Compact(vec![b"live".to_vec()]));
+        let told = node.until(|d| matches!(d, Done::Compacted(_)));
+        assert!(matches!(told.last(), Some(Done::Compacted(Err(StoreError::Full { .. })))));
+        assert!(!node.store.read_only());
+
+        node.disk.heal();
+        node.storage.log(Log::Retry);
+        let told = node.until(|d| matches!(d, Done::Room));
+        assert_eq!(tickets(&told), [2, 4]);
+        assert!(done.blocking_recv().is_ok(), "the command's records as well");
+        assert!(node.durable("five").is_ok());
+        let (records, memory) = node.reopened();
+        assert_eq!(records, ["one", "two", "three", "four", "five"]);
+        let store = Store::open_on(Arc::new(memory), &options()).unwrap().store;
+        assert_eq!(store.view_log(&[7; 32]).unwrap().1, [b"seen"]);
+    }
+
+    /// Without being told the thread looks again by itself; there is no event for a disk with room.
+    #[test]
+    fn room_is_noticed_without_help() {
+        let mut node = node();
+        node.fill();
+        node.append("one", 1);
+        node.until(|d| matches!(d, Done::Full(_)));
+        node.disk.heal();
+        assert_eq!(tickets(&node.until(|d| matches!(d, Done::Room))), [1]);
+    }
+
+    #[test]
+    fn a_node_that_ends_on_a_full_disk_loses_only_what_was_not_promised() {
+        let mut node = node();
+        assert!(node.durable("kept").is_ok());
+        node.fill();
+        assert!(matches!(node.durable("waits"), Err(Unstored::Waits { .. })));
+        assert_eq!(node.reopened().0, ["kept"]);
+    }
+
+    #[test]
+    fn more_than_can_wait_ends_writing_and_says_so() {
+        let mut node = node();
+        node.fill();
+        for i in 0..=(MAX_WAITING_BYTES / 500_000) {
+            node.storage.log(Log::Append(vec![vec![0; 500_000]], Some(i as u64)));
+        }
+        let told = node.until(|d| matches!(d, Done::ReadOnly(_)));
+        assert!(tickets(&told).is_empty());
+        node.disk.heal();
+        assert!(matches!(node.durable("late"), Err(Unstored::Never(_))), "order could not be kept");
+        assert!(node.reopened().0.is_empty());
+    }
+
+    #[test]
+    fn a_failed_write_is_never_tried_again() {
+        let mut node = node();
+        node.disk.fail_at(1, Fault::ShortIo, Lasting::Once);
+        let Err(Unstored::Never(why)) = node.durable("lost") else { panic!("it cannot be durable") };
+        assert_eq!(why.exit, Exit::Failure);
+        node.until(|d| matches!(d, Done::ReadOnly(_)));
+        assert!(matches!(node.durable("late"), Err(Unstored::Never(_))));
+        assert!(node.store.read_only());
+        node.storage.stop();
+        drop(node.store);
+        let opened = Store::open_on(Arc::new(node.memory), &options()).unwrap();
+        assert!(opened.records.is_empty());
+    }
+}
