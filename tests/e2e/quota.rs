@@ -104,6 +104,13 @@ fn what_was_fetched_gives_way_and_what_is_pinned_stays() {
     assert_eq!((fetch(0), fetch(2)), ("local".into(), "local".into()));
     assert_eq!(fetch(1), "direct", "it can be fetched again");
 
+    let all = json(&b, &["video", "list", "--all"]);
+    let rows: Vec<_> =
+        all.as_array().unwrap().iter().map(|row| (row["title"].clone(), row["class"].clone())).collect();
+    let expected = [("albatross", "pinned"), ("booby", "cached")];
+    assert_eq!(rows, expected.map(|(title, class)| (title.into(), class.into())));
+    assert!(all[0]["complete"] == true && all[0]["bytes"].as_u64() > Some(VIDEO as u64), "{all}");
+
     // Own videos push out the cache and stop at what is pinned.
     let (path, _) = random_file(&b, "own.bin", 6 * MIB);
     publish(&b, &path, "Own", "friends");
