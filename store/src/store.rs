@@ -488,6 +488,7 @@ impl Store {
     pub fn remove_view_log(&self, friend: &[u8; 32]) -> Result<(), StoreError> {
         let path = view::path(&views_dir(&self.inner.dir), &self.inner.key, friend);
         let disk = &self.inner.disk;
+        disk.check()?;
         disk.remove(&path)?;
         disk.remove(&path.with_extension("torn"))?;
         disk.sync_parent(&path)

@@ -65,17 +65,19 @@ impl Figures {
 struct Effort {
     /// Images of each crash.
     seeds: u64,
+    /// Images of each power cut after a fault.
+    after_faults: u64,
     /// Of so many crashes one goes through the whole workload again afterwards.
     again_every: u64,
     /// Of so many crashes one has its recovery crashed at every operation.
     nested_every: u64,
 }
 
-const NORMAL: Effort = Effort { seeds: 7, again_every: 9, nested_every: 23 };
+const NORMAL: Effort = Effort { seeds: 7, after_faults: 1, again_every: 9, nested_every: 23 };
 
 fn long() -> Effort {
     let seeds = std::env::var("KITH_SWEEP_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(40);
-    Effort { seeds, again_every: 1, nested_every: 1 }
+    Effort { seeds, after_faults: seeds, again_every: 1, nested_every: 1 }
 }
 
 type Make = fn() -> Crashing;
@@ -254,6 +256,9 @@ impl Faulty {
 /// can be read in any case.
 fn work_on(run: &mut Run, steps: &[Step], disk: &Faulty, full: bool) -> Result<(), Loss> {
     if let Err(e) = run.open() {
+        if matches!(disk, Faulty::Sync(_)) {
+            return Ok(()); // what a start on the same system finds, nobody can tell from what is saved
+        }
         let at = disk.failed().ok_or_else(|| format!("nothing failed and still {e}"))?;
         disk.heal();
         run.open().map_err(|e| format!("{at}: does not open after the fault has gone: {e}"))?;
@@ -265,12 +270,15 @@ fn work_on(run: &mut Run, steps: &[Step], disk: &Faulty, full: bool) -> Result<(
             continue;
         };
         disk.heal();
+        if matches!(disk, Faulty::Sync(_)) && *step == Step::Reopen {
+            return Ok(());
+        }
         let again = if *step == Step::Reopen || run.store().is_none() {
             run.close();
             run.open().map_err(|e| format!("does not open again: {e}"))?;
             run.step(step)
         } else {
-            run.can_be_read().map_err(|loss| format!("after {first}: {loss}"))?;
+            can_be_read(run, disk).map_err(|loss| format!("after {first}: {loss}"))?;
             check_read_only_after(before.is_none(), run, disk, full)?;
             run.step(step)
         };
@@ -282,7 +290,7 @@ fn work_on(run: &mut Run, steps: &[Step], disk: &Faulty, full: bool) -> Result<(
                 if full && !disk.failed().is_some_and(|at| at.verb.is_sync()) {
                     return Err(format!("a full disk made the store read-only: {first}"));
                 }
-                return stays_read_only(run, steps.get(i..).unwrap_or_default());
+                return stays_read_only(run, steps.get(i..).unwrap_or_default(), disk);
             }
             Err(e) => return Err(format!("{step:?} failed with \"{first}\" and again with \"{e}\"")),
         }
@@ -307,7 +315,7 @@ fn check_read_only_after(fresh: bool, run: &Run, disk: &Faulty, full: bool) -> R
 }
 
 /// A read-only store refuses every step that writes, and stays as it is.
-fn stays_read_only(run: &mut Run, steps: &[Step]) -> Result<(), Loss> {
+fn stays_read_only(run: &mut Run, steps: &[Step], disk: &Faulty) -> Result<(), Loss> {
     let open_step = run.open_step.clone();
     let writes = |step: &&Step| {
         matches!(step, Step::Append(_) | Step::Publish(..) | Step::Compact(_) | Step::ViewAppend(..))
@@ -319,7 +327,16 @@ fn stays_read_only(run: &mut Run, steps: &[Step]) -> Result<(), Loss> {
         }
     }
     run.open_step = open_step;
-    run.can_be_read()
+    can_be_read(run, disk)
+}
+
+/// Whether everything can be read. Exceptions: a block or map that the disk could not read counts as
+/// damaged until the pack is opened again, and what is being removed from a full disk goes before
+/// its row does.
+fn can_be_read(run: &Run, disk: &Faulty) -> Result<(), Loss> {
+    let unread = disk.failed().is_some_and(|at| at.verb == Verb::ReadAt);
+    let removing = matches!(run.open_step, Some(Step::Remove(_)));
+    if unread || removing { Ok(()) } else { run.can_be_read() }
 }
 
 /// Lets every operation of `steps` fail, on a disk that then loses its power as well.
@@ -344,7 +361,7 @@ fn fault_sweep(steps: &[Step], fault: Option<Fault>, lasting: Lasting, seeds: u6
             Faulty::Sync(disk) => arc(disk.clone()),
         };
         let mut run = Run::on(backend, Model::default());
-        let full = matches!(fault, Some(Fault::Full | Fault::ShortFull));
+        let full = matches!(fault, Some(Fault::Full | Fault::FullAtSync | Fault::ShortFull));
         let worked = work_on(&mut run, steps, &disk, full);
         run.close();
         let Some(at) = disk.failed() else {
@@ -363,7 +380,7 @@ fn fault_sweep(steps: &[Step], fault: Option<Fault>, lasting: Lasting, seeds: u6
         let allowed = run.allowed();
         let reopened = reopen(&arc(below.after_kill()), &allowed).map(drop);
         figures.note(|| format!("{context}, restarted"), reopened);
-        for seed in (0..4).chain((4..seeds).map(|seed| seed + 1000 * n)) {
+        for seed in (0..seeds).map(|i| if i == 0 { 0 } else { 1000 * n + 3 + i }) {
             let result = try_image(&below.image(seed), &allowed, false);
             figures.note(|| format!("{context}, then power lost, image {seed}"), result);
         }
@@ -372,17 +389,16 @@ fn fault_sweep(steps: &[Step], fault: Option<Fault>, lasting: Lasting, seeds: u6
 
 fn all_faults(seeds: u64) -> Figures {
     let mut figures = Figures::default();
-    let faults = [Fault::Io, Fault::Full, Fault::ShortIo, Fault::ShortFull];
-    for lasting in [Lasting::Once, Lasting::UntilHealed] {
-        for fault in faults {
-            figures.add(fault_sweep(&workload(0), Some(fault), lasting, seeds));
-        }
+    let faults = [Fault::Io, Fault::Full, Fault::FullAtSync, Fault::ShortIo, Fault::ShortFull];
+    let once = faults.into_iter().map(|fault| (Some(fault), Lasting::Once));
+    let lasting = faults.into_iter().map(|fault| (Some(fault), Lasting::UntilHealed));
+    for (fault, lasting) in once.chain(lasting).chain([(None, Lasting::Once)]) {
+        figures.add(fault_sweep(&workload(0), fault, lasting, seeds));
     }
-    figures.add(fault_sweep(&workload(0), None, Lasting::Once, seeds));
     figures
 }
 
 #[test]
 fn any_operation_may_fail() {
-    all_faults(2).assert_nothing_was_lost("fault sweep");
+    all_faults(NORMAL.after_faults).assert_nothing_was_lost("fault sweep");
 }
