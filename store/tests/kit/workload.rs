@@ -3,7 +3,7 @@
 //! The model moves on when a step returned. A step that failed is either done or not done
 //! afterwards, as a whole.
 
-use super::model::{Friend, Kept, Loss, Model, Seen};
+use super::model::{Friend, Kept, Look, Loss, Model, Seen};
 use super::{CHEAP, Object, thing};
 use kith_crypto::content::Position;
 use kith_store::backend::Backend;
@@ -292,6 +292,7 @@ impl Run {
 pub(crate) fn reopen(
     backend: &Arc<dyn Backend>,
     allowed: &[Model],
+    look: Look,
 ) -> Result<(Store, Model, Seen, u64), Loss> {
     let made = allowed.iter().any(|model| model.made);
     let opened = match Store::open_on(Arc::clone(backend), &options()) {
@@ -301,7 +302,7 @@ pub(crate) fn reopen(
     let opened = opened.map_err(|e| format!("the store does not open: {e}"))?;
     leftovers(backend, opened.store.objects().len())?;
     let models: Vec<&Model> = allowed.iter().collect();
-    let seen = Seen::of(&opened, &models)?;
+    let seen = Seen::of(&opened, &models, look)?;
     let mut losses = Vec::new();
     for model in allowed {
         match model.holds(&seen) {
