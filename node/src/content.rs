@@ -6,7 +6,7 @@ use crate::service::{Command, FetchHandle};
 use axum::body::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use kith_crypto::content::{BLOCK_LEN, Head, Position, ReadCap, ReadKeys};
-use kith_store::{Store, StoreError};
+use kith_store::{InUse, Store, StoreError};
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,6 +25,8 @@ pub struct Reader {
     fetch: Option<Arc<FetchHandle>>,
     commands: mpsc::Sender<Command>,
     id: u64,
+    /// What is read does not give way.
+    _in_use: InUse,
 }
 
 impl Reader {
@@ -37,7 +39,8 @@ impl Reader {
     ) -> Self {
         let keys = Arc::new(ReadKeys::new(&cap.key));
         let id = NEXT_READER.fetch_add(1, Ordering::Relaxed);
-        Self { store, cap, keys, fetch, commands, id }
+        let in_use = store.begin_use(&cap.root);
+        Self { store, cap, keys, fetch, commands, id, _in_use: in_use }
     }
 
     /// The object's id, for entity tags.

@@ -84,6 +84,9 @@ pub enum OutOfStep {
 pub struct Node {
     /// Why nothing is stored any more.
     pub read_only: Option<String>,
+    /// What is said of a full disk.
+    #[serde(default)]
+    pub disk_full: Option<String>,
     /// How far a friend's clock differs, if it is much.
     pub clock_skew_s: Option<i64>,
     /// Where it listens.
@@ -221,6 +224,11 @@ fn running(facts: &Facts) -> Option<Finding> {
         Some(Node { read_only: Some(why), .. }) => {
             let act = "check the disk (dmesg, df), then restart: kith stop; kith up";
             Some(finding("node", Level::Wrong, "the store is read-only", why, act))
+        }
+        Some(Node { disk_full: Some(full), .. }) => {
+            let why = "new sessions, publishing and fetching wait; what is stored is still served";
+            let act = "make room on this disk: `kith store gc`, or `kith video rm ID`; no restart is needed";
+            Some(finding("node", Level::Wrong, full.as_str(), why, act))
         }
         Some(_) => None,
     }

@@ -5,12 +5,14 @@
 //! another has work. No lock, no decision of the protocol: those are the core's.
 
 use crate::doctor::{Dial, DialResult, NoAnswer};
+use crate::exit::Failure;
 use crate::records::Record;
 use crate::service::{Command, Service};
 use crate::storage::{Block, Done, Log, Storage};
 use kith_onion::handshake::Who;
 use kith_onion::link::RECORD_LEN;
 use kith_onion::{ConnId, Core, Event, FetchEvent, Now, Output};
+use kith_store::StoreError;
 use std::collections::{BTreeMap, VecDeque, hash_map::DefaultHasher};
 use std::future::Future;
 use std::hash::{Hash, Hasher};
@@ -189,7 +191,11 @@ impl Driver {
                             self.storage.block(Block::Keep(cap.root));
                         }
                         self.core.cancel_fetch(now, fetch);
-                        self.service.fetch_failed(fetch, &e.into());
+                        let full = matches!(e, StoreError::Full { .. } | StoreError::NoRoom { .. });
+                        let failure = Failure::from(e);
+                        let advice = "what came is kept: ask again when there is room";
+                        let failure = if full { failure.advise(advice) } else { failure };
+                        self.service.fetch_failed(fetch, &failure);
                     }
                 }
                 self.service.fetch_moved(&self.core, fetch);
@@ -200,8 +206,10 @@ impl Driver {
             Done::Compacted(result) => self.service.compacted(now, result),
             Done::ReadOnly(e) => {
                 tracing::error!("{e}");
-                self.service.set_read_only(e.to_string());
+                self.service.set_read_only(e);
             }
+            Done::Full(why) => self.service.set_full(Some(why)),
+            Done::Room => self.service.set_full(None),
         }
     }
 

@@ -5,9 +5,11 @@
 //! both. Which fault maps to which exit is decided where the fault is understood.
 
 use crate::config::ConfigError;
+use crate::config::size;
 use crate::paths::PathError;
 use crate::terminal;
-use kith_store::StoreError;
+use crate::terminal::human_bytes;
+use kith_store::{Room, StoreError};
 use std::fmt;
 use std::io;
 
@@ -209,12 +211,26 @@ impl<T, E: Into<Failure>> Context<T> for Result<T, E> {
 impl From<StoreError> for Failure {
     fn from(e: StoreError) -> Self {
         let exit = match &e {
-            StoreError::Full { .. } => Exit::Full,
+            StoreError::Full { .. } | StoreError::NoRoom { .. } => Exit::Full,
             StoreError::NotFound | StoreError::NoStore { .. } => Exit::NotFound,
             StoreError::DamagedBlock(_) | StoreError::Damaged { .. } => Exit::Verification,
             _ => Exit::Failure,
         };
-        Self::new(exit, e.to_string())
+        let what = match &e {
+            StoreError::NoRoom { what: Room::Quota, needed, available, limit } => {
+                let enough = limit.saturating_add(needed.saturating_sub(*available));
+                format!(
+                    "{} needed and {} available in the quota of {}: raise it with `kith store quota {}`, \
+                     or remove or unpin videos",
+                    human_bytes(*needed),
+                    human_bytes(*available),
+                    human_bytes(*limit),
+                    size::at_least(enough)
+                )
+            }
+            _ => e.to_string(),
+        };
+        Self::new(exit, what)
     }
 }
 

@@ -64,6 +64,11 @@ impl LiveConfig {
         Ok(rates)
     }
 
+    /// How much may be kept, as the file and the other sources say now.
+    pub fn store_limits(&self) -> Result<kith_store::Limits, Failure> {
+        Ok(self.load()?.config.store)
+    }
+
     /// The limits as the API shows them.
     pub fn limits_json(&self) -> Value {
         shown(&self.limits.borrow(), local_minute())

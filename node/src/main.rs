@@ -14,6 +14,7 @@ pub mod demo;
 pub mod doctor;
 pub mod driver;
 pub mod exit;
+pub mod journal;
 pub mod limits;
 pub mod logs;
 pub mod media_type;
@@ -126,11 +127,17 @@ async fn ask(shell: &Shell, command: Command) -> Result<(), Failure> {
             cli::Video::Show { id } => shell.video(&id).await,
             cli::Video::Rm { id } => shell.remove_video(&id).await,
             cli::Video::Unshare { id } => shell.unshare(&id).await,
+            cli::Video::Pin { id } => shell.pin(&id, true).await,
+            cli::Video::Unpin { id } => shell.pin(&id, false).await,
         },
         Command::Search(args) => shell.search(&args).await,
         Command::Get(args) => shell.fetch(&args).await,
         Command::Watch(args) => shell.watch(&args).await,
-        Command::Store { command: cli::StoreCommand::Stats } => shell.store_stats().await,
+        Command::Store { command } => match command {
+            cli::StoreCommand::Stats => shell.store_stats().await,
+            cli::StoreCommand::Quota { size } => shell.quota(size.as_deref()).await,
+            cli::StoreCommand::Gc { dry_run } => shell.gc(dry_run).await,
+        },
         Command::Net { command } => shell.net(&command).await,
         Command::Config { command } => shell.config(&command).await,
         Command::Doctor { name } => shell.doctor(name.as_deref()).await,

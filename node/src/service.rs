@@ -4,6 +4,7 @@
 
 use crate::doctor::Dial;
 use crate::exit::{Exit, Failure};
+use crate::journal::Stored;
 use crate::records::{Record, State};
 use crate::search::{Doc, Index};
 use crate::storage::{Block, Log, Storage};
@@ -11,7 +12,7 @@ use kith_crypto::content::{Position, ReadCap, Root};
 use kith_onion::catalogue::{Brief, EntryId, Listing};
 use kith_onion::handshake::Who;
 use kith_onion::{Change, Core, Event, FetchId, FriendKey, InviteId, InviteOutcome, Now, Route, Traffic};
-use kith_store::{Store, StoreError};
+use kith_store::{InUse, Store, StoreError};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -75,6 +76,8 @@ struct Fetching {
     route: Route,
     users: usize,
     status: watch::Sender<FetchStatus>,
+    /// What is being fetched does not give way.
+    _in_use: InUse,
 }
 
 /// Keeps a fetch going; dropping the last one cancels it.
@@ -168,6 +171,10 @@ pub struct Service {
     /// The journal had unreadable records when it was opened.
     damaged: bool,
     read_only: Option<String>,
+    /// What is said of a full disk, while records wait for room.
+    full: Option<String>,
+    /// Objects that somebody here asked for: their use is to be written down.
+    used: Vec<Root>,
     clock_warning: Option<i64>,
     /// Records that the next turn stores.
     unsaved: Vec<Record>,
@@ -201,6 +208,8 @@ impl Service {
             reused_invites: std::collections::BTreeSet::new(),
             damaged,
             read_only: None,
+            full: None,
+            used: Vec::new(),
             clock_warning: None,
             unsaved: Vec::new(),
             check_blocked: false,
@@ -232,7 +241,17 @@ impl Service {
 
     /// Why nothing is stored any more, if so.
     pub fn read_only(&self) -> Option<&str> {
-        self.read_only.as_deref()
+        self.read_only.as_deref().or_else(|| self.store.read_only_reason())
+    }
+
+    /// The disk is full and records wait for room, or there is room again.
+    pub fn set_full(&mut self, why: Option<String>) {
+        self.full = why;
+    }
+
+    /// What is said of a full disk, while records wait for room.
+    pub fn full(&self) -> Option<&str> {
+        self.full.as_deref()
     }
 
     /// Nothing is stored any more.
@@ -281,7 +300,8 @@ impl Service {
         let due = self.erase_now || self.erasable >= ERASE_BACKLOG || week;
         // What is being published is in the journal before it is in the state.
         let free = !self.compacting && self.publishing.load(Ordering::Acquire) == 0;
-        let able = !self.damaged && self.read_only.is_none() && now.at >= self.erase_after;
+        let writable = self.read_only().is_none() && self.full.is_none();
+        let able = !self.damaged && writable && now.at >= self.erase_after;
         if due && free && able {
             (self.compacting, self.erasing) = (true, (self.erasable, self.erase_now));
             (self.erasable, self.erase_now) = (0, false);
@@ -297,7 +317,12 @@ impl Service {
         match result {
             Ok(()) => self.erased_at = now.at,
             Err(e) => {
-                tracing::warn!("old secrets are still in the journal, which could not be written anew: {e}");
+                // A full disk was told already, and it is tried again.
+                if !matches!(e, StoreError::Full { .. }) {
+                    tracing::warn!(
+                        "old secrets are still in the journal, which could not be written anew: {e}"
+                    );
+                }
                 self.erasable += self.erasing.0;
                 self.erase_now |= self.erasing.1;
                 self.erase_after = now.at + ERASE_AGAIN;
@@ -378,7 +403,7 @@ impl Service {
     /// Remembers that the friend was met, to the day.
     fn note_met(&mut self, now: Now, friend: FriendKey) {
         let today = now.unix_s() / DAY_S;
-        if self.state.met.get(&friend).is_none_or(|at| at / DAY_S != today) {
+        if self.full.is_none() && self.state.met.get(&friend).is_none_or(|at| at / DAY_S != today) {
             self.unsaved.push(Record::Met(friend, now.unix_s()));
         }
     }
@@ -517,6 +542,7 @@ impl Service {
             && object.complete
             && pack.is_complete()
         {
+            self.used.push(root);
             return Ok(Wanted::Local(cap));
         }
         let shared = self.fetches.iter_mut().find(|(_, f)| f.cap.root == root && f.route == route);
@@ -545,7 +571,8 @@ impl Service {
         let id = started.or_else(|| core.start_fetch(now, cap.verify_cap(), route, None));
         let id = id.ok_or_else(|| Failure::new(Exit::Failure, "the fetch could not be started"))?;
         let (status, receiver) = watch::channel(FetchStatus::default());
-        self.fetches.insert(id, Fetching { cap: cap.clone(), route, users: 1, status });
+        let in_use = self.store.begin_use(&root);
+        self.fetches.insert(id, Fetching { cap: cap.clone(), route, users: 1, status, _in_use: in_use });
         self.fetch_moved(core, id);
         Ok(Wanted::Fetching(cap, FetchHandle { id, status: receiver, released: self.released.clone() }))
     }
@@ -707,6 +734,10 @@ impl Service {
     /// something new to search. True if there is more to do.
     pub fn tick(&mut self, now: Now, core: &mut Core, storage: &mut Storage) -> bool {
         self.drop_released(now, core, storage);
+        for root in std::mem::take(&mut self.used) {
+            storage.log(Log::Used(root, now.unix_s()));
+        }
+        self.stop_offering_evicted(core, storage);
         if !self.unsaved.is_empty() {
             let records = std::mem::take(&mut self.unsaved);
             storage.log(Log::Append(records.iter().map(Record::encode).collect(), None));
@@ -727,6 +758,16 @@ impl Service {
         self.index(core, INDEX_PER_TURN)
     }
 
+    /// What gave way is not offered any more, unless it came back meanwhile.
+    fn stop_offering_evicted(&self, core: &mut Core, storage: &mut Storage) {
+        for root in self.store.take_evicted() {
+            if self.store.object(&root).is_none() {
+                core.release(&root);
+                storage.block(Block::Drop(root));
+            }
+        }
+    }
+
     /// A friend's traffic in all.
     pub fn traffic(&self, core: &Core, friend: FriendKey) -> Traffic {
         let before = self.state.friends.get(&friend).map_or_else(Traffic::default, |f| f.traffic);
@@ -741,6 +782,9 @@ impl Service {
 
     /// Writes changed traffic counters to the journal.
     pub fn save_traffic(&mut self, core: &Core, storage: &mut Storage) {
+        if self.full.is_some() {
+            return; // it comes with the next one
+        }
         let friends: Vec<FriendKey> = self.state.friends.keys().copied().collect();
         let mut records = Vec::new();
         for friend in friends {
@@ -760,7 +804,7 @@ impl Service {
 
 impl Context<'_> {
     /// Applies records and stores them; the answer comes when they are durable.
-    pub fn store(&mut self, records: Vec<Record>) -> oneshot::Receiver<Result<(), String>> {
+    pub fn store(&mut self, records: Vec<Record>) -> oneshot::Receiver<Stored> {
         let (sender, receiver) = oneshot::channel();
         let bytes = records.iter().map(Record::encode).collect();
         records.into_iter().for_each(|r| self.service.apply(r));
@@ -768,10 +812,24 @@ impl Context<'_> {
         receiver
     }
 
-    /// Refuses what needs storage while nothing can be stored.
+    /// Refuses what needs storage while nothing can be stored. What is refused is not in effect.
     pub fn check_writable(&self) -> Result<(), Failure> {
+        self.check_not_read_only()?;
+        match self.service.full() {
+            Some(why) => Err(Failure::new(Exit::Full, format!("nothing was done: {why}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Like [`Context::check_writable`], for what makes room itself.
+    pub fn check_not_read_only(&self) -> Result<(), Failure> {
         match self.service.read_only() {
-            Some(why) => Err(Failure::new(Exit::Failure, why)),
+            Some(why) => Err(Failure::new(
+                Exit::Failure,
+                format!(
+                    "nothing is written since a write to disk failed ({why}): check the disk, then restart"
+                ),
+            )),
             None => Ok(()),
         }
     }

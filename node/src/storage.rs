@@ -1,11 +1,13 @@
-//! Two threads beside the driver: one appends to journal and view logs, one moves blocks. The
+//! Two threads beside the driver: one appends to journal and view logs (`crate::journal`), one moves
+//! blocks. The
 //! driver never waits for a disk; it hears what is done through one bounded channel.
 //!
 //! Invariant: requests of one kind are done in the order in which they were made. When a request
 //! channel is full the driver keeps the request itself, so that threads and driver cannot block
 //! each other.
 
-use kith_crypto::content::{Geometry, Position, ReadCap, Root, VerifiedBlock};
+use crate::journal::{Stored, log_thread};
+use kith_crypto::content::{BLOCK_LEN, Geometry, Position, ReadCap, Root, VerifiedBlock};
 use kith_onion::{ConnId, FetchId, FriendKey};
 use kith_store::{Pack, Store, StoreError, ViewLog};
 use std::collections::{HashMap, VecDeque};
@@ -18,6 +20,8 @@ use tokio::sync::mpsc;
 const QUEUE: usize = 64;
 /// Blocks that came are marked as present at least this often.
 const FLUSH_EVERY: Duration = Duration::from_millis(1500);
+/// After so many bytes of fetches the free space of the disk is looked at.
+const LOOK_EVERY_BYTES: u64 = 32 << 20;
 /// Groups of answers that may wait for the driver.
 const DONE_QUEUE: usize = 32;
 /// Requests that the block thread answers together: a wake-up for each would cost more than the work.
@@ -29,13 +33,17 @@ pub enum Log {
     /// Append records; answer with the tickets when durable.
     Append(Vec<Vec<u8>>, Option<u64>),
     /// Append records; answer whether they are durable.
-    Durable(Vec<Vec<u8>>, tokio::sync::oneshot::Sender<Result<(), String>>),
+    Durable(Vec<Vec<u8>>, tokio::sync::oneshot::Sender<Stored>),
     /// Append to a friend's view log.
     View(FriendKey, Vec<Vec<u8>>),
     /// Remove a friend's view log.
     DropView(FriendKey),
     /// Write the journal anew with these records alone: what they leave out is erased.
     Compact(Vec<Vec<u8>>),
+    /// Remember that an object was used at this time (unix seconds).
+    Used(Root, u64),
+    /// There may be room on the disk again: try now.
+    Retry,
 }
 
 /// Work for the block thread.
@@ -66,8 +74,12 @@ pub enum Done {
     Complete(FetchId, Result<(), StoreError>),
     /// The journal was written anew, or could not be.
     Compacted(Result<(), StoreError>),
-    /// Nothing is written any more.
-    ReadOnly(StoreError),
+    /// Nothing is written any more, and why.
+    ReadOnly(String),
+    /// The disk is full: what is to be written waits.
+    Full(String),
+    /// There is room again, and what waited is written.
+    Room,
 }
 
 /// A request channel whose overflow stays with the sender.
@@ -163,95 +175,11 @@ impl Storage {
     }
 }
 
-fn log_thread(
-    store: &Store,
-    mut views: HashMap<FriendKey, ViewLog>,
-    requests: &Receiver<Log>,
-    done: &mpsc::Sender<Vec<Done>>,
-) {
-    let mut failed = false;
-    while let Ok(first) = requests.recv() {
-        // One durable write for everything that waits (group commit).
-        let mut records = Vec::new();
-        let mut tickets = Vec::new();
-        let mut waiting = Vec::new();
-        let mut others = Vec::new();
-        for request in std::iter::once(first).chain(requests.try_iter()) {
-            match request {
-                // What comes after it is not in it: it waits for the next round.
-                Log::Compact(_) => {
-                    others.push(request);
-                    break;
-                }
-                Log::Append(more, ticket) => {
-                    records.extend(more);
-                    tickets.extend(ticket);
-                }
-                Log::Durable(more, answer) => {
-                    records.extend(more);
-                    waiting.push(answer);
-                }
-                other => others.push(other),
-            }
-        }
-        if records.is_empty() {
-            waiting.drain(..).for_each(|answer| drop(answer.send(Ok(()))));
-        } else {
-            let result = store.append(&records);
-            for answer in waiting {
-                let _ = answer.send(result.as_ref().copied().map_err(ToString::to_string));
-            }
-            match result {
-                Ok(()) if tickets.is_empty() => {}
-                Ok(()) => {
-                    let _ = done.blocking_send(tickets.into_iter().map(Done::Stored).collect());
-                }
-                // What waits for these records never goes on: nothing is pretended.
-                Err(e) if !std::mem::replace(&mut failed, true) => {
-                    let _ = done.blocking_send(vec![Done::ReadOnly(e)]);
-                }
-                Err(_) => {}
-            }
-        }
-        for request in others {
-            match request {
-                Log::View(friend, records) => {
-                    if let Err(e) = append_view(store, &mut views, friend, &records) {
-                        tracing::warn!("a friend's view could not be stored: {e}");
-                    }
-                }
-                Log::DropView(friend) => {
-                    views.remove(&friend);
-                    if let Err(e) = store.remove_view_log(&friend.0) {
-                        tracing::warn!("a view log could not be removed: {e}");
-                    }
-                }
-                Log::Compact(live) => {
-                    let _ = done.blocking_send(vec![Done::Compacted(store.compact(&live))]);
-                }
-                Log::Append(..) | Log::Durable(..) => {}
-            }
-        }
-    }
-}
-
-fn append_view(
-    store: &Store,
-    views: &mut HashMap<FriendKey, ViewLog>,
-    friend: FriendKey,
-    records: &[Vec<u8>],
-) -> Result<(), StoreError> {
-    let view = match views.entry(friend) {
-        std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-        std::collections::hash_map::Entry::Vacant(entry) => entry.insert(store.view_log(&friend.0)?.0),
-    };
-    view.append(records)
-}
-
 fn block_thread(store: &Store, requests: &Receiver<Block>, done: &mpsc::Sender<Vec<Done>>) {
     let mut packs: HashMap<Root, Arc<Pack>> = HashMap::new();
     let mut flushed_at = Instant::now();
     let mut dirty = false;
+    let mut unlooked_bytes = 0;
     loop {
         // What came is marked as present every few seconds, so that a kill costs little.
         if dirty && flushed_at.elapsed() >= FLUSH_EVERY {
@@ -266,6 +194,16 @@ fn block_thread(store: &Store, requests: &Receiver<Block>, done: &mpsc::Sender<V
         let mut answers = Vec::new();
         for request in std::iter::once(first).chain(requests.try_iter()).take(GROUP) {
             dirty |= matches!(request, Block::Begin(..) | Block::Write(..));
+            unlooked_bytes += if matches!(request, Block::Write(..)) { BLOCK_LEN as u64 } else { 0 };
+            if unlooked_bytes >= LOOK_EVERY_BYTES
+                && let Block::Write(fetch, ..) = &request
+            {
+                unlooked_bytes = 0;
+                if let Err(e) = store.keep_floor() {
+                    answers.push(Done::Written(*fetch, Err(e)));
+                    continue;
+                }
+            }
             answers.extend(do_block(store, &mut packs, request));
         }
         if !answers.is_empty() {

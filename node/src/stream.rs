@@ -17,7 +17,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use kith_crypto::content::ReadCap;
-use kith_store::Store;
+use kith_store::{InUse, Store};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -36,6 +36,8 @@ struct Stream {
     cap: ReadCap,
     fetch: Option<Arc<FetchHandle>>,
     made: Instant,
+    /// What a player may ask for does not give way.
+    _in_use: InUse,
 }
 
 /// The stream addresses of one node.
@@ -67,7 +69,8 @@ impl Streams {
             {
                 streams.remove(&oldest);
             }
-            let stream = Stream { cap, fetch: fetch.map(Arc::new), made: Instant::now() };
+            let in_use = self.store.begin_use(&cap.root);
+            let stream = Stream { cap, fetch: fetch.map(Arc::new), made: Instant::now(), _in_use: in_use };
             streams.insert(name.clone(), stream);
         }
         Ok((format!("http://{}/media/{name}", self.addr), name))

@@ -20,7 +20,7 @@ use kith_crypto::secret::Key;
 use kith_crypto::text;
 use kith_onion::catalogue::Pace;
 use kith_onion::{Core, FriendKey, Limits, Now, Setup};
-use kith_store::{Opened, Options, Store, Unlock, ViewLog};
+use kith_store::{Opened, Options, Store, StoreError, Unlock, ViewLog};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -53,7 +53,8 @@ fn random<const N: usize>() -> Result<[u8; N], Failure> {
     Ok(bytes)
 }
 
-fn unix_now() -> u64 {
+/// Seconds since 1970 by this machine's clock.
+pub fn unix_now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
@@ -121,6 +122,13 @@ pub fn open(paths: &Paths, passphrase: Option<&[u8]>) -> Result<Home, Failure> {
     if bad > 0 {
         eprintln!("kith: {bad} records of the journal are damaged and were skipped: check the disk");
     }
+    if opened.migrated {
+        eprintln!(
+            "kith: the journal was brought to this release's format; the one before is in {} until \
+             something is erased",
+            paths.store_dir.join("journal/v1").display()
+        );
+    }
     if state.me.is_none() {
         let what =
             format!("the journal in {} holds no identity: restore a backup", paths.store_dir.display());
@@ -128,8 +136,12 @@ pub fn open(paths: &Paths, passphrase: Option<&[u8]>) -> Result<Home, Failure> {
     }
     let live = state.live();
     // What was removed is erased with the next start: secrets of lost friends and used invites go.
-    if bad == 0 && (erased && count > live.len() || count > 4 * live.len() + 256) {
-        opened.store.compact(&live)?;
+    // Not in the run that migrated the journal: what it was is kept as long.
+    if bad == 0 && !opened.migrated && (erased && count > live.len() || count > 4 * live.len() + 256) {
+        match opened.store.compact(&live) {
+            Err(e @ StoreError::Full { .. }) => eprintln!("kith: {e}; old secrets stay until then"),
+            other => other?,
+        }
     }
     Ok(Home { store: Arc::new(opened.store), state, damaged: bad > 0 })
 }
@@ -184,6 +196,7 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
         opening.await.map_err(|_| Failure::new(Exit::Failure, "opening the store failed"))??
     };
     let Home { store, mut state, damaged } = home;
+    store.set_limits(config.store);
     if let Some(name) = name {
         let name = plain_name(&name)?;
         if state.me.as_ref().is_some_and(|m| m.name != name) {

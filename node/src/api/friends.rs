@@ -72,7 +72,7 @@ struct AddRequest {
 
 enum Added {
     Already(Value),
-    Waiting(InviteId, oneshot::Receiver<InviteOutcome>, oneshot::Receiver<Result<(), String>>),
+    Waiting(InviteId, oneshot::Receiver<InviteOutcome>, oneshot::Receiver<Stored>),
 }
 
 async fn add_friend(State(api): State<Api>, Json(request): Json<AddRequest>) -> Answer {

@@ -7,6 +7,7 @@ mod circles;
 mod fetch;
 mod friends;
 mod node;
+mod quota;
 mod search;
 mod videos;
 
@@ -18,6 +19,7 @@ use videos::duration;
 
 use crate::content::{ChannelBody, Reader};
 use crate::exit::{Exit, Failure};
+use crate::journal::{Stored, Unstored};
 use crate::limits::LiveConfig;
 use crate::publish::{self, Meta};
 use crate::records::{Publication, Record};
@@ -109,6 +111,7 @@ impl Api {
     pub fn router(self) -> Router {
         Router::new()
             .merge(node::routes())
+            .merge(quota::routes())
             .merge(friends::routes())
             .merge(circles::routes())
             .merge(videos::routes())
@@ -145,10 +148,11 @@ impl Api {
     }
 }
 
-async fn durable(stored: oneshot::Receiver<Result<(), String>>) -> Result<(), Failure> {
+/// Waits until records are durable. On a full disk they wait longer than anybody: that is said.
+async fn durable(stored: oneshot::Receiver<Stored>) -> Result<(), Failure> {
     match stored.await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(e)) => Err(Failure::new(Exit::Failure, e)),
+        Ok(Err(Unstored::Waits { why, .. } | Unstored::Never(why))) => Err(why),
         Err(_) => Err(Failure::new(Exit::NotRunning, "the node is stopping")),
     }
 }

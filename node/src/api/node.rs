@@ -36,6 +36,8 @@ async fn status(State(api): State<Api>) -> Answer {
                 "fetches": cx.service.fetch_count(),
                 "next_batch_s": next,
                 "read_only": cx.service.read_only(),
+                "disk_full": disk_full(cx),
+                "evicted": cx.service.store().usage().evicted,
                 "clock_skew_s": cx.service.clock_warning().map(|ms| ms / 1000),
             }))
         })
@@ -48,11 +50,24 @@ async fn status(State(api): State<Api>) -> Answer {
         value.insert("privacy".into(), json!(facts.privacy));
         value.insert("privacy_in_effect".into(), json!("fast"));
         value.insert("reach_note".into(), json!(facts.reach_note));
-        if value.get("read_only").is_none_or(Value::is_null) && api.store.read_only() {
-            value.insert("read_only".into(), json!("a write to disk failed: check the disk, then restart"));
-        }
     }
     Ok(Json(value))
+}
+
+/// Less free space than this counts as a full disk: not much more than a few blocks fit.
+const NEXT_TO_NOTHING: u64 = 1 << 20;
+
+/// What is said of a full disk, whether or not something waits for room.
+fn disk_full(cx: &Context<'_>) -> Option<String> {
+    let free = cx.service.store().free_bytes();
+    cx.service.full().map(str::to_owned).or_else(|| {
+        (free < NEXT_TO_NOTHING).then(|| {
+            format!(
+                "the disk is full: {} free; make room on it, for example by `kith store gc`",
+                crate::terminal::human_bytes(free)
+            )
+        })
+    })
 }
 
 async fn paths(State(api): State<Api>) -> Answer {
@@ -118,8 +133,18 @@ async fn rotate(State(api): State<Api>) -> Answer {
         })
         .await?;
     let work = api.clone();
+    let waits = match stored.await {
+        Ok(Ok(())) => None,
+        // The keys are used once they are written, not before.
+        Ok(Err(Unstored::Waits { done, .. })) => Some(done),
+        Ok(Err(Unstored::Never(why))) => return Err(why.into()),
+        Err(_) => return Err(Failure::new(Exit::NotRunning, "the node is stopping").into()),
+    };
+    let later = waits.is_some();
     let value = api.begin("rotation", async move {
-        durable(stored).await?;
+        if let Some(done) = waits {
+            done.await.map_err(|_| Failure::new(Exit::NotRunning, "the node is stopping"))?;
+        }
         let (number, identity) = identity;
         work.call(move |cx| {
             cx.core.rotate(cx.now, number, identity);
@@ -131,15 +156,20 @@ async fn rotate(State(api): State<Api>) -> Answer {
         })
         .await
     });
+    if later {
+        let what = "the disk is full: the new keys are written and used once there is room on it";
+        return Err(Failure::new(Exit::Full, what).into());
+    }
     Ok(Json(value.await?))
 }
 
 async fn store_stats(State(api): State<Api>) -> Answer {
     let store = api.store.clone();
-    let stats = tokio::task::spawn_blocking(move || (store.stats(), store.read_only()))
+    let stats = tokio::task::spawn_blocking(move || store.stats())
         .await
         .map_err(|_| Failure::new(Exit::Failure, "the store did not answer"))?;
-    let (stats, read_only) = stats;
+    let (full, why) = api.call(|cx| Ok((disk_full(cx), cx.service.read_only().map(str::to_owned)))).await?;
+    let (limits, usage) = (api.store.limits(), api.store.usage());
     Ok(Json(json!({
         "objects": stats.objects,
         "pack_bytes": stats.pack_bytes,
@@ -147,7 +177,14 @@ async fn store_stats(State(api): State<Api>) -> Answer {
         "view_bytes": stats.view_bytes,
         "index_bytes": stats.index_bytes,
         "free_bytes": stats.free_bytes,
-        "read_only": read_only,
+        "quota_bytes": limits.quota,
+        "keep_free_bytes": limits.keep_free,
+        "used_bytes": super::quota::used_json(&usage),
+        "classes": super::quota::objects_json(&usage),
+        "evicted": usage.evicted,
+        "disk_full": full,
+        "read_only": why.is_some(),
+        "read_only_reason": why,
     })))
 }
 
@@ -161,6 +198,12 @@ async fn limits(State(api): State<Api>) -> Answer {
 
 async fn reload(State(api): State<Api>) -> Answer {
     let rates = api.settings.reload()?;
+    let kept = api.settings.store_limits()?;
+    if kept != api.store.limits() {
+        api.store.set_limits(kept);
+        // A lower quota holds at once, as far as something gives way.
+        super::quota::free(&api, false).await?;
+    }
     api.call(move |cx| {
         cx.core.set_rates(cx.now, rates);
         Ok(())
@@ -178,6 +221,7 @@ async fn doctor(State(api): State<Api>) -> Answer {
             let listen = facts.ready["listen"].as_array().into_iter().flatten();
             Ok(doctor::Node {
                 read_only: cx.service.read_only().map(str::to_owned),
+                disk_full: disk_full(cx),
                 clock_skew_s: cx.service.clock_warning().map(|ms| ms / 1000),
                 listen: listen.filter_map(Value::as_str).map(str::to_owned).collect(),
                 advertised: addresses(cx.core.certificate().map_or(&[], |c| &c.addrs)),

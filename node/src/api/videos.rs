@@ -63,6 +63,7 @@ fn publication_json(cx: &Context<'_>, p: &Publication) -> Value {
         "blocks": p.blocks,
         "audience": audience_text(cx.service.state(), p.audience),
         "published": p.created_s,
+        "class": cx.service.store().object(&p.cap.root).map(|kept| kept.class.as_str()),
     })
 }
 
@@ -138,7 +139,7 @@ async fn unshare(State(api): State<Api>, Path(id): Path<String>) -> Answer {
 async fn remove_video(State(api): State<Api>, Path(id): Path<String>) -> Answer {
     let (root, stored) = api
         .call(move |cx| {
-            cx.check_writable()?;
+            cx.check_not_read_only()?;
             let root = match own(cx, &id) {
                 Err(e) if e.exit == Exit::Refused => {
                     let (root, _) = cx.service.resolve(cx.core, &id)?;
@@ -155,12 +156,31 @@ async fn remove_video(State(api): State<Api>, Path(id): Path<String>) -> Answer 
             Ok((root, stored))
         })
         .await?;
-    durable(stored).await?;
+    // On a full disk the record waits, and what is removed makes room for it.
+    let waits = match stored.await {
+        Ok(Ok(())) => None,
+        Ok(Err(Unstored::Waits { why, done })) => Some((why, done)),
+        Ok(Err(Unstored::Never(why))) => return Err(why.into()),
+        Err(_) => return Err(Failure::new(Exit::NotRunning, "the node is stopping").into()),
+    };
     let store = api.store.clone();
     let removed = tokio::task::spawn_blocking(move || store.remove(&root)).await;
     removed.map_err(|_| bug())?.map_err(Failure::from)?;
+    if let Some((why, done)) = waits {
+        api.call(|cx| {
+            cx.storage.log(crate::storage::Log::Retry);
+            Ok(())
+        })
+        .await?;
+        if !matches!(tokio::time::timeout(ROOM_WAIT, done).await, Ok(Ok(()))) {
+            return Err(why.into());
+        }
+    }
     Ok(Json(json!({"id": root.to_hex(), "removed": true})))
 }
+
+/// So long a removal waits for the room that it made itself.
+const ROOM_WAIT: Duration = Duration::from_secs(5);
 
 /// The header that carries a publish request's description as ASCII JSON.
 pub const PUBLISH_HEADER: &str = "kith-publish";
@@ -176,6 +196,9 @@ async fn publish_video(State(api): State<Api>, request: Request) -> Answer {
             audience_of(cx.service.state(), &to)
         })
         .await?;
+    // What can be known to find no room is refused before it is sent.
+    let len = request.body().size_hint().exact().unwrap_or(0);
+    api.store.room_for(kith_crypto::content::padded_blocks(len)).map_err(Failure::from)?;
     let mut key = [0; 32];
     getrandom::fill(&mut key).map_err(|_| Failure::new(Exit::Failure, "the system gives no randomness"))?;
     let now_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());

@@ -228,6 +228,16 @@ pub enum Video {
         /// Id, or its first 8 digits or more
         id: String,
     },
+    /// Keep a fetched video for good
+    Pin {
+        /// Id, or its first 8 digits or more
+        id: String,
+    },
+    /// Let a pinned video give way again when there is no room
+    Unpin {
+        /// Id, or its first 8 digits or more
+        id: String,
+    },
 }
 
 /// How far a search looks.
@@ -323,4 +333,15 @@ pub struct Watch {
 pub enum StoreCommand {
     /// How much is stored
     Stats,
+    /// Show or set how much all videos may take
+    Quota {
+        /// A size like 500MB, 20GiB or 1.5TB
+        size: Option<String>,
+    },
+    /// Free what gives way beyond the quota's shares, and leftover files
+    Gc {
+        /// Only list what would go
+        #[arg(long)]
+        dry_run: bool,
+    },
 }

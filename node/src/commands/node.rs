@@ -39,7 +39,10 @@ impl Shell {
                     .into(),
             ];
             if let Some(why) = value.get("read_only").and_then(Value::as_str) {
-                lines.push(self.style.red(&format!("the store is read-only: {why}")));
+                lines.push(self.style.red(&format!("the store is read-only: {}", safe(why))));
+            }
+            if let Some(why) = value.get("disk_full").and_then(Value::as_str) {
+                lines.push(self.style.red(&safe(why)));
             }
             if let Some(skew) = value.get("clock_skew_s").and_then(Value::as_i64) {
                 lines.push(self.style.yellow(&format!("a friend's clock differs by {} minutes", skew / 60)));
@@ -93,15 +96,24 @@ impl Shell {
         let value = self.get("/api/store").await?;
         self.print(&value, || {
             let size = |name| human_bytes(number(&value, name));
-            format!(
-                "{} videos, {} on disk\njournal {}, catalogue {}, index {}\nfree on this disk: {}",
+            let mut lines = format!(
+                "{} videos, {} on disk; {} of {} reserved (kith store quota)\n\
+                 journal {}, catalogue {}, index {}\nfree on this disk: {}",
                 number(&value, "objects"),
                 size("pack_bytes"),
+                human_bytes(number(&value["used_bytes"], "total")),
+                size("quota_bytes"),
                 size("journal_bytes"),
                 size("view_bytes"),
                 size("index_bytes"),
                 size("free_bytes")
-            )
+            );
+            for (name, before) in [("disk_full", ""), ("read_only_reason", "read-only: ")] {
+                if let Some(why) = value.get(name).and_then(Value::as_str) {
+                    lines.push_str(&format!("\n{before}{}", safe(why)));
+                }
+            }
+            lines
         })
     }
 }

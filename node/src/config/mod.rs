@@ -5,6 +5,7 @@
 //! where a later source would replace it, so that it does not surprise on another day.
 
 pub mod edit;
+pub mod size;
 
 use crate::rates::{self, Limits, Window};
 use crate::terminal;
@@ -107,6 +108,8 @@ pub struct Config {
     pub invite_expires: Duration,
     /// Limits of speed.
     pub limits: Limits,
+    /// How much may be kept.
+    pub store: kith_store::Limits,
 }
 
 /// One key of the configuration.
@@ -311,6 +314,32 @@ pub const KEYS: &[KeySpec] = &[
                 .map(|value| config.limits.schedule = value)
         },
     },
+    KeySpec {
+        name: "store.quota",
+        default: "\"20GiB\"",
+        comment: "How much all videos that are kept here may take; see `kith store quota`. What was\nfetched gives way to what you publish or pin.",
+        allowed: "a size like 500MB, 20GiB or 1.5TB, from 1MiB to 1000TiB",
+        live: true,
+        parse: |config, given| {
+            size::parse(given.text()?)
+                .filter(|bytes| (size::MIN_QUOTA..=size::MAX).contains(bytes))
+                .map(|bytes| config.store.quota = bytes)
+                .ok_or(NOT_ALLOWED)
+        },
+    },
+    KeySpec {
+        name: "store.keep_free",
+        default: "\"512MiB\"",
+        comment: "Free space that publishing and fetching leave on the store's disk.",
+        allowed: "0B, or a size like 500MB or 2GiB, up to 1000TiB",
+        live: true,
+        parse: |config, given| {
+            size::parse(given.text()?)
+                .filter(|bytes| *bytes <= size::MAX)
+                .map(|bytes| config.store.keep_free = bytes)
+                .ok_or(NOT_ALLOWED)
+        },
+    },
 ];
 
 const RATE: &str = "off, or a rate like 500kB/s, 2MB/s or 1.5MiB/s, from 4KiB/s to 1000GB/s";
@@ -499,6 +528,7 @@ impl Config {
             link_half_open: 0,
             invite_expires: Duration::ZERO,
             limits: Limits::default(),
+            store: kith_store::Limits::NONE,
         }
     }
 }

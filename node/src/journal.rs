@@ -1,0 +1,495 @@
+//! The journal thread: appends records and view records durably, in the order in which they came.
+//!
+//! Invariant: nobody is told that something is durable before it is. What finds no room on a full
+//! disk waits here, in order and bounded, and is tried again every few seconds; tickets wait with
+//! their records, so new sessions wait while links that stand, reading and relaying go on. A command
+//! is told at once that its records wait. After any other failure nothing is written any more.
+//! What the records mean is the service's matter.
+
+use crate::exit::{Exit, Failure};
+use crate::storage::{Done, Log};
+use crate::terminal::human_bytes;
+use kith_onion::FriendKey;
+use kith_store::{Store, StoreError, ViewLog};
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+
+/// A full disk is tried again after this.
+const RETRY_EVERY: Duration = Duration::from_secs(2);
+/// Requests and bytes that may wait for room. Beyond, order could not be kept, so writing ends.
+const MAX_WAITING: usize = 8192;
+const MAX_WAITING_BYTES: usize = 16 << 20;
+/// Bytes that are appended at once at most: room may come back little by little.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// Why records are not durable.
+#[derive(Debug)]
+pub enum Unstored {
+    /// The disk is full. They are in effect and wait for room; `done` comes when they are durable.
+    Waits {
+        /// What the user is told.
+        why: Failure,
+        /// Answered when they are durable; dropped if they never will be.
+        done: oneshot::Receiver<()>,
+    },
+    /// They never will be.
+    Never(Failure),
+}
+
+/// How records fared.
+pub type Stored = Result<(), Unstored>;
+
+/// Records that belong together, and who waits for them.
+struct Records {
+    records: Vec<Vec<u8>>,
+    ticket: Option<u64>,
+    answer: Option<oneshot::Sender<Stored>>,
+    /// For somebody who was told that they wait.
+    done: Option<oneshot::Sender<()>>,
+}
+
+impl Records {
+    fn bytes(&self) -> usize {
+        self.records.iter().map(|record| record.len() + 64).sum()
+    }
+}
+
+/// A full disk, as it was met last.
+struct Full {
+    path: PathBuf,
+    needed: u64,
+    available: u64,
+    tried: Instant,
+}
+
+impl Full {
+    fn error(&self) -> StoreError {
+        let Self { path, needed, available, .. } = self;
+        StoreError::Full { path: path.clone(), needed: *needed, available: *available }
+    }
+
+    /// What a command is told whose records wait.
+    fn waits(&self) -> Failure {
+        let what = format!(
+            "the disk is full ({} needed, {} free): this is in effect and is written down when there is room; \
+             if the node ends before, it is forgotten. Make room on the disk, for example with `kith store gc`",
+            human_bytes(self.needed),
+            human_bytes(self.available)
+        );
+        Failure::new(Exit::Full, what)
+    }
+}
+
+struct Journal<'a> {
+    store: &'a Store,
+    views: HashMap<FriendKey, ViewLog>,
+    done: &'a mpsc::Sender<Vec<Done>>,
+    records: VecDeque<Records>,
+    /// Requests about views, in order.
+    others: VecDeque<Log>,
+    waiting_bytes: usize,
+    full: Option<Full>,
+    /// Why nothing is written any more.
+    failed: Option<String>,
+}
+
+/// Works until nobody can ask any more.
+pub fn log_thread(
+    store: &Store,
+    views: HashMap<FriendKey, ViewLog>,
+    requests: &Receiver<Log>,
+    done: &mpsc::Sender<Vec<Done>>,
+) {
+    let mut journal = Journal {
+        store,
+        views,
+        done,
+        records: VecDeque::new(),
+        others: VecDeque::new(),
+        waiting_bytes: 0,
+        full: None,
+        failed: None,
+    };
+    loop {
+        let first = match &journal.full {
+            None => requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(_) => requests.recv_timeout(RETRY_EVERY),
+        };
+        match first {
+            Ok(first) => journal.take(first, requests),
+            Err(RecvTimeoutError::Timeout) => journal.work(),
+            Err(RecvTimeoutError::Disconnected) => {
+                journal.work(); // what still finds no room was never promised
+                return;
+            }
+        }
+    }
+}
+
+impl Journal<'_> {
+    /// Takes a request with all that wait behind it: one durable write for all records (group commit).
+    fn take(&mut self, first: Log, requests: &Receiver<Log>) {
+        let mut now = false;
+        for request in std::iter::once(first).chain(requests.try_iter()) {
+            match request {
+                Log::Append(records, ticket) => self.queue(records, ticket, None),
+                Log::Durable(records, answer) => self.queue(records, None, Some(answer)),
+                Log::Retry => now = true,
+                // What comes after it is not in it: it waits for the next round.
+                Log::Compact(live) => {
+                    self.work();
+                    self.compact(&live);
+                    return;
+                }
+                Log::Used(root, now_s) if self.full.is_none() => {
+                    if let Err(e) = self.store.used(&root, now_s) {
+                        tracing::debug!("the use of a video was not written down: {e}");
+                    }
+                }
+                Log::Used(..) => {}
+                other => {
+                    self.waiting_bytes += other_bytes(&other);
+                    self.others.push_back(other);
+                }
+            }
+        }
+        if now || self.full.as_ref().is_none_or(|full| full.tried.elapsed() >= RETRY_EVERY) {
+            self.work();
+        }
+        self.tell_waiting();
+        self.keep_bounds();
+    }
+
+    fn queue(&mut self, records: Vec<Vec<u8>>, ticket: Option<u64>, answer: Option<oneshot::Sender<Stored>>) {
+        let entry = Records { records, ticket, answer, done: None };
+        self.waiting_bytes += entry.bytes();
+        self.records.push_back(entry);
+    }
+
+    /// Writes what waits, until the disk is full.
+    fn work(&mut self) {
+        while !self.records.is_empty() {
+            if !self.append() {
+                return;
+            }
+        }
+        while let Some(request) = self.others.pop_front() {
+            if let Err(e @ StoreError::Full { .. }) = self.view(&request) {
+                self.others.push_front(request);
+                self.met_full(e);
+                return;
+            }
+            self.waiting_bytes = self.waiting_bytes.saturating_sub(other_bytes(&request));
+        }
+        if self.full.take().is_some() {
+            tracing::warn!("there is room on the disk again: what waited is written");
+            self.tell(vec![Done::Room]);
+        }
+    }
+
+    /// Appends the first records that wait; false if the disk is full.
+    fn append(&mut self) -> bool {
+        let (mut count, mut bytes) = (0, 0);
+        for entry in &self.records {
+            bytes += entry.bytes();
+            if count > 0 && bytes > CHUNK_BYTES {
+                break;
+            }
+            count += 1;
+        }
+        let payloads: Vec<Vec<u8>> =
+            self.records.iter().take(count).flat_map(|entry| entry.records.iter().cloned()).collect();
+        let result = match (&self.failed, payloads.is_empty()) {
+            (Some(why), _) => Err(why.clone()),
+            (None, true) => Ok(()),
+            (None, false) => match self.store.append(&payloads) {
+                Err(e @ StoreError::Full { .. }) => {
+                    self.met_full(e);
+                    return false;
+                }
+                other => other.map_err(|e| e.to_string()),
+            },
+        };
+        if let Err(why) = &result
+            && self.failed.is_none()
+        {
+            // What waits for these records never goes on: nothing is pretended.
+            self.failed = Some(why.clone());
+            self.tell(vec![Done::ReadOnly(why.clone())]);
+        }
+        let entries: Vec<Records> = self.records.drain(..count).collect();
+        let mut tickets = Vec::new();
+        for entry in entries {
+            self.waiting_bytes = self.waiting_bytes.saturating_sub(entry.bytes());
+            match &result {
+                Ok(()) => {
+                    tickets.extend(entry.ticket.map(Done::Stored));
+                    entry.answer.map(|answer| answer.send(Ok(())));
+                    entry.done.map(|done| done.send(()));
+                }
+                Err(why) => {
+                    let never = Unstored::Never(Failure::new(Exit::Failure, why.clone()));
+                    entry.answer.map(|answer| answer.send(Err(never)));
+                }
+            }
+        }
+        if !tickets.is_empty() {
+            self.tell(tickets);
+        }
+        true
+    }
+
+    fn view(&mut self, request: &Log) -> Result<(), StoreError> {
+        let result = match request {
+            Log::View(friend, records) => append_view(self.store, &mut self.views, *friend, records),
+            Log::DropView(friend) => {
+                self.views.remove(friend);
+                self.store.remove_view_log(&friend.0)
+            }
+            _ => Ok(()),
+        };
+        if let Err(e) = &result
+            && !matches!(e, StoreError::Full { .. })
+        {
+            tracing::warn!("a friend's view could not be stored: {e}");
+        }
+        result
+    }
+
+    /// Writes the journal anew; not while records wait, which would be missing in it.
+    fn compact(&mut self, live: &[Vec<u8>]) {
+        let result = match &self.full {
+            Some(full) => Err(full.error()),
+            None => self.store.compact(live),
+        };
+        self.tell(vec![Done::Compacted(result)]);
+    }
+
+    fn met_full(&mut self, error: StoreError) {
+        let first = self.full.is_none();
+        if let StoreError::Full { path, needed, available } = &error {
+            let (path, needed, available) = (path.clone(), *needed, *available);
+            self.full = Some(Full { path, needed, available, tried: Instant::now() });
+        }
+        if first {
+            tracing::warn!("{error}; what is to be written waits");
+            self.tell(vec![Done::Full(error.to_string())]);
+        }
+        self.tell_waiting();
+    }
+
+    /// Tells commands whose records wait that they do.
+    fn tell_waiting(&mut self) {
+        let Some(full) = &self.full else { return };
+        for entry in &mut self.records {
+            if let Some(answer) = entry.answer.take() {
+                let (sender, done) = oneshot::channel();
+                entry.done = Some(sender);
+                let _ = answer.send(Err(Unstored::Waits { why: full.waits(), done }));
+            }
+        }
+    }
+
+    fn keep_bounds(&mut self) {
+        let count = self.records.len() + self.others.len();
+        if self.failed.is_some() || self.full.is_none() {
+            return;
+        }
+        if count > MAX_WAITING || self.waiting_bytes > MAX_WAITING_BYTES {
+            let why = "the disk was full for so long that not everything could be kept for it: \
+                       make room, then restart";
+            self.failed = Some(why.into());
+            self.records.clear();
+            self.others.clear();
+            self.waiting_bytes = 0;
+            self.full = None;
+            self.tell(vec![Done::ReadOnly(why.into())]);
+        }
+    }
+
+    fn tell(&self, what: Vec<Done>) {
+        // Nobody listens any more when the node ends.
+        let _ = self.done.blocking_send(what);
+    }
+}
+
+fn other_bytes(request: &Log) -> usize {
+    match request {
+        Log::View(_, records) => records.iter().map(|record| record.len() + 64).sum(),
+        _ => 64,
+    }
+}
+
+fn append_view(
+    store: &Store,
+    views: &mut HashMap<FriendKey, ViewLog>,
+    friend: FriendKey,
+    records: &[Vec<u8>],
+) -> Result<(), StoreError> {
+    let view = match views.entry(friend) {
+        std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+        std::collections::hash_map::Entry::Vacant(entry) => entry.insert(store.view_log(&friend.0)?.0),
+    };
+    view.append(records)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::Storage;
+    use kith_crypto::passphrase::Cost;
+    use kith_store::backend::{Failing, Fault, Lasting, Memory};
+    use kith_store::{Opened, Options, Unlock};
+    use std::path::Path;
+    use std::sync::Arc;
+
+    struct Node {
+        disk: Failing,
+        memory: Memory,
+        store: Arc<Store>,
+        storage: Storage,
+    }
+
+    fn options() -> Options<'static> {
+        let cost = Cost { memory_kib: 64, passes: 1 };
+        Options { dir: Path::new("/store"), unlock: Unlock::KeyFile, cost }
+    }
+
+    fn node() -> Node {
+        let memory = Memory::default();
+        let disk = Failing::over(Arc::new(memory.clone()));
+        let store = Arc::new(Store::create_on(Arc::new(disk.clone()), &options()).unwrap().store);
+        let storage = Storage::start(store.clone(), HashMap::new()).unwrap();
+        Node { disk, memory, store, storage }
+    }
+
+    impl Node {
+        fn fill(&self) {
+            self.disk.fail_at(1, Fault::ShortFull, Lasting::UntilHealed);
+        }
+
+        fn append(&mut self, text: &str, ticket: u64) {
+            self.storage.log(Log::Append(vec![text.into()], Some(ticket)));
+        }
+
+        /// A command's records; how they fared.
+        fn durable(&mut self, text: &str) -> Stored {
+            let (sender, answer) = oneshot::channel();
+            self.storage.log(Log::Durable(vec![text.into()], sender));
+            answer.blocking_recv().unwrap()
+        }
+
+        /// The next things that were done, until `last`.
+        fn until(&mut self, last: impl Fn(&Done) -> bool) -> Vec<Done> {
+            let mut all = Vec::new();
+            loop {
+                let group = self.storage.done.blocking_recv().expect("the thread lives");
+                self.storage.push_on();
+                let end = group.iter().any(&last);
+                all.extend(group);
+                if end {
+                    return all;
+                }
+            }
+        }
+
+        /// What the journal holds after a restart on a disk that is well.
+        fn reopened(self) -> (Vec<String>, Memory) {
+            self.storage.stop();
+            drop(self.store);
+            let Opened { records, damaged_records, torn_bytes, .. } =
+                Store::open_on(Arc::new(self.memory.clone()), &options()).unwrap();
+            assert_eq!((damaged_records, torn_bytes), (0, 0));
+            (records.into_iter().map(|r| String::from_utf8(r).unwrap()).collect(), self.memory)
+        }
+    }
+
+    fn tickets(done: &[Done]) -> Vec<u64> {
+        done.iter().filter_map(|d| if let Done::Stored(t) = d { Some(*t) } else { None }).collect()
+    }
+
+    #[test]
+    fn what_finds_no_room_waits_in_order_and_goes_on() {
+        let mut node = node();
+        node.append("one", 1);
+        assert_eq!(tickets(&node.until(|d| matches!(d, Done::Stored(1)))), [1]);
+        node.fill();
+        node.append("two", 2);
+        let told = node.until(|d| matches!(d, Done::Full(_)));
+        assert!(tickets(&told).is_empty(), "nothing is promised");
+        let Err(Unstored::Waits { why, mut done }) = node.durable("three") else { panic!("it waits") };
+        assert_eq!(why.exit, Exit::Full);
+        assert!(why.what.contains("in effect") && why.what.contains(" free"), "{why}");
+        assert!(done.try_recv().is_err(), "not yet");
+        node.storage.log(Log::View(FriendKey([7; 32]), vec![b"seen".to_vec()]));
+        node.append("four", 4);
+        // The journal is not written anew without what waits.
+        node.storage.log(Log::Compact(vec![b"live".to_vec()]));
+        let told = node.until(|d| matches!(d, Done::Compacted(_)));
+        assert!(matches!(told.last(), Some(Done::Compacted(Err(StoreError::Full { .. })))));
+        assert!(!node.store.read_only());
+
+        node.disk.heal();
+        node.storage.log(Log::Retry);
+        let told = node.until(|d| matches!(d, Done::Room));
+        assert_eq!(tickets(&told), [2, 4]);
+        assert!(done.blocking_recv().is_ok(), "the command's records as well");
+        assert!(node.durable("five").is_ok());
+        let (records, memory) = node.reopened();
+        assert_eq!(records, ["one", "two", "three", "four", "five"]);
+        let store = Store::open_on(Arc::new(memory), &options()).unwrap().store;
+        assert_eq!(store.view_log(&[7; 32]).unwrap().1, [b"seen"]);
+    }
+
+    /// Without being told the thread looks again by itself; there is no event for a disk with room.
+    #[test]
+    fn room_is_noticed_without_help() {
+        let mut node = node();
+        node.fill();
+        node.append("one", 1);
+        node.until(|d| matches!(d, Done::Full(_)));
+        node.disk.heal();
+        assert_eq!(tickets(&node.until(|d| matches!(d, Done::Room))), [1]);
+    }
+
+    #[test]
+    fn a_node_that_ends_on_a_full_disk_loses_only_what_was_not_promised() {
+        let mut node = node();
+        assert!(node.durable("kept").is_ok());
+        node.fill();
+        assert!(matches!(node.durable("waits"), Err(Unstored::Waits { .. })));
+        assert_eq!(node.reopened().0, ["kept"]);
+    }
+
+    #[test]
+    fn more_than_can_wait_ends_writing_and_says_so() {
+        let mut node = node();
+        node.fill();
+        for i in 0..=(MAX_WAITING_BYTES / 500_000) {
+            node.storage.log(Log::Append(vec![vec![0; 500_000]], Some(i as u64)));
+        }
+        let told = node.until(|d| matches!(d, Done::ReadOnly(_)));
+        assert!(tickets(&told).is_empty());
+        node.disk.heal();
+        assert!(matches!(node.durable("late"), Err(Unstored::Never(_))), "order could not be kept");
+        assert!(node.reopened().0.is_empty());
+    }
+
+    #[test]
+    fn a_failed_write_is_never_tried_again() {
+        let mut node = node();
+        node.disk.fail_at(1, Fault::ShortIo, Lasting::Once);
+        let Err(Unstored::Never(why)) = node.durable("lost") else { panic!("it cannot be durable") };
+        assert_eq!(why.exit, Exit::Failure);
+        node.until(|d| matches!(d, Done::ReadOnly(_)));
+        assert!(matches!(node.durable("late"), Err(Unstored::Never(_))));
+        assert!(node.store.read_only());
+        node.storage.stop();
+        drop(node.store);
+        let opened = Store::open_on(Arc::new(node.memory), &options()).unwrap();
+        assert!(opened.records.is_empty());
+    }
+}
