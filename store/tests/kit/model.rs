@@ -3,7 +3,7 @@
 
 use super::{Object, thing};
 use kith_crypto::content::{Position, Root};
-use kith_store::{Opened, Store, StoreError};
+use kith_store::{Class, Opened, Store, StoreError};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) type Friend = [u8; 32];
@@ -12,7 +12,7 @@ pub(crate) type Friend = [u8; 32];
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Kept {
     pub(crate) thing: (u8, u64),
-    pub(crate) own: bool,
+    pub(crate) class: Class,
     pub(crate) complete: bool,
     /// Slots that were promised to be durable.
     pub(crate) durable: BTreeSet<u64>,
@@ -46,7 +46,7 @@ pub(crate) struct Seen {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct SeenObject {
-    own: bool,
+    class: Class,
     complete: bool,
     present: BTreeSet<u64>,
 }
@@ -105,11 +105,11 @@ impl Seen {
         for info in store.objects() {
             let kept = known(&info.root).ok_or("an object that nobody stored")?;
             let present = look_at(store, &info.root, kept.object(), look)?;
-            let (own, complete) = (info.is_own(), info.complete);
+            let (class, complete) = (info.class, info.complete);
             if info.read.as_ref() != Some(&kept.object().cap.key) {
                 return Err("an object lost its read key".into());
             }
-            objects.insert(info.root, SeenObject { own, complete, present });
+            objects.insert(info.root, SeenObject { class, complete, present });
         }
         let mut views = BTreeMap::new();
         for friend in models.iter().flat_map(|model| model.views.keys()) {
@@ -148,7 +148,7 @@ impl Model {
         }
         for (root, kept) in &self.objects {
             let Some(seen) = seen.objects.get(root) else { continue };
-            if (seen.own, seen.complete) != (kept.own, kept.complete) {
+            if (seen.class, seen.complete) != (kept.class, kept.complete) {
                 return Err("an object with other flags".into());
             }
             if !seen.present.is_superset(&kept.durable) {
