@@ -308,7 +308,8 @@ impl Journal {
             let bytes = encode_keys(&self.wrap, &disk::random()?, &segments);
             self.disk.replace(&keys_path(&self.dir), &bytes)
         });
-        self.disk.guard(swapped)?;
+        // Until the rename nothing has changed, and from then on only a sync can fail.
+        self.disk.guard_unless_full(swapped)?;
         (self.segments, self.active, self.log, self.version) = (segments, segment, log, VERSION);
         self.disk.guard(self.sweep().and_then(|()| self.disk.sync_dir(&self.dir)))?;
         Ok(links.into_iter().map(|link| Mark { segment, link }).collect())

@@ -132,6 +132,7 @@ fn open_with(dir: &Path, disk: Disk, key: Key, lock: Box<dyn Held>) -> Result<Op
         evicted: Mutex::default(),
         temps: Mutex::default(),
         lost_rows: damaged_records > 0,
+        unclean: index_rebuilt,
         _lock: lock,
     });
     Ok(Opened { store, records: folded.records, damaged_records, torn_bytes, index_rebuilt, migrated })

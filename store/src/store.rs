@@ -66,6 +66,8 @@ pub(crate) struct Inner {
     pub(crate) temps: Mutex<HashSet<PathBuf>>,
     /// The journal lost records, so a pack without a row may be the last trace of an object.
     pub(crate) lost_rows: bool,
+    /// The process before this one did not close the store: what it wrote last may not be synced.
+    pub(crate) unclean: bool,
     pub(crate) _lock: Box<dyn Held>,
 }
 
@@ -481,13 +483,19 @@ impl Store {
 
     /// The log of a friend's view, with its records. The caller opens each friend's log once.
     pub fn view_log(&self, friend: &[u8; 32]) -> Result<(ViewLog, Vec<Vec<u8>>), StoreError> {
-        ViewLog::open(&views_dir(&self.inner.dir), &self.inner.key, friend, &self.inner.disk)
+        let inner = &self.inner;
+        let opened = ViewLog::open(&views_dir(&inner.dir), &inner.key, friend, &inner.disk)?;
+        if inner.unclean {
+            opened.0.prove()?;
+        }
+        Ok(opened)
     }
 
     /// Removes a friend's log; one that is not there is fine.
     pub fn remove_view_log(&self, friend: &[u8; 32]) -> Result<(), StoreError> {
         let path = view::path(&views_dir(&self.inner.dir), &self.inner.key, friend);
         let disk = &self.inner.disk;
+        disk.check()?;
         disk.remove(&path)?;
         disk.remove(&path.with_extension("torn"))?;
         disk.sync_parent(&path)

@@ -96,6 +96,11 @@ impl ViewLog {
         Ok((view, replay.records.into_iter().map(|r| r.payload).collect()))
     }
 
+    /// Makes durable what was found on opening.
+    pub(crate) fn prove(&self) -> Result<(), StoreError> {
+        self.log.sync()
+    }
+
     /// Appends records of at most 1 MiB; they are durable on return, and a kill before leaves all of
     /// them or none.
     pub fn append(&mut self, records: &[Vec<u8>]) -> Result<(), StoreError> {

@@ -20,6 +20,8 @@ pub enum Fault {
     Io,
     /// Operations that may need room: no space left (ENOSPC).
     Full,
+    /// Syncs: no space left, as file systems say that choose the places of new data late.
+    FullAtSync,
     /// Writes: half of the bytes are written, then an error of the device.
     ShortIo,
     /// Writes: half of the bytes are written, then no space is left.
@@ -32,6 +34,7 @@ impl Fault {
         match self {
             Self::Io => true,
             Self::Full => verb.needs_room(),
+            Self::FullAtSync => verb.is_sync(),
             Self::ShortIo | Self::ShortFull => matches!(verb, Verb::WriteAt),
         }
     }
@@ -43,7 +46,7 @@ impl Fault {
     fn error(self) -> io::Error {
         match self {
             Self::Io | Self::ShortIo => Errno::IO.into(),
-            Self::Full | Self::ShortFull => Errno::NOSPC.into(),
+            Self::Full | Self::FullAtSync | Self::ShortFull => Errno::NOSPC.into(),
         }
     }
 }

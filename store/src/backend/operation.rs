@@ -26,20 +26,9 @@ pub enum Verb {
 }
 
 impl Verb {
-    /// Whether it may need room on the disk, and so may be refused when there is none. A sync
-    /// belongs to them: file systems choose the places of new data late.
+    /// Whether it may need room on the disk, and so may be refused when there is none.
     pub const fn needs_room(self) -> bool {
-        matches!(
-            self,
-            Self::Create
-                | Self::Rename
-                | Self::Link
-                | Self::MakeDir
-                | Self::SyncDir
-                | Self::WriteAt
-                | Self::SetLen
-                | Self::Sync
-        )
+        matches!(self, Self::Create | Self::Rename | Self::Link | Self::MakeDir | Self::WriteAt)
     }
 
     /// Whether it makes something durable.

@@ -3,7 +3,7 @@
 
 use super::{Object, thing};
 use kith_crypto::content::{Position, Root};
-use kith_store::{Opened, Store, StoreError};
+use kith_store::{Class, Opened, Store, StoreError};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) type Friend = [u8; 32];
@@ -12,7 +12,7 @@ pub(crate) type Friend = [u8; 32];
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Kept {
     pub(crate) thing: (u8, u64),
-    pub(crate) own: bool,
+    pub(crate) class: Class,
     pub(crate) complete: bool,
     /// Slots that were promised to be durable.
     pub(crate) durable: BTreeSet<u64>,
@@ -46,13 +46,22 @@ pub(crate) struct Seen {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct SeenObject {
-    own: bool,
+    class: Class,
     complete: bool,
     present: BTreeSet<u64>,
 }
 
 /// A promise that was broken.
 pub(crate) type Loss = String;
+
+/// How closely a store is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// Every block is read and compared.
+    Blocks,
+    /// What counts as present is believed.
+    Marks,
+}
 
 fn show(error: &StoreError) -> Loss {
     error.to_string()
@@ -63,11 +72,15 @@ fn slots(object: &Object) -> impl Iterator<Item = (u64, Position)> {
     object.positions().into_iter().map(|position| (object.geometry.slot(position).unwrap(), position))
 }
 
-/// Reads every block that counts as present and compares it with the original.
-fn look_at(store: &Store, root: &Root, object: &Object) -> Result<BTreeSet<u64>, Loss> {
+/// The blocks that count as present, each compared with the original.
+fn look_at(store: &Store, root: &Root, object: &Object, look: Look) -> Result<BTreeSet<u64>, Loss> {
     let pack = store.pack(root).map_err(|e| format!("an object without its pack: {e}"))?;
     let mut present = BTreeSet::new();
     for (slot, position) in slots(object).filter(|(_, position)| pack.has(*position)) {
+        if look == Look::Marks {
+            present.insert(slot);
+            continue;
+        }
         match pack.read(position) {
             Ok(bytes) if bytes == *object.bytes(position) => present.insert(slot),
             Ok(_) => return Err(format!("{position:?} has other contents")),
@@ -82,7 +95,7 @@ fn look_at(store: &Store, root: &Root, object: &Object) -> Result<BTreeSet<u64>,
 
 impl Seen {
     /// Looks at everything. `model` names the objects and friends that there may be.
-    pub(crate) fn of(opened: &Opened, models: &[&Model]) -> Result<Self, Loss> {
+    pub(crate) fn of(opened: &Opened, models: &[&Model], look: Look) -> Result<Self, Loss> {
         if opened.damaged_records > 0 {
             return Err(format!("{} records are reported as damaged", opened.damaged_records));
         }
@@ -91,12 +104,12 @@ impl Seen {
         let mut objects = BTreeMap::new();
         for info in store.objects() {
             let kept = known(&info.root).ok_or("an object that nobody stored")?;
-            let present = look_at(store, &info.root, kept.object())?;
-            let (own, complete) = (info.is_own(), info.complete);
+            let present = look_at(store, &info.root, kept.object(), look)?;
+            let (class, complete) = (info.class, info.complete);
             if info.read.as_ref() != Some(&kept.object().cap.key) {
                 return Err("an object lost its read key".into());
             }
-            objects.insert(info.root, SeenObject { own, complete, present });
+            objects.insert(info.root, SeenObject { class, complete, present });
         }
         let mut views = BTreeMap::new();
         for friend in models.iter().flat_map(|model| model.views.keys()) {
@@ -135,7 +148,7 @@ impl Model {
         }
         for (root, kept) in &self.objects {
             let Some(seen) = seen.objects.get(root) else { continue };
-            if (seen.own, seen.complete) != (kept.own, kept.complete) {
+            if (seen.class, seen.complete) != (kept.class, kept.complete) {
                 return Err("an object with other flags".into());
             }
             if !seen.present.is_superset(&kept.durable) {

@@ -3,11 +3,11 @@
 //! The model moves on when a step returned. A step that failed is either done or not done
 //! afterwards, as a whole.
 
-use super::model::{Friend, Kept, Loss, Model, Seen};
+use super::model::{Friend, Kept, Look, Loss, Model, Seen};
 use super::{CHEAP, Object, thing};
 use kith_crypto::content::Position;
 use kith_store::backend::Backend;
-use kith_store::{Opened, Options, Pack, Store, StoreError, Unlock, ViewLog};
+use kith_store::{Class, Limits, Opened, Options, Pack, Store, StoreError, Unlock, ViewLog};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -27,6 +27,12 @@ pub(crate) enum Step {
     Flush(Thing),
     Complete(Thing),
     Remove(Thing),
+    Pin(Thing),
+    Unpin(Thing),
+    /// Written down once a day and object.
+    Use(Thing, u64),
+    /// No room is left for what gives way.
+    Evict,
     Compact(Vec<Vec<u8>>),
     ViewAppend(Friend, Vec<Vec<u8>>),
     ViewRewrite(Friend, Vec<Vec<u8>>),
@@ -42,6 +48,7 @@ pub(crate) fn records(tag: &str, count: usize) -> Vec<Vec<u8>> {
 /// Everything once; `round` makes other objects and records.
 pub(crate) fn workload(round: u8) -> Vec<Step> {
     let (own, second, fetched) = ((10 * round + 1, 1), (10 * round + 2, 3), (10 * round + 3, 2));
+    let (passing, other) = ((10 * round + 4, 1), (10 * round + 5, 1));
     let (ana, ben) = ([1; 32], [2; 32]);
     let tag = |name: &str| format!("{name} of round {round}");
     let live: Vec<_> = records(&tag("live"), 3);
@@ -62,7 +69,13 @@ pub(crate) fn workload(round: u8) -> Vec<Step> {
         Step::Write(fetched, 0, 5),
         Step::Flush(fetched),
         Step::Complete(fetched),
+        Step::Pin(fetched),
+        Step::Begin(passing),
+        Step::Begin(other),
+        Step::Use(passing, 3),
+        Step::Evict,
         Step::Compact(live),
+        Step::Unpin(fetched),
         Step::ViewAppend(ana, records(&tag("ana late"), 3)),
         Step::Remove(own),
         Step::Append(records(&tag("last"), 2)),
@@ -82,8 +95,13 @@ impl Model {
             Step::Append(records) => model.records.extend(records.iter().cloned()),
             Step::Publish(which, record) => {
                 let slots: std::collections::BTreeSet<u64> = all(thing(*which));
-                let kept =
-                    Kept { thing: *which, own: true, complete: true, durable: slots.clone(), written: slots };
+                let kept = Kept {
+                    thing: *which,
+                    class: Class::Own,
+                    complete: true,
+                    durable: slots.clone(),
+                    written: slots,
+                };
                 model.objects.insert(root(which), kept);
                 model.records.push(record.clone());
             }
@@ -92,7 +110,7 @@ impl Model {
                 let first = [object.geometry.slot(Position::Root).unwrap()].into();
                 let kept = Kept {
                     thing: *which,
-                    own: false,
+                    class: Class::Cached,
                     complete: false,
                     durable: first,
                     written: Default::default(),
@@ -116,6 +134,10 @@ impl Model {
                 (kept.complete, kept.durable) = (true, all(thing(*which)));
             }
             Step::Remove(which) => drop(model.objects.remove(&root(which))),
+            Step::Pin(which) => model.reclass(which, Class::Cached, Class::Pinned),
+            Step::Unpin(which) => model.reclass(which, Class::Pinned, Class::Cached),
+            Step::Use(..) => {}
+            Step::Evict => model.objects.retain(|_, kept| !kept.class.gives_way()),
             Step::Compact(live) => model.records.clone_from(live),
             Step::ViewAppend(friend, records) => {
                 model.views.entry(*friend).or_default().extend(records.iter().cloned());
@@ -128,6 +150,13 @@ impl Model {
             }
         }
         model
+    }
+}
+
+impl Model {
+    fn reclass(&mut self, which: &Thing, from: Class, to: Class) {
+        let kept = self.objects.get_mut(&thing(*which).cap.root).filter(|kept| kept.class == from);
+        kept.into_iter().for_each(|kept| kept.class = to);
     }
 }
 
@@ -228,6 +257,20 @@ impl Run {
                 self.packs.remove(which);
                 store.remove(&thing(*which).cap.root)
             }
+            Step::Pin(which) => store.pin(&thing(*which).cap.root).map(drop),
+            Step::Unpin(which) => store.unpin(&thing(*which).cap.root, 9).map(drop),
+            Step::Use(which, day) => store.used(&thing(*which).cap.root, day * 86_400),
+            Step::Evict => {
+                let model = self.model.clone();
+                self.packs.retain(|which, _| {
+                    let kept = model.objects.get(&thing(*which).cap.root);
+                    kept.is_some_and(|kept| !kept.class.gives_way())
+                });
+                store.set_limits(Limits { quota: 0, keep_free: 0 });
+                let freed = store.gc(false);
+                store.set_limits(Limits::NONE);
+                freed.map(drop)
+            }
             Step::Compact(live) => store.compact(live),
             Step::ViewAppend(friend, records) => self.view(friend)?.append(records),
             Step::ViewRewrite(friend, records) => self.view(friend)?.rewrite(records),
@@ -292,6 +335,7 @@ impl Run {
 pub(crate) fn reopen(
     backend: &Arc<dyn Backend>,
     allowed: &[Model],
+    look: Look,
 ) -> Result<(Store, Model, Seen, u64), Loss> {
     let made = allowed.iter().any(|model| model.made);
     let opened = match Store::open_on(Arc::clone(backend), &options()) {
@@ -301,7 +345,7 @@ pub(crate) fn reopen(
     let opened = opened.map_err(|e| format!("the store does not open: {e}"))?;
     leftovers(backend, opened.store.objects().len())?;
     let models: Vec<&Model> = allowed.iter().collect();
-    let seen = Seen::of(&opened, &models)?;
+    let seen = Seen::of(&opened, &models, look)?;
     let mut losses = Vec::new();
     for model in allowed {
         match model.holds(&seen) {
