@@ -51,10 +51,9 @@ struct Records {
     done: Option<oneshot::Sender<()>>,
 }
 
-impl Records {
-    fn bytes(&self) -> usize {
-        self.records.iter().map(|record| record.len() + 64).sum()
-    }
+/// What records take while they wait.
+fn bytes_of(records: &[Vec<u8>]) -> usize {
+    records.iter().map(|record| record.len() + 64).sum()
 }
 
 /// A full disk, as it was met last.
@@ -164,9 +163,8 @@ impl Journal<'_> {
     }
 
     fn queue(&mut self, records: Vec<Vec<u8>>, ticket: Option<u64>, answer: Option<oneshot::Sender<Stored>>) {
-        let entry = Records { records, ticket, answer, done: None };
-        self.waiting_bytes += entry.bytes();
-        self.records.push_back(entry);
+        self.waiting_bytes += bytes_of(&records);
+        self.records.push_back(Records { records, ticket, answer, done: None });
     }
 
     /// Writes what waits, until the disk is full.
@@ -194,19 +192,29 @@ impl Journal<'_> {
     fn append(&mut self) -> bool {
         let (mut count, mut bytes) = (0, 0);
         for entry in &self.records {
-            bytes += entry.bytes();
+            bytes += bytes_of(&entry.records);
             if count > 0 && bytes > CHUNK_BYTES {
                 break;
             }
             count += 1;
         }
-        let payloads: Vec<Vec<u8>> =
-            self.records.iter().take(count).flat_map(|entry| entry.records.iter().cloned()).collect();
+        // Moved, not copied: records hold secrets.
+        let mut entries: Vec<(Records, usize)> = Vec::with_capacity(count);
+        let mut payloads = Vec::new();
+        for mut entry in self.records.drain(..count) {
+            let len = entry.records.len();
+            payloads.append(&mut entry.records);
+            entries.push((entry, len));
+        }
         let result = match (&self.failed, payloads.is_empty()) {
             (Some(why), _) => Err(why.clone()),
             (None, true) => Ok(()),
             (None, false) => match self.store.append(&payloads) {
                 Err(e @ StoreError::Full { .. }) => {
+                    for (mut entry, len) in entries.into_iter().rev() {
+                        entry.records = payloads.split_off(payloads.len() - len);
+                        self.records.push_front(entry);
+                    }
                     self.met_full(e);
                     return false;
                 }
@@ -220,10 +228,9 @@ impl Journal<'_> {
             self.failed = Some(why.clone());
             self.tell(vec![Done::ReadOnly(why.clone())]);
         }
-        let entries: Vec<Records> = self.records.drain(..count).collect();
+        self.waiting_bytes = self.waiting_bytes.saturating_sub(bytes_of(&payloads));
         let mut tickets = Vec::new();
-        for entry in entries {
-            self.waiting_bytes = self.waiting_bytes.saturating_sub(entry.bytes());
+        for (entry, _) in entries {
             match &result {
                 Ok(()) => {
                     tickets.extend(entry.ticket.map(Done::Stored));
@@ -318,7 +325,7 @@ impl Journal<'_> {
 
 fn other_bytes(request: &Log) -> usize {
     match request {
-        Log::View(_, records) => records.iter().map(|record| record.len() + 64).sum(),
+        Log::View(_, records) => bytes_of(records),
         _ => 64,
     }
 }
