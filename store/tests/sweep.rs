@@ -93,7 +93,7 @@ fn long() -> Effort {
 type Make = fn() -> Crashing;
 
 /// Calls `one` with 1, 2, 3, ... on two threads until it says that there is nothing more.
-fn for_each_operation(one: impl Fn(u64) -> (bool, Figures) + Sync) -> Figures {
+fn for_each_number(one: impl Fn(u64) -> (bool, Figures) + Sync) -> Figures {
     let next = AtomicU64::new(1);
     let work = || {
         let mut figures = Figures::default();
@@ -202,7 +202,7 @@ fn try_nested(image: &Memory, allowed: &[Model], seeds: u64, figures: &mut Figur
 
 /// Cuts the power at every operation of `steps`.
 fn power_sweep(make: Make, steps: &[Step], effort: Effort) -> Figures {
-    for_each_operation(|n| {
+    for_each_number(|n| {
         let n = n * effort.every;
         let disk = make();
         disk.power_off_at(n);
@@ -393,14 +393,14 @@ fn fault_sweep(steps: &[Step], fault: Option<Fault>, lasting: Lasting, seeds: u6
 }
 
 fn all_faults(seeds: u64) -> Figures {
-    let mut figures = Figures::default();
     let faults = [Fault::Io, Fault::Full, Fault::FullAtSync, Fault::ShortIo, Fault::ShortFull];
-    let once = faults.into_iter().map(|fault| (Some(fault), Lasting::Once));
-    let lasting = faults.into_iter().map(|fault| (Some(fault), Lasting::UntilHealed));
-    for (fault, lasting) in once.chain(lasting).chain([(None, Lasting::Once)]) {
-        figures.add(fault_sweep(&workload(0), fault, lasting, seeds));
-    }
-    figures
+    let of = |lasting| faults.into_iter().map(move |fault| (Some(fault), lasting));
+    let all: Vec<_> =
+        of(Lasting::Once).chain(of(Lasting::UntilHealed)).chain([(None, Lasting::Once)]).collect();
+    for_each_number(|n| match all.get(n as usize - 1) {
+        Some((fault, lasting)) => (true, fault_sweep(&workload(0), *fault, *lasting, seeds)),
+        None => (false, Figures::default()),
+    })
 }
 
 #[test]
