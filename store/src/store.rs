@@ -524,3 +524,7 @@ impl Store {
         self.inner.disk.read_only_reason()
     }
 }
+
+#[cfg(test)]
+#[path = "index_faults.rs"]
+mod index_faults;

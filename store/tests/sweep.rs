@@ -13,7 +13,7 @@
 mod kit;
 
 use kit::model::{Look, Loss, Model};
-use kit::workload::{Run, Step, Thing, records, reopen, workload};
+use kit::workload::{DIR, Run, Step, Thing, records, reopen, workload};
 use kith_store::backend::{Backend, Crashing, Failing, Fault, Lasting, Memory, Operation, Verb};
 use kith_store::{Store, StoreError};
 use proptest::prelude::*;
@@ -93,7 +93,7 @@ fn long() -> Effort {
 type Make = fn() -> Crashing;
 
 /// Calls `one` with 1, 2, 3, ... on two threads until it says that there is nothing more.
-fn for_each_operation(one: impl Fn(u64) -> (bool, Figures) + Sync) -> Figures {
+fn for_each_number(one: impl Fn(u64) -> (bool, Figures) + Sync) -> Figures {
     let next = AtomicU64::new(1);
     let work = || {
         let mut figures = Figures::default();
@@ -189,7 +189,8 @@ fn try_nested(image: &Memory, allowed: &[Model], seeds: u64, figures: &mut Figur
         let opened = run.open();
         run.close();
         let Some(at) = disk.stopped() else {
-            let _ = opened;
+            figures.operations = figures.operations.max(disk.operations());
+            figures.note(|| format!("{context}, recovered"), opened.map_err(|e| e.to_string()));
             return;
         };
         figures.runs += 1;
@@ -197,12 +198,13 @@ fn try_nested(image: &Memory, allowed: &[Model], seeds: u64, figures: &mut Figur
             let result = try_image(&disk.image(seed), allowed, false);
             figures.note(|| format!("{context}, recovery cut off at {at}, image {seed}"), result);
         }
+        try_kill(&disk, allowed, false, figures, &format!("{context}, recovery cut off at {at}"));
     }
 }
 
 /// Cuts the power at every operation of `steps`.
 fn power_sweep(make: Make, steps: &[Step], effort: Effort) -> Figures {
-    for_each_operation(|n| {
+    for_each_number(|n| {
         let n = n * effort.every;
         let disk = make();
         disk.power_off_at(n);
@@ -393,19 +395,52 @@ fn fault_sweep(steps: &[Step], fault: Option<Fault>, lasting: Lasting, seeds: u6
 }
 
 fn all_faults(seeds: u64) -> Figures {
-    let mut figures = Figures::default();
     let faults = [Fault::Io, Fault::Full, Fault::FullAtSync, Fault::ShortIo, Fault::ShortFull];
-    let once = faults.into_iter().map(|fault| (Some(fault), Lasting::Once));
-    let lasting = faults.into_iter().map(|fault| (Some(fault), Lasting::UntilHealed));
-    for (fault, lasting) in once.chain(lasting).chain([(None, Lasting::Once)]) {
-        figures.add(fault_sweep(&workload(0), fault, lasting, seeds));
-    }
-    figures
+    let of = |lasting| faults.into_iter().map(move |fault| (Some(fault), lasting));
+    let all: Vec<_> =
+        of(Lasting::Once).chain(of(Lasting::UntilHealed)).chain([(None, Lasting::Once)]).collect();
+    for_each_number(|n| match all.get(n as usize - 1) {
+        Some((fault, lasting)) => (true, fault_sweep(&workload(0), *fault, *lasting, seeds)),
+        None => (false, Figures::default()),
+    })
 }
 
 #[test]
 fn any_operation_may_fail() {
     all_faults(NORMAL.after_faults).assert_nothing_was_lost("fault sweep");
+}
+
+/// A store of format version 1 that a release of that time made, in memory.
+fn old_store() -> (Memory, Model) {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors/store/v1");
+    let memory = Memory::default();
+    for path in kit::files(&fixture) {
+        let name = Path::new(DIR).join(path.strip_prefix(&fixture).unwrap());
+        memory.make_dir(name.parent().unwrap()).unwrap();
+        memory.create(&name).unwrap().write_at(0, &std::fs::read(&path).unwrap()).unwrap();
+    }
+    let opened = Store::open_on(arc(copy(&memory)), &kit::workload::options()).unwrap();
+    assert!(opened.migrated && opened.records.len() == 10);
+    let views = [7_u8, 8].map(|friend| ([friend; 32], vec![vec![friend; 100], vec![friend + 1; 10]]));
+    let model = Model { made: true, views: views.into(), ..Model::default() }
+        .after(&Step::Publish((1, 1), Vec::new()))
+        .after(&Step::Begin((2, 1)));
+    (memory, Model { records: opened.records, ..model })
+}
+
+/// A copy that shares nothing.
+fn copy(memory: &Memory) -> Memory {
+    Crashing::from(memory).image(0)
+}
+
+#[test]
+fn a_migration_may_lose_power_at_any_operation() {
+    let (memory, model) = old_store();
+    let mut figures = Figures::default();
+    try_nested(&memory, &[model], 4, &mut figures, "migration");
+    figures.report("migration sweep");
+    assert!(figures.losses.is_empty(), "{:?}", figures.losses);
+    assert!(figures.operations > 40, "{figures:?}");
 }
 
 /// The controls: disks that lie. The same sweep must find that acknowledged things are lost.
