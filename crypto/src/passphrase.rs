@@ -1,6 +1,7 @@
 //! Keys from passphrases: Argon2id, version 1.3 (RFC 9106).
 
 use crate::secret::Key;
+use zeroize::Zeroizing;
 
 /// Cost of the derivation, stored beside what it protects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,11 +27,11 @@ pub fn derive(passphrase: &[u8], salt: &[u8; 16], cost: Cost) -> Option<Key> {
         return None;
     }
     let params = argon2::Params::new(cost.memory_kib, cost.passes, 1, Some(32)).ok()?;
-    let mut out = [0; 32];
+    let mut out = Zeroizing::new([0; 32]);
     argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params)
-        .hash_password_into(passphrase, salt, &mut out)
+        .hash_password_into(passphrase, salt, out.as_mut_slice())
         .ok()?;
-    Some(Key::new(out))
+    Some(Key::new(*out))
 }
 
 #[cfg(test)]

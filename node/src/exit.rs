@@ -212,6 +212,12 @@ impl From<StoreError> for Failure {
             StoreError::Full { .. } => Exit::Full,
             StoreError::NotFound | StoreError::NoStore { .. } => Exit::NotFound,
             StoreError::DamagedBlock(_) | StoreError::Damaged { .. } => Exit::Verification,
+            StoreError::PassphraseNeeded | StoreError::PassphraseNotUsed | StoreError::EmptyPassphrase => {
+                Exit::Usage
+            }
+            StoreError::WrongPassphrase { .. }
+            | StoreError::Permissions { .. }
+            | StoreError::NotAFile { .. } => Exit::Refused,
             _ => Exit::Failure,
         };
         Self::new(exit, e.to_string())

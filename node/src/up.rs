@@ -5,6 +5,7 @@ use crate::config::{Config, Privacy};
 use crate::driver::{Clock, Driver};
 use crate::exit::{Context, Exit, Failure};
 use crate::limits::LiveConfig;
+use crate::passphrase::Passphrase;
 use crate::paths::Paths;
 use crate::records::{Myself, Record, State};
 use crate::service::{Command, Service};
@@ -145,7 +146,7 @@ pub struct Request {
     /// A name given for this start.
     pub name: Option<String>,
     /// The passphrase, if the store has one.
-    pub passphrase: Option<Vec<u8>>,
+    pub passphrase: Option<Passphrase>,
 }
 
 /// A running node, until [`Running::finish`].
@@ -174,7 +175,7 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
         let wished = name.clone().unwrap_or_else(|| config.name.clone());
         let paths = paths.clone();
         let opening = tokio::task::spawn_blocking(move || {
-            let passphrase = passphrase.as_deref();
+            let passphrase = passphrase.as_ref().map(|p| p.as_slice());
             if Store::exists(&paths.store_dir) {
                 open(&paths, passphrase)
             } else {

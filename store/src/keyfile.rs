@@ -209,12 +209,22 @@ fn load(dir: &Path) -> Result<Envelope, StoreError> {
 
 /// Reads and opens the key file.
 pub(crate) fn open(dir: &Path, unlock: Unlock<'_>) -> Result<Key, StoreError> {
-    load(dir)?.open(unlock, &path(dir))
+    let key = load(dir)?.open(unlock, &path(dir))?;
+    disk::remove(&disk::beside(&path(dir)))?; // of a `relock` that was killed
+    Ok(key)
 }
 
 /// Whether the key file is under a passphrase.
 pub(crate) fn needs_passphrase(dir: &Path) -> Result<bool, StoreError> {
     Ok(load(dir)?.cost.is_some())
+}
+
+/// Puts the same store key under another lock, with a new salt. At every moment the old file or the
+/// new one is there, whole. The caller holds the store's lock.
+pub(crate) fn relock(dir: &Path, old: Unlock<'_>, new: Unlock<'_>, cost: Cost) -> Result<(), StoreError> {
+    let store = open(dir, old)?;
+    let envelope = Envelope::seal(&store, new, cost, disk::random()?, disk::random()?)?;
+    disk::replace(&path(dir), &envelope.encode())
 }
 
 #[cfg(test)]
@@ -289,6 +299,24 @@ mod tests {
         std::fs::rename(&file, &elsewhere).unwrap();
         std::os::unix::fs::symlink(&elsewhere, &file).unwrap();
         assert!(matches!(open(dir.path(), Unlock::KeyFile), Err(StoreError::NotAFile { .. })));
+    }
+
+    #[test]
+    fn another_lock_opens_to_the_same_key_and_the_old_one_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = create(dir.path(), Unlock::KeyFile, CHEAP).unwrap();
+        let locks =
+            [Unlock::KeyFile, Unlock::Passphrase(b"one"), Unlock::Passphrase(b"two"), Unlock::KeyFile];
+        for pair in locks.windows(2) {
+            relock(dir.path(), pair[0], pair[1], CHEAP).unwrap();
+            assert_eq!(open(dir.path(), pair[1]).unwrap(), made);
+            assert!(open(dir.path(), pair[0]).is_err(), "{pair:?}");
+        }
+        let before = std::fs::read(path(dir.path())).unwrap();
+        assert!(relock(dir.path(), Unlock::Passphrase(b"two"), Unlock::Passphrase(b"x"), CHEAP).is_err());
+        assert!(relock(dir.path(), Unlock::KeyFile, Unlock::Passphrase(b""), CHEAP).is_err());
+        assert_eq!(std::fs::read(path(dir.path())).unwrap(), before, "a refusal changes nothing");
+        assert_eq!(path(dir.path()).metadata().unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]

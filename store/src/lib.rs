@@ -22,6 +22,7 @@ mod object;
 mod open_packs;
 mod opening;
 mod pack;
+mod rekey;
 mod store;
 #[cfg(test)]
 mod vectors;

@@ -1,0 +1,22 @@
+//! Another lock for a store: key file or passphrase. The store key itself stays, and with it
+//! everything that is sealed (`docs/decisions/0032-another-lock-not-another-key.md`).
+
+use crate::keyfile::{self, Unlock};
+use crate::lock::Lock;
+use crate::{Store, StoreError};
+use kith_crypto::passphrase::Cost;
+use std::path::Path;
+
+impl Store {
+    /// Puts the store key of the store in `dir` under `new` instead of `old`.
+    ///
+    /// A kill at any moment leaves the old key file or the new one. [`StoreError::Locked`] while a
+    /// process has the store open; whoever keeps an old copy of the key file opens it as before.
+    pub fn rekey(dir: &Path, old: Unlock<'_>, new: Unlock<'_>, cost: Cost) -> Result<(), StoreError> {
+        if !Self::exists(dir) {
+            return Err(StoreError::NoStore { path: dir.to_owned() });
+        }
+        let _lock = Lock::take(dir)?;
+        keyfile::relock(dir, old, new, cost)
+    }
+}
