@@ -306,6 +306,18 @@ impl Node {
         child.wait().expect("and waited for");
     }
 
+    /// Starts the process where it was and kills it so long after, ready or not.
+    pub(crate) fn up_and_kill9(&mut self, after: Duration) {
+        assert!(self.child.is_none(), "{} runs already", self.name);
+        let mut command = command(&self.home, &up_args(&self.home, &self.listen(), &[]));
+        let log = File::options().create(true).append(true).open(&self.log).expect("the log opens");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command.envs(self.env.iter().map(|(k, v)| (k, v)));
+        self.child = Some(command.spawn().expect("kith starts"));
+        let_pass(after);
+        self.kill9();
+    }
+
     /// SIGSTOP: the process keeps its connections and says nothing.
     pub(crate) fn freeze(&self) {
         self.signal(Signal::STOP);

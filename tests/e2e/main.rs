@@ -15,6 +15,7 @@ mod friends;
 mod harness;
 mod invites;
 mod keys;
+mod kills;
 mod line;
 mod links;
 mod logs;
