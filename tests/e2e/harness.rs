@@ -140,6 +140,12 @@ impl Running {
         Self { child, stdout, stderr }
     }
 
+    /// A child that was started in another way, with nothing on stdin to be written.
+    pub(crate) fn of(mut child: Child) -> Self {
+        let (stdout, stderr) = (child.stdout.take().map(collect), child.stderr.take().map(collect));
+        Self { child, stdout, stderr }
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("the child can be asked").is_none()
     }
@@ -304,6 +310,11 @@ impl Node {
         let mut child = self.child.take().expect("the node runs");
         child.kill().expect("a running node can be killed");
         child.wait().expect("and waited for");
+    }
+
+    /// Hands over the process, which is ended when it is dropped; the node can be started again.
+    pub(crate) fn let_go(&mut self) -> Running {
+        Running::of(self.child.take().expect("the node runs"))
     }
 
     /// Starts the process where it was and kills it so long after, ready or not.

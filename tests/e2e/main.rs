@@ -19,6 +19,7 @@ mod kills;
 mod line;
 mod links;
 mod logs;
+mod rest;
 mod restart;
 mod secrets;
 mod sources;
