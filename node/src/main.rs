@@ -193,6 +193,7 @@ fn sets(args: &cli::Up) -> Vec<String> {
 }
 
 async fn up(paths: Paths, args: cli::Up, json: bool) -> Result<(), Failure> {
+    platform::keep_files_private();
     let sets = sets(&args);
     let config = Config::load(&paths.config_file, &sets, |name| std::env::var(name).ok())?;
     let passphrase = store_passphrase(&paths, args.passphrase_file.as_deref())?;
@@ -263,6 +264,7 @@ fn welcome(ready: &Value, moved: bool) -> Result<(), Failure> {
 }
 
 async fn init(paths: &Paths, args: &cli::Init, json: bool) -> Result<(), Failure> {
+    platform::keep_files_private();
     let uid = rustix::process::getuid().as_raw();
     paths.prepare(uid)?;
     let config = Config::load(&paths.config_file, &[], |name| std::env::var(name).ok())?;

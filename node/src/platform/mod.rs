@@ -30,3 +30,10 @@ fn undumpable() -> std::io::Result<()> {
 fn undumpable() -> std::io::Result<()> {
     Ok(())
 }
+
+/// Makes everything that this process creates from now on its user's alone, also what libraries make
+/// with modes of their own (sled's files). For the node itself; a command that writes a video where
+/// its user wants it leaves the user's choice in force.
+pub fn keep_files_private() {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+}
