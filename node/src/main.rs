@@ -47,6 +47,7 @@ use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(tasks::panicked));
     // Before anything secret is read, whatever the command.
     if let Err(e) = platform::keep_memory_private() {
         return fail(&Failure::from(e).context("cannot keep memory out of core files"));

@@ -5,6 +5,7 @@
 //! channel is full the driver keeps the request itself, so that threads and driver cannot block
 //! each other.
 
+use crate::tasks::{end_at_once, vital};
 use kith_crypto::content::{Geometry, Position, ReadCap, Root, VerifiedBlock};
 use kith_onion::{ConnId, FetchId, FriendKey};
 use kith_store::{Pack, Store, StoreError, ViewLog};
@@ -113,10 +114,10 @@ impl Storage {
         let (log_store, log_done) = (store.clone(), done_sender.clone());
         let log = std::thread::Builder::new()
             .name("kith-journal".into())
-            .spawn(move || log_thread(&log_store, views, &log_receiver, &log_done))?;
+            .spawn(move || vital(|| log_thread(&log_store, views, &log_receiver, &log_done), end_at_once))?;
         let block = std::thread::Builder::new()
             .name("kith-blocks".into())
-            .spawn(move || block_thread(&store, &block_receiver, &done_sender))?;
+            .spawn(move || vital(|| block_thread(&store, &block_receiver, &done_sender), end_at_once))?;
         Ok(Self {
             log: Lane { sender: log_sender, waiting: VecDeque::new() },
             block: Lane { sender: block_sender, waiting: VecDeque::new() },

@@ -11,7 +11,7 @@ use crate::records::{Myself, Record, State};
 use crate::service::{Command, Service};
 use crate::storage::Storage;
 use crate::stream::Streams;
-use crate::tasks::Tasks;
+use crate::tasks::{Tasks, end_at_once};
 use kith_crypto::cert::{Address, Certificate, MAX_ADDRS, MAX_NAME_LEN};
 use kith_crypto::content::Position;
 use kith_crypto::identity::Identity;
@@ -254,10 +254,7 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
         let asked = tokio::select! {
             asked = stops.recv() => asked,
             // The driver ends by itself only when it failed: the process must not live on without it.
-            _ = &mut driving => {
-                eprintln!("kith: the node failed and stops; start it again, nothing stored is lost");
-                std::process::exit(1);
-            }
+            _ = &mut driving => return end_at_once(),
         };
         // What was asked last still gets its answer.
         tokio::time::sleep(Duration::from_millis(50)).await;

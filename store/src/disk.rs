@@ -118,9 +118,14 @@ pub(crate) fn create_new(path: &Path) -> Result<File, StoreError> {
     })
 }
 
-/// A file that is there, for reading and writing.
+/// A file that is there, for reading and writing; for reading alone on a file system that has become
+/// read-only, so that what is stored can still be served. Writing then fails as on any bad disk.
 pub(crate) fn open(path: &Path) -> Result<File, StoreError> {
-    options().open(path).at(path)
+    match options().open(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::ReadOnlyFilesystem => options().write(false).open(path),
+        other => other,
+    }
+    .at(path)
 }
 
 /// A file that is there or not.

@@ -10,6 +10,7 @@
 
 mod audience;
 mod cli;
+mod faults;
 mod flood;
 mod friends;
 mod harness;

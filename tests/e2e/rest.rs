@@ -21,9 +21,11 @@ use crate::harness::*;
 
 const TOLD: Duration = Duration::from_secs(20);
 
-/// Every file below a folder with its bytes, mode and time stamp; the lock file, whose content is a
-/// process id, without its content.
-pub(crate) fn snapshot(folder: &Path) -> BTreeMap<PathBuf, (Vec<u8>, u32, i64)> {
+/// Files with their bytes, modes and time stamps.
+pub(crate) type Files = BTreeMap<PathBuf, (Vec<u8>, u32, i64)>;
+
+/// Every file below a folder; the lock file, whose content is a process id, without its content.
+pub(crate) fn snapshot(folder: &Path) -> Files {
     let mut all = BTreeMap::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -39,14 +41,17 @@ pub(crate) fn snapshot(folder: &Path) -> BTreeMap<PathBuf, (Vec<u8>, u32, i64)> 
     all
 }
 
+#[track_caller]
+fn assert_untouched(folder: &Path, before: &Files) {
+    assert_same_files(before, &snapshot(folder));
+}
+
 /// Fails naming the files that differ, without printing their bytes.
 #[track_caller]
-pub(crate) fn assert_untouched(folder: &Path, before: &BTreeMap<PathBuf, (Vec<u8>, u32, i64)>) {
-    let after = snapshot(folder);
-    let names = |map: &BTreeMap<PathBuf, (Vec<u8>, u32, i64)>| map.keys().cloned().collect::<Vec<_>>();
-    assert_eq!(names(before), names(&after), "files came or went");
+pub(crate) fn assert_same_files(before: &Files, after: &Files) {
+    assert!(before.keys().eq(after.keys()), "{:?}\nbecame {:?}", before.keys(), after.keys());
     let changed: Vec<&PathBuf> =
-        before.iter().filter(|(path, what)| after[*path] != **what).map(|(p, _)| p).collect();
+        before.iter().filter(|(path, what)| after[*path] != **what).map(|(path, _)| path).collect();
     assert!(changed.is_empty(), "changed: {changed:?}");
 }
 
