@@ -20,7 +20,7 @@ impl Cost {
     pub const MAX: Cost = Cost { memory_kib: 1024 * 1024, passes: 16 };
 }
 
-/// Derives a key from `passphrase` and a 16-byte random `salt`.
+/// Derives a key from `passphrase` and a 16-byte random `salt`. The memory is wiped afterwards.
 ///
 /// `None` when the cost is outside 8 KiB and one pass to [`Cost::MAX`].
 pub fn derive(passphrase: &[u8], salt: &[u8; 16], cost: Cost) -> Option<Key> {
@@ -28,9 +28,10 @@ pub fn derive(passphrase: &[u8], salt: &[u8; 16], cost: Cost) -> Option<Key> {
         return None;
     }
     let params = argon2::Params::new(cost.memory_kib, cost.passes, 1, Some(32)).ok()?;
+    let mut memory = Zeroizing::new(vec![argon2::Block::new(); params.block_count()]);
     let mut out = Zeroizing::new([0; 32]);
     argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params)
-        .hash_password_into(passphrase, salt, out.as_mut_slice())
+        .hash_password_into_with_memory(passphrase, salt, out.as_mut_slice(), memory.as_mut_slice())
         .ok()?;
     Some(Key::new(*out))
 }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
+use zeroize::Zeroizing;
 
 /// Requests that may wait at a thread.
 const QUEUE: usize = 64;
@@ -173,7 +174,8 @@ fn log_thread(
     let mut failed = false;
     while let Ok(first) = requests.recv() {
         // One durable write for everything that waits (group commit).
-        let mut records = Vec::new();
+        // Records hold secrets: what was written is wiped.
+        let mut records = Zeroizing::new(Vec::new());
         let mut tickets = Vec::new();
         let mut waiting = Vec::new();
         let mut others = Vec::new();
@@ -228,6 +230,7 @@ fn log_thread(
                     }
                 }
                 Log::Compact(live) => {
+                    let live = Zeroizing::new(live);
                     let _ = done.blocking_send(vec![Done::Compacted(store.compact(&live))]);
                 }
                 Log::Append(..) | Log::Durable(..) => {}

@@ -30,6 +30,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::sync::{mpsc, oneshot};
+use zeroize::Zeroizing;
 
 /// Own certificates are valid for two years from each start.
 const CERT_LIFETIME_S: u64 = 2 * 365 * 86_400;
@@ -96,7 +97,7 @@ pub fn create(paths: &Paths, name: &str, passphrase: Option<&[u8]>) -> Result<Ho
         older: Vec::new(),
     };
     let record = Record::Myself(me);
-    store.append(&[record.encode()])?;
+    store.append(&Zeroizing::new([record.encode()])[..])?;
     let mut state = State::default();
     state.apply(record);
     Ok(Home { store: Arc::new(store), state, damaged: false })
@@ -109,7 +110,7 @@ pub fn open(paths: &Paths, passphrase: Option<&[u8]>) -> Result<Home, Failure> {
     let count = opened.records.len();
     let mut bad = opened.damaged_records;
     let mut erased = false;
-    for bytes in opened.records {
+    for bytes in opened.records.into_iter().map(Zeroizing::new) {
         match Record::decode(&bytes) {
             Ok(Some(record)) => {
                 erased |= record.erases();
@@ -127,7 +128,7 @@ pub fn open(paths: &Paths, passphrase: Option<&[u8]>) -> Result<Home, Failure> {
             format!("the journal in {} holds no identity: restore a backup", paths.store_dir.display());
         return Err(Failure::new(Exit::Failure, what));
     }
-    let live = state.live();
+    let live = Zeroizing::new(state.live());
     // What was removed is erased with the next start: secrets of lost friends and used invites go.
     if bad == 0 && (erased && count > live.len() || count > 4 * live.len() + 256) {
         opened.store.compact(&live)?;
