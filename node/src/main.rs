@@ -203,6 +203,7 @@ async fn up(paths: Paths, args: cli::Up, json: bool) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
     let moved = paths.socket_moved;
     let running = up::start(up::Request { paths, config, sets, name: args.name, passphrase }).await?;
+    passphrase::warn_if_loose(args.passphrase_file.as_deref());
     if json {
         commands::out(&running.ready.to_string())?;
     } else {
@@ -281,6 +282,7 @@ async fn init(paths: &Paths, args: &cli::Init, json: bool) -> Result<(), Failure
         up::create(&copy, &wished, passphrase.as_ref().map(|p| p.as_slice()))
     });
     let home = made.await.map_err(|_| Failure::new(Exit::Failure, "making the store failed"))??;
+    passphrase::warn_if_loose(args.passphrase_file.as_deref());
     let fingerprint = home.state.me.as_ref().map(|m| m.identity().public().fingerprint()).unwrap_or_default();
     if json {
         return commands::out(&json!({"name": name, "fingerprint": fingerprint}).to_string());

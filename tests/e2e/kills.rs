@@ -360,3 +360,27 @@ fn random_kills_lose_nothing() {
     let tally = campaign(6, seed, |_| {});
     assert!(tally.total() >= 6 && tally.compared >= 6, "seed {seed}: {:?}", tally.kills);
 }
+
+/// A disk that loses what it said it had: the campaign would not pass over it.
+#[test]
+fn a_loss_is_noticed() {
+    let mut campaign = Campaign::begin(1, Tally::default());
+    campaign.promises_hold();
+    let journal = campaign.a.home.join("store/journal");
+    let saved: Vec<_> = fs::read_dir(&journal)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| (fs::read(&path).unwrap(), path))
+        .collect();
+    let (title, bytes) = campaign.draw(KIB);
+    campaign.publishing(&title, &bytes).finish(RESUME).expect_code(&[0]);
+    campaign.learn(title, bytes);
+    campaign.a.kill9();
+    for (bytes, path) in saved {
+        fs::write(path, bytes).unwrap();
+    }
+    campaign.a.restart();
+    let judged = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| campaign.promises_hold()));
+    let why = *judged.expect_err("a publication is gone").downcast::<String>().unwrap();
+    assert!(why.contains("item0002 is lost"), "{why}");
+}

@@ -424,7 +424,7 @@ fn a_node_that_aborts_leaves_no_core_file() {
     // The same end does leave one where nothing is done about it, if the system writes them here.
     let control =
         Command::new("sh").args(["-c", "ulimit -c unlimited && kill -ABRT $$"]).current_dir(&here).status();
-    if control.is_ok_and(|status| status.code().is_none()) && cores(&here).is_empty() {
+    if control.is_err() || cores(&here).is_empty() {
         eprintln!("this system writes no core files here: the limit is checked, its effect is not");
     }
 }

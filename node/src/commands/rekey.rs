@@ -33,6 +33,9 @@ pub async fn rekey(paths: &Paths, args: &cli::Rekey, json: bool) -> Result<(), F
         }
         other => other?,
     }
+    for file in [&args.passphrase_file, &args.new_passphrase_file] {
+        passphrase::warn_if_loose(file.as_deref());
+    }
     if json {
         return out(&json!({"locked_by": if has_new { "passphrase" } else { "key file" }}).to_string());
     }
