@@ -264,8 +264,10 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
         drop(commands);
         let _ = stopped.await;
         let _ = driving.await;
-        tasks.shutdown().await;
+        // While the API's tasks still hold the store and its lock: later, the socket may be that of
+        // the node that was started next.
         let _ = std::fs::remove_file(socket_path);
+        tasks.shutdown().await;
         if let Some(asked) = asked {
             let _ = asked.send(());
         }

@@ -82,6 +82,20 @@ fn locked_within(file: &File, path: &Path, time: Duration) -> Result<bool, Store
     }
 }
 
+/// Waits until no process has the store in `dir` open; `false` when `time` was not enough.
+pub(crate) fn wait_until_free(dir: &Path, time: Duration) -> Result<bool, StoreError> {
+    let path = dir.join("lock");
+    let file = match File::open(&path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(true),
+        other => other.at(&path)?,
+    };
+    let free = locked_within(&file, &path, time)?;
+    if free {
+        file.unlock().at(&path)?;
+    }
+    Ok(free)
+}
+
 /// Whether the process is gone or on its way out. An unknown one may be starting right now.
 fn is_ending(pid: Option<u32>) -> bool {
     let Some(pid) = pid.and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed())) else {
@@ -157,6 +171,20 @@ mod tests {
         // Whoever waited in vain may have it for a moment.
         let file = disk::open_or_create(&path).unwrap();
         assert!(locked_within(&file, &path, Duration::from_secs(60)).unwrap());
+    }
+
+    #[test]
+    fn whoever_waits_for_the_end_leaves_the_store_free() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(wait_until_free(dir.path(), Duration::ZERO).unwrap(), "there is no store");
+        let held = Lock::take(dir.path()).unwrap();
+        assert!(!wait_until_free(dir.path(), Duration::ZERO).unwrap());
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| wait_until_free(dir.path(), Duration::from_secs(60)));
+            drop(held);
+            assert!(waiting.join().unwrap().unwrap());
+        });
+        drop(Lock::take(dir.path()).unwrap());
     }
 
     #[test]

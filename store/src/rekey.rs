@@ -1,13 +1,19 @@
-//! Another lock for a store: key file or passphrase. The store key itself stays, and with it
+//! What is done to a store that nobody has open: another lock, key file or passphrase. The store key itself stays, and with it
 //! everything that is sealed (`docs/decisions/0032-another-lock-not-another-key.md`).
 
 use crate::keyfile::{self, Unlock};
-use crate::lock::Lock;
+use crate::lock::{self, Lock};
 use crate::{Store, StoreError};
 use kith_crypto::passphrase::Cost;
 use std::path::Path;
+use std::time::Duration;
 
 impl Store {
+    /// Waits until no process has the store in `dir` open; `false` when `time` was not enough.
+    pub fn wait_until_free(dir: &Path, time: Duration) -> Result<bool, StoreError> {
+        lock::wait_until_free(dir, time)
+    }
+
     /// Puts the store key of the store in `dir` under `new` instead of `old`.
     ///
     /// A kill at any moment leaves the old key file or the new one. [`StoreError::Locked`] while a

@@ -394,6 +394,18 @@ fn a_node_starts_right_after_another_was_killed() {
     kith(&node, &["status"]).expect_code(&[0]);
 }
 
+/// `kith stop` used to return when the socket was gone, a moment before the store was free.
+#[test]
+fn after_stop_the_store_is_free() {
+    let mut node = Node::start("Ana");
+    for _ in 0..10 {
+        kith(&node, &["stop"]).expect_code(&[0]);
+        let old = node.let_go();
+        node.up("127.0.0.1:0", &[]);
+        old.finish(TOLD).expect_code(&[0]);
+    }
+}
+
 // ---- memory -------------------------------------------------------------------------------------
 
 /// Names that look like core files in a folder.

@@ -14,6 +14,13 @@ impl Shell {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        // The socket goes first. Whoever starts the node next must find the store free.
+        let dir = self.paths.store_dir.clone();
+        let left = until.saturating_duration_since(Instant::now());
+        let free = tokio::task::spawn_blocking(move || kith_store::Store::wait_until_free(&dir, left)).await;
+        if !free.map_err(|_| Failure::new(Exit::Failure, "waiting for the node's end failed"))?? {
+            return Err(Failure::new(Exit::TimedOut, "the node does not end: look at its output"));
+        }
         self.print(&json!({"stopped": true, "pid": value.get("pid")}), || "The node has stopped.".into())
     }
 
