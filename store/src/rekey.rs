@@ -1,5 +1,6 @@
-//! What is done to a store that nobody has open: another lock, key file or passphrase. The store key itself stays, and with it
-//! everything that is sealed (`docs/decisions/0032-another-lock-not-another-key.md`).
+//! What is done to a store that nobody has open: waiting for that, and another lock for it, key file
+//! or passphrase. The store key itself stays, and with it everything that is sealed
+//! (`docs/decisions/0032-another-lock-not-another-key.md`).
 
 use crate::keyfile::{self, Unlock};
 use crate::lock::{self, Lock};
