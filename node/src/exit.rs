@@ -214,6 +214,12 @@ impl From<StoreError> for Failure {
             StoreError::Full { .. } | StoreError::NoRoom { .. } => Exit::Full,
             StoreError::NotFound | StoreError::NoStore { .. } => Exit::NotFound,
             StoreError::DamagedBlock(_) | StoreError::Damaged { .. } => Exit::Verification,
+            StoreError::PassphraseNeeded | StoreError::PassphraseNotUsed | StoreError::EmptyPassphrase => {
+                Exit::Usage
+            }
+            StoreError::WrongPassphrase { .. }
+            | StoreError::Permissions { .. }
+            | StoreError::NotAFile { .. } => Exit::Refused,
             _ => Exit::Failure,
         };
         let what = match &e {

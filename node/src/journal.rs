@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
+use zeroize::Zeroizing;
 
 /// A full disk is tried again after this.
 const RETRY_EVERY: Duration = Duration::from_secs(2);
@@ -139,6 +140,7 @@ impl Journal<'_> {
                 Log::Retry => now = true,
                 // What comes after it is not in it: it waits for the next round.
                 Log::Compact(live) => {
+                    let live = Zeroizing::new(live);
                     self.work();
                     self.compact(&live);
                     return;
@@ -198,9 +200,9 @@ impl Journal<'_> {
             }
             count += 1;
         }
-        // Moved, not copied: records hold secrets.
+        // Moved, not copied, and wiped when written: records hold secrets.
         let mut entries: Vec<(Records, usize)> = Vec::with_capacity(count);
-        let mut payloads = Vec::new();
+        let mut payloads = Zeroizing::new(Vec::new());
         for mut entry in self.records.drain(..count) {
             let len = entry.records.len();
             payloads.append(&mut entry.records);
@@ -212,7 +214,8 @@ impl Journal<'_> {
             (None, false) => match self.store.append(&payloads) {
                 Err(e @ StoreError::Full { .. }) => {
                     for (mut entry, len) in entries.into_iter().rev() {
-                        entry.records = payloads.split_off(payloads.len() - len);
+                        let before = payloads.len() - len;
+                        entry.records = payloads.split_off(before);
                         self.records.push_front(entry);
                     }
                     self.met_full(e);

@@ -18,7 +18,9 @@ pub mod journal;
 pub mod limits;
 pub mod logs;
 pub mod media_type;
+pub mod passphrase;
 pub mod paths;
+pub mod platform;
 pub mod publish;
 pub mod ranges;
 pub mod rates;
@@ -36,14 +38,21 @@ use crate::client::Client;
 use crate::commands::Shell;
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
+use crate::passphrase::Passphrase;
 use crate::paths::Paths;
 use crate::terminal::Style;
 use clap::Parser;
 use serde_json::{Value, json};
+use std::path::Path;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(tasks::panicked));
+    // Before anything secret is read, whatever the command.
+    if let Err(e) = platform::keep_memory_private() {
+        return fail(&Failure::from(e).context("cannot keep memory out of core files"));
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => return usage(&e),
@@ -102,6 +111,9 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Completions { shell } => commands::completions(shell),
         Command::Man { dir } => commands::man(&dir, cli.json),
         Command::Version => commands::version(cli.json),
+        Command::Store { command: cli::StoreCommand::Rekey(args) } => {
+            commands::rekey(&paths, &args, cli.json).await
+        }
         other => {
             let client = Client::new(paths.socket.clone());
             let shell = Shell { paths, client, json: cli.json, style };
@@ -138,6 +150,8 @@ async fn ask(shell: &Shell, command: Command) -> Result<(), Failure> {
             cli::StoreCommand::Stats => shell.store_stats().await,
             cli::StoreCommand::Quota { size } => shell.quota(size.as_deref()).await,
             cli::StoreCommand::Gc { dry_run } => shell.gc(dry_run).await,
+            // Handled before a node is asked.
+            cli::StoreCommand::Rekey(_) => Ok(()),
         },
         Command::Net { command } => shell.net(&command).await,
         Command::Config { command } => shell.config(&command).await,
@@ -186,14 +200,16 @@ fn sets(args: &cli::Up) -> Vec<String> {
 }
 
 async fn up(paths: Paths, args: cli::Up, json: bool) -> Result<(), Failure> {
+    platform::keep_files_private();
     let sets = sets(&args);
     let config = Config::load(&paths.config_file, &sets, |name| std::env::var(name).ok())?;
-    let passphrase = commands::passphrase(args.passphrase_file.as_deref())?;
+    let passphrase = store_passphrase(&paths, args.passphrase_file.as_deref())?;
     logs::start(config.log_level);
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let moved = paths.socket_moved;
     let running = up::start(up::Request { paths, config, sets, name: args.name, passphrase }).await?;
+    passphrase::warn_if_loose(args.passphrase_file.as_deref());
     if json {
         commands::out(&running.ready.to_string())?;
     } else {
@@ -210,6 +226,25 @@ async fn up(paths: Paths, args: cli::Up, json: bool) -> Result<(), Failure> {
     let _ = stop.send(tokio::sync::oneshot::channel().0).await;
     finished.await;
     Ok(())
+}
+
+/// The passphrase of the store that is to be opened or made. A person at a terminal is asked: for the
+/// passphrase of a store that has one, and whether a new store gets one.
+fn store_passphrase(paths: &Paths, file: Option<&Path>) -> Result<Option<Passphrase>, Failure> {
+    if let Some(given) = passphrase::given(file, passphrase::VARIABLE)? {
+        return Ok(Some(given));
+    }
+    if !kith_store::Store::exists(&paths.store_dir) {
+        return Ok(passphrase::asked_twice(true)?.flatten());
+    }
+    if !kith_store::Store::needs_passphrase(&paths.store_dir)? {
+        return Ok(None);
+    }
+    passphrase::asked()?.map(Some).ok_or_else(|| {
+        let what = "this store is locked with a passphrase: give it with --passphrase-file FILE (- for stdin) \
+                    or in KITH_PASSPHRASE, or start from a terminal";
+        Failure::new(Exit::Usage, what)
+    })
 }
 
 fn welcome(ready: &Value, moved: bool) -> Result<(), Failure> {
@@ -237,15 +272,23 @@ fn welcome(ready: &Value, moved: bool) -> Result<(), Failure> {
 }
 
 async fn init(paths: &Paths, args: &cli::Init, json: bool) -> Result<(), Failure> {
+    platform::keep_files_private();
     let uid = rustix::process::getuid().as_raw();
     paths.prepare(uid)?;
     let config = Config::load(&paths.config_file, &[], |name| std::env::var(name).ok())?;
     Config::write_default(&paths.config_file)?;
     let name = args.name.clone().unwrap_or(config.name);
-    let passphrase = commands::passphrase(args.passphrase_file.as_deref())?;
+    let passphrase = match kith_store::Store::exists(&paths.store_dir) {
+        // It is going to be refused, so nothing is asked.
+        true => None,
+        false => store_passphrase(paths, args.passphrase_file.as_deref())?,
+    };
     let (copy, wished) = (paths.clone(), name.clone());
-    let made = tokio::task::spawn_blocking(move || up::create(&copy, &wished, passphrase.as_deref()));
+    let made = tokio::task::spawn_blocking(move || {
+        up::create(&copy, &wished, passphrase.as_ref().map(|p| p.as_slice()))
+    });
     let home = made.await.map_err(|_| Failure::new(Exit::Failure, "making the store failed"))??;
+    passphrase::warn_if_loose(args.passphrase_file.as_deref());
     let fingerprint = home.state.me.as_ref().map(|m| m.identity().public().fingerprint()).unwrap_or_default();
     if json {
         return commands::out(&json!({"name": name, "fingerprint": fingerprint}).to_string());

@@ -40,6 +40,12 @@ impl std::fmt::Debug for Myself {
     }
 }
 
+impl Drop for Myself {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.secrets);
+    }
+}
+
 impl Myself {
     /// The identity with its keys ready for use.
     pub fn identity(&self) -> Identity {

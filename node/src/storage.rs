@@ -7,6 +7,7 @@
 //! each other.
 
 use crate::journal::{Stored, log_thread};
+use crate::tasks::{end_at_once, vital};
 use kith_crypto::content::{BLOCK_LEN, Geometry, Position, ReadCap, Root, VerifiedBlock};
 use kith_onion::{ConnId, FetchId, FriendKey};
 use kith_store::{Pack, Store, StoreError, ViewLog};
@@ -125,10 +126,10 @@ impl Storage {
         let (log_store, log_done) = (store.clone(), done_sender.clone());
         let log = std::thread::Builder::new()
             .name("kith-journal".into())
-            .spawn(move || log_thread(&log_store, views, &log_receiver, &log_done))?;
+            .spawn(move || vital(|| log_thread(&log_store, views, &log_receiver, &log_done), end_at_once))?;
         let block = std::thread::Builder::new()
             .name("kith-blocks".into())
-            .spawn(move || block_thread(&store, &block_receiver, &done_sender))?;
+            .spawn(move || vital(|| block_thread(&store, &block_receiver, &done_sender), end_at_once))?;
         Ok(Self {
             log: Lane { sender: log_sender, waiting: VecDeque::new() },
             block: Lane { sender: block_sender, waiting: VecDeque::new() },

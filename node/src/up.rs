@@ -5,12 +5,13 @@ use crate::config::{Config, Privacy};
 use crate::driver::{Clock, Driver};
 use crate::exit::{Context, Exit, Failure};
 use crate::limits::LiveConfig;
+use crate::passphrase::Passphrase;
 use crate::paths::Paths;
 use crate::records::{Myself, Record, State};
 use crate::service::{Command, Service};
 use crate::storage::Storage;
 use crate::stream::Streams;
-use crate::tasks::Tasks;
+use crate::tasks::{Tasks, end_at_once};
 use kith_crypto::cert::{Address, Certificate, MAX_ADDRS, MAX_NAME_LEN};
 use kith_crypto::content::Position;
 use kith_crypto::identity::Identity;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::sync::{mpsc, oneshot};
+use zeroize::Zeroizing;
 
 /// Own certificates are valid for two years from each start.
 const CERT_LIFETIME_S: u64 = 2 * 365 * 86_400;
@@ -96,7 +98,7 @@ pub fn create(paths: &Paths, name: &str, passphrase: Option<&[u8]>) -> Result<Ho
         older: Vec::new(),
     };
     let record = Record::Myself(me);
-    store.append(&[record.encode()])?;
+    store.append(&Zeroizing::new([record.encode()])[..])?;
     let mut state = State::default();
     state.apply(record);
     Ok(Home { store: Arc::new(store), state, damaged: false })
@@ -109,7 +111,7 @@ pub fn open(paths: &Paths, passphrase: Option<&[u8]>) -> Result<Home, Failure> {
     let count = opened.records.len();
     let mut bad = opened.damaged_records;
     let mut erased = false;
-    for bytes in opened.records {
+    for bytes in opened.records.into_iter().map(Zeroizing::new) {
         match Record::decode(&bytes) {
             Ok(Some(record)) => {
                 erased |= record.erases();
@@ -134,7 +136,7 @@ pub fn open(paths: &Paths, passphrase: Option<&[u8]>) -> Result<Home, Failure> {
             format!("the journal in {} holds no identity: restore a backup", paths.store_dir.display());
         return Err(Failure::new(Exit::Failure, what));
     }
-    let live = state.live();
+    let live = Zeroizing::new(state.live());
     // What was removed is erased with the next start: secrets of lost friends and used invites go.
     // Not in the run that migrated the journal: what it was is kept as long.
     if bad == 0 && !opened.migrated && (erased && count > live.len() || count > 4 * live.len() + 256) {
@@ -157,7 +159,7 @@ pub struct Request {
     /// A name given for this start.
     pub name: Option<String>,
     /// The passphrase, if the store has one.
-    pub passphrase: Option<Vec<u8>>,
+    pub passphrase: Option<Passphrase>,
 }
 
 /// A running node, until [`Running::finish`].
@@ -186,7 +188,7 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
         let wished = name.clone().unwrap_or_else(|| config.name.clone());
         let paths = paths.clone();
         let opening = tokio::task::spawn_blocking(move || {
-            let passphrase = passphrase.as_deref();
+            let passphrase = passphrase.as_ref().map(|p| p.as_slice());
             if Store::exists(&paths.store_dir) {
                 open(&paths, passphrase)
             } else {
@@ -266,10 +268,7 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
         let asked = tokio::select! {
             asked = stops.recv() => asked,
             // The driver ends by itself only when it failed: the process must not live on without it.
-            _ = &mut driving => {
-                eprintln!("kith: the node failed and stops; start it again, nothing stored is lost");
-                std::process::exit(1);
-            }
+            _ = &mut driving => return end_at_once(),
         };
         // What was asked last still gets its answer.
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -278,8 +277,10 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
         drop(commands);
         let _ = stopped.await;
         let _ = driving.await;
-        tasks.shutdown().await;
+        // While the API's tasks still hold the store and its lock: later, the socket may be that of
+        // the node that was started next.
         let _ = std::fs::remove_file(socket_path);
+        tasks.shutdown().await;
         if let Some(asked) = asked {
             let _ = asked.send(());
         }

@@ -204,12 +204,28 @@ fn load(disk: &Disk, dir: &Path) -> Result<Envelope, StoreError> {
 
 /// Reads and opens the key file.
 pub(crate) fn open(disk: &Disk, dir: &Path, unlock: Unlock<'_>) -> Result<Key, StoreError> {
-    load(disk, dir)?.open(unlock, &path(dir))
+    let key = load(disk, dir)?.open(unlock, &path(dir))?;
+    disk.remove(&disk::beside(&path(dir)))?; // of a `relock` that was killed
+    Ok(key)
 }
 
 /// Whether the key file is under a passphrase.
 pub(crate) fn needs_passphrase(disk: &Disk, dir: &Path) -> Result<bool, StoreError> {
     Ok(load(disk, dir)?.cost.is_some())
+}
+
+/// Puts the same store key under another lock, with a new salt. At every moment the old file or the
+/// new one is there, whole. The caller holds the store's lock.
+pub(crate) fn relock(
+    disk: &Disk,
+    dir: &Path,
+    old: Unlock<'_>,
+    new: Unlock<'_>,
+    cost: Cost,
+) -> Result<(), StoreError> {
+    let store = open(disk, dir, old)?;
+    let envelope = Envelope::seal(&store, new, cost, disk::random()?, disk::random()?)?;
+    disk.replace(&path(dir), &envelope.encode())
 }
 
 #[cfg(test)]
@@ -297,6 +313,24 @@ mod tests {
         std::fs::rename(&file, &elsewhere).unwrap();
         std::os::unix::fs::symlink(&elsewhere, &file).unwrap();
         assert!(matches!(open(&Disk::real(), dir.path(), Unlock::KeyFile), Err(StoreError::NotAFile { .. })));
+    }
+
+    #[test]
+    fn another_lock_opens_to_the_same_key_and_the_old_one_no_more() {
+        let (dir, disk) = (tempfile::tempdir().unwrap(), Disk::real());
+        let made = create(&disk, dir.path(), Unlock::KeyFile, CHEAP).unwrap();
+        let locks =
+            [Unlock::KeyFile, Unlock::Passphrase(b"one"), Unlock::Passphrase(b"two"), Unlock::KeyFile];
+        for pair in locks.windows(2) {
+            relock(&disk, dir.path(), pair[0], pair[1], CHEAP).unwrap();
+            assert_eq!(open(&disk, dir.path(), pair[1]).unwrap(), made);
+            assert!(open(&disk, dir.path(), pair[0]).is_err(), "{pair:?}");
+        }
+        let before = std::fs::read(path(dir.path())).unwrap();
+        assert!(relock(&disk, dir.path(), Unlock::Passphrase(b"two"), Unlock::Passphrase(b"x"), CHEAP).is_err());
+        assert!(relock(&disk, dir.path(), Unlock::KeyFile, Unlock::Passphrase(b""), CHEAP).is_err());
+        assert_eq!(std::fs::read(path(dir.path())).unwrap(), before, "a refusal changes nothing");
+        assert_eq!(path(dir.path()).metadata().unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod open_packs;
 mod opening;
 mod pack;
 mod quota;
+mod rekey;
 mod store;
 #[cfg(test)]
 mod vectors;

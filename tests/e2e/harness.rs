@@ -140,6 +140,12 @@ impl Running {
         Self { child, stdout, stderr }
     }
 
+    /// A child that was started in another way, with nothing on stdin to be written.
+    pub(crate) fn of(mut child: Child) -> Self {
+        let (stdout, stderr) = (child.stdout.take().map(collect), child.stderr.take().map(collect));
+        Self { child, stdout, stderr }
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("the child can be asked").is_none()
     }
@@ -304,6 +310,23 @@ impl Node {
         let mut child = self.child.take().expect("the node runs");
         child.kill().expect("a running node can be killed");
         child.wait().expect("and waited for");
+    }
+
+    /// Hands over the process, which is ended when it is dropped; the node can be started again.
+    pub(crate) fn let_go(&mut self) -> Running {
+        Running::of(self.child.take().expect("the node runs"))
+    }
+
+    /// Starts the process where it was and kills it so long after, ready or not.
+    pub(crate) fn up_and_kill9(&mut self, after: Duration) {
+        assert!(self.child.is_none(), "{} runs already", self.name);
+        let mut command = command(&self.home, &up_args(&self.home, &self.listen(), &[]));
+        let log = File::options().create(true).append(true).open(&self.log).expect("the log opens");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command.envs(self.env.iter().map(|(k, v)| (k, v)));
+        self.child = Some(command.spawn().expect("kith starts"));
+        let_pass(after);
+        self.kill9();
     }
 
     /// SIGSTOP: the process keeps its connections and says nothing.

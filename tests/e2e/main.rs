@@ -10,15 +10,18 @@
 
 mod audience;
 mod cli;
+mod faults;
 mod flood;
 mod friends;
 mod harness;
 mod invites;
 mod keys;
+mod kills;
 mod line;
 mod links;
 mod logs;
 mod quota;
+mod rest;
 mod restart;
 mod secrets;
 mod sources;

@@ -126,7 +126,7 @@ pub struct Up {
     /// Where players connect, on this machine only
     #[arg(long, value_name = "ADDR:PORT")]
     pub web: Option<String>,
-    /// Read the passphrase from this file (- for stdin; also: KITH_PASSPHRASE)
+    /// Read the store's passphrase from this file (- for stdin; also: KITH_PASSPHRASE; else it is asked)
     #[arg(long, value_name = "FILE")]
     pub passphrase_file: Option<PathBuf>,
     /// Set a configuration key for this start
@@ -151,7 +151,7 @@ pub struct Init {
     /// The name that friends see
     #[arg(long)]
     pub name: Option<String>,
-    /// Lock the store with the passphrase in this file (- for stdin; also: KITH_PASSPHRASE)
+    /// Lock the store with the passphrase in this file (- for stdin; also: KITH_PASSPHRASE; else it is asked)
     #[arg(long, value_name = "FILE")]
     pub passphrase_file: Option<PathBuf>,
 }
@@ -348,4 +348,23 @@ pub enum StoreCommand {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Change the passphrase, or lock with a key file instead
+    ///
+    /// The key below the lock stays the same: whoever has an old copy of store.key and knows its
+    /// passphrase opens copies of this store as before. The node must be stopped.
+    Rekey(Rekey),
+}
+
+/// `kith store rekey`
+#[derive(Args, Debug)]
+pub struct Rekey {
+    /// Read the passphrase that the store has now from this file (- for stdin; also: KITH_PASSPHRASE)
+    #[arg(long, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+    /// Read the new passphrase from this file (- for stdin; also: KITH_NEW_PASSPHRASE)
+    #[arg(long, value_name = "FILE")]
+    pub new_passphrase_file: Option<PathBuf>,
+    /// Lock with the key file alone: its permissions are then the whole protection
+    #[arg(long, conflicts_with = "new_passphrase_file")]
+    pub no_passphrase: bool,
 }

@@ -9,11 +9,13 @@ mod friends;
 mod limits;
 mod node;
 mod quota;
+mod rekey;
 mod videos;
 
 pub use about::{completions, man, version};
 pub use config::value_json;
-pub use node::{passphrase, paths};
+pub use node::paths;
+pub use rekey::rekey;
 
 use crate::client::Client;
 use crate::config::parse_duration;

@@ -1,4 +1,4 @@
-//! The node itself: stop, status, certificate, storage, paths, and the passphrase that unlocks it.
+//! The node itself: stop, status, certificate, storage, paths.
 
 use super::*;
 use crate::cli;
@@ -13,6 +13,13 @@ impl Shell {
                 return Err(Failure::new(Exit::TimedOut, "the node does not end: look at its output"));
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // The socket goes first. Whoever starts the node next must find the store free.
+        let dir = self.paths.store_dir.clone();
+        let left = until.saturating_duration_since(Instant::now());
+        let free = tokio::task::spawn_blocking(move || kith_store::Store::wait_until_free(&dir, left)).await;
+        if !free.map_err(|_| Failure::new(Exit::Failure, "waiting for the node's end failed"))?? {
+            return Err(Failure::new(Exit::TimedOut, "the node does not end: look at its output"));
         }
         self.print(&json!({"stopped": true, "pid": value.get("pid")}), || "The node has stopped.".into())
     }
@@ -121,38 +128,4 @@ impl Shell {
 /// `kith paths`: the answer does not need a running node.
 pub fn paths(value: &Value, json: bool) -> Result<(), Failure> {
     if json { out(&value.to_string()) } else { out(fields(value).trim_end()) }
-}
-
-/// A passphrase from a file, stdin or the environment.
-pub fn passphrase(file: Option<&Path>) -> Result<Option<Vec<u8>>, Failure> {
-    const MAX: u64 = 4096;
-    let mut bytes = Vec::new();
-    match file {
-        Some(path) if path == Path::new("-") => {
-            std::io::stdin()
-                .lock()
-                .take(MAX + 1)
-                .read_to_end(&mut bytes)
-                .context("cannot read the passphrase")?;
-        }
-        Some(path) => {
-            let file = std::fs::File::open(path)
-                .context(format!("cannot open the passphrase file {}", path.display()))?;
-            file.take(MAX + 1).read_to_end(&mut bytes).context("cannot read the passphrase")?;
-        }
-        None => match std::env::var_os("KITH_PASSPHRASE") {
-            Some(value) => bytes = std::os::unix::ffi::OsStringExt::into_vec(value),
-            None => return Ok(None),
-        },
-    }
-    while matches!(bytes.last(), Some(b'\n' | b'\r')) {
-        bytes.pop();
-    }
-    if bytes.is_empty() {
-        return Err(Failure::new(Exit::Usage, "the passphrase is empty: it would protect nothing"));
-    }
-    if bytes.len() as u64 > MAX {
-        return Err(Failure::new(Exit::Usage, format!("the passphrase is longer than {MAX} bytes")));
-    }
-    Ok(Some(bytes))
 }

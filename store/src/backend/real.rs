@@ -108,7 +108,13 @@ impl Backend for Real {
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        Ok(Box::new(RealFile(options().open(path)?)))
+        // A file system that has become read-only still serves what it has; writing then fails as on
+        // any bad disk.
+        let file = match options().open(path) {
+            Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem => options().write(false).open(path),
+            other => other,
+        };
+        Ok(Box::new(RealFile(file?)))
     }
 
     fn kind(&self, path: &Path) -> io::Result<Kind> {
