@@ -26,6 +26,7 @@ mod pack;
 mod store;
 #[cfg(test)]
 mod vectors;
+mod verify;
 mod view;
 
 pub use error::StoreError;
@@ -34,4 +35,5 @@ pub use object::ObjectInfo;
 pub use opening::{Opened, Options};
 pub use pack::{Pack, Publishing};
 pub use store::{Stats, Store};
+pub use verify::{Checked, FileType, Finding, Outcome, Scope, Verify};
 pub use view::ViewLog;

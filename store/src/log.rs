@@ -111,6 +111,13 @@ pub(crate) struct Replay {
     last: Hash16,
 }
 
+impl Replay {
+    /// Where the last valid record ends.
+    pub(crate) const fn end(&self) -> End {
+        End { at: self.end as u64, last: self.last }
+    }
+}
+
 /// Reads all records of a file whose header takes `header_len` bytes.
 fn replay(seal: &Seal, bytes: &[u8], header_len: usize) -> Replay {
     let header = bytes.get(..header_len).unwrap_or(bytes);
@@ -250,6 +257,32 @@ impl Log {
     pub(crate) const fn len_bytes(&self) -> u64 {
         self.end
     }
+
+    /// Where the log ends, and the link of its last record.
+    pub(crate) const fn end(&self) -> End {
+        End { at: self.end, last: self.last }
+    }
+}
+
+/// Where a log ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct End {
+    at: u64,
+    last: Hash16,
+}
+
+/// Reads a file again. True if it is what was written to it: every record opens, each follows the one before, and
+/// the last is the one that memory says, where memory says (`None`: wherever the file ends).
+pub(crate) fn read_again(
+    disk: &Disk,
+    path: &Path,
+    header_len: usize,
+    seal: impl FnOnce(&[u8]) -> Result<Seal, StoreError>,
+    end: Option<End>,
+) -> Result<(bool, Vec<Record>), StoreError> {
+    let (replay, _, bytes) = Log::read(disk, path, header_len, seal)?;
+    let whole = replay.damaged == 0 && replay.end == bytes.len();
+    Ok((whole && end.is_none_or(|end| end == replay.end()), replay.records))
 }
 
 impl Drop for Log {

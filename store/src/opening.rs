@@ -74,7 +74,7 @@ pub(crate) fn open(backend: Arc<dyn Backend>, options: &Options<'_>) -> Result<O
     open_with(dir, disk, key, lock)
 }
 
-fn journal_dir(dir: &Path) -> PathBuf {
+pub(crate) fn journal_dir(dir: &Path) -> PathBuf {
     dir.join("journal")
 }
 
@@ -94,9 +94,10 @@ fn open_with(dir: &Path, disk: Disk, key: Key, lock: Box<dyn Held>) -> Result<Op
     let damaged_records = damaged + folded.damaged;
     let mark = folded.mark.unwrap_or(journal.start_mark());
     let index_dir = disk.backend().is_real().then(|| index_dir(dir));
-    let (index, index_rebuilt) = index::open(index_dir.as_deref(), &key, &folded.objects, mark);
+    let (index, index_rebuilt) = index::open(index_dir.as_deref(), &key, &folded.objects, mark, &|_, _| {});
     let named = folded.objects.keys().map(|root| pack::path(&packs_dir(dir), &key, root)).collect();
     sweep(&disk, dir, (damaged_records == 0).then_some(&named))?;
+    let key_file = disk.read(&keyfile::path(dir))?;
     let store = Store::from_inner(Inner {
         dir: dir.to_owned(),
         key,
@@ -106,6 +107,8 @@ fn open_with(dir: &Path, disk: Disk, key: Key, lock: Box<dyn Held>) -> Result<Op
         changes: Mutex::new(()),
         index: RwLock::new(index),
         packs: Mutex::new(OpenPacks::default()),
+        key_file,
+        damaged: damaged_records > 0,
         _lock: lock,
     });
     Ok(Opened { store, records: folded.records, damaged_records, torn_bytes, index_rebuilt })

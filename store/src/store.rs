@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 /// Everything at rest of one node. Cheap to share by reference between threads.
 #[derive(Debug)]
 pub struct Store {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 /// What the store takes on disk.
@@ -58,6 +58,10 @@ pub(crate) struct Inner {
     pub(crate) changes: Mutex<()>,
     pub(crate) index: RwLock<Box<dyn Index>>,
     pub(crate) packs: Mutex<OpenPacks>,
+    /// The key file as it was read, to be written again if the disk loses it.
+    pub(crate) key_file: Vec<u8>,
+    /// The journal had lost records when it was opened.
+    pub(crate) damaged: bool,
     pub(crate) _lock: Box<dyn Held>,
 }
 
@@ -127,12 +131,12 @@ impl Inner {
         Ok(temp_dir(&self.dir).join(disk::hex(&disk::random::<16>()?)))
     }
 
-    fn pack_path(&self, root: &Root) -> PathBuf {
+    pub(crate) fn pack_path(&self, root: &Root) -> PathBuf {
         pack::path(&packs_dir(&self.dir), &self.key, root)
     }
 
     /// Asks the index; where it fails, one in memory is made from the journal and asked instead.
-    fn ask<T>(&self, question: impl Fn(&dyn Index) -> Result<T, Unusable>) -> Option<T> {
+    pub(crate) fn ask<T>(&self, question: impl Fn(&dyn Index) -> Result<T, Unusable>) -> Option<T> {
         let answer = {
             let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
             question(index.as_ref())
@@ -147,10 +151,42 @@ impl Inner {
             .ok()
     }
 
+    /// All objects, by root: as the journal says, or the index where the journal was damaged since
+    /// it was opened. `changes` is held.
+    fn rows(&self) -> Vec<ObjectInfo> {
+        let read = hold(&self.journal).reread();
+        match read.ok().filter(|contents| contents.damaged == 0).map(Folded::of) {
+            Some(folded) if folded.damaged == 0 => folded.objects.into_values().collect(),
+            _ => self.ask(|index| index.objects()).unwrap_or_default(),
+        }
+    }
+
     fn index_from_journal(&self) -> Result<Box<dyn Index>, Unusable> {
         let journal = hold(&self.journal);
         let folded = Folded::of(journal.reread().map_err(|_| Unusable)?);
         Ok(index::in_memory(&folded.objects, folded.mark.unwrap_or(journal.start_mark())))
+    }
+
+    /// Makes the index anew from the journal. Readers go on meanwhile with one in memory; who wants to
+    /// change something waits.
+    pub(crate) fn reindex(&self, watch: &dyn Fn(u64, u64)) -> Result<u64, StoreError> {
+        let _changing = hold(&self.changes);
+        let (rows, mark) = {
+            let rows = self.rows();
+            let mark = Folded::of(hold(&self.journal).reread()?).mark;
+            (rows, mark.unwrap_or(hold(&self.journal).start_mark()))
+        };
+        let objects: BTreeMap<Root, ObjectInfo> = rows.into_iter().map(|info| (info.root, info)).collect();
+        let swap = |index| {
+            let mut current = self.index.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *current, index)
+        };
+        drop(swap(index::in_memory(&objects, mark)));
+        if let Some(dir) = self.disk.backend().is_real().then(|| index_dir(&self.dir)) {
+            let made = index::make(&dir, &self.key, &objects, mark, watch);
+            drop(made.map(swap)); // without a disk for it the one in memory stays
+        }
+        Ok(objects.len() as u64)
     }
 
     pub(crate) fn object(&self, root: &Root) -> Option<ObjectInfo> {
@@ -195,7 +231,7 @@ impl Inner {
         self.change(Row::Added(info), &[record.to_vec()])
     }
 
-    fn pack(&self, root: &Root) -> Result<Arc<Pack>, StoreError> {
+    pub(crate) fn pack(&self, root: &Root) -> Result<Arc<Pack>, StoreError> {
         let mut packs = hold(&self.packs);
         // Asked under the lock, so that no pack is opened that a removal has just forgotten.
         let info = self.object(root).ok_or(StoreError::NotFound)?;
@@ -300,13 +336,13 @@ impl Store {
     pub fn compact(&self, live: &[Vec<u8>]) -> Result<(), StoreError> {
         let inner = &self.inner;
         let _changing = hold(&inner.changes);
-        let folded = Folded::of(hold(&inner.journal).reread()?);
-        let rows = folded.objects.values().map(|info| Row::Added(info.clone()).encode());
+        let objects = inner.rows();
+        let rows = objects.iter().map(|info| Row::Added(info.clone()).encode());
         let payloads: Vec<_> = rows.chain(live.iter().map(|record| node_payload(record))).collect();
         let mut journal = hold(&inner.journal);
         let marks = journal.compact(&payloads)?;
         inner.journal_bytes.store(journal.len_bytes(), Ordering::Relaxed);
-        let last_row = folded.objects.len().checked_sub(1).and_then(|i| marks.get(i)).copied();
+        let last_row = objects.len().checked_sub(1).and_then(|i| marks.get(i)).copied();
         let mark = last_row.unwrap_or(journal.start_mark());
         drop(journal);
         let _ = inner.ask(|index| index.set_mark(mark));
@@ -321,6 +357,12 @@ impl Store {
     /// All objects, by root.
     pub fn objects(&self) -> Vec<ObjectInfo> {
         self.inner.ask(|index| index.objects()).unwrap_or_default()
+    }
+
+    /// Makes the index anew from the journal while the store is in use; returns how many objects it
+    /// names. `watch` hears how many of how many are done.
+    pub fn reindex(&self, watch: &dyn Fn(u64, u64)) -> Result<u64, StoreError> {
+        self.inner.reindex(watch)
     }
 
     /// Starts a new object of this node.

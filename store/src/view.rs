@@ -6,7 +6,7 @@
 
 use crate::StoreError;
 use crate::disk::{self, Disk};
-use crate::log::{Log, Seal};
+use crate::log::{Log, Seal, read_again};
 use kith_crypto::codec::{Reader, Writer};
 use kith_crypto::kdf::{Label, derive};
 use kith_crypto::secret::Key;
@@ -104,6 +104,18 @@ impl ViewLog {
         let made = make(&self.path, &self.owner, live, &self.disk);
         self.log = self.disk.guard_unless_full(made)?;
         Ok(())
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the file holds what was written to it. What it does not hold the caller writes anew,
+    /// with [`ViewLog::rewrite`].
+    pub fn verify(&self) -> Result<bool, StoreError> {
+        let seal = |header: &[u8]| check_header(&self.path, header, &self.owner);
+        read_again(&self.disk, &self.path, HEADER_LEN, seal, Some(self.log.end())).map(|(whole, _)| whole)
     }
 
     /// Damaged stretches that were met when the log was opened.

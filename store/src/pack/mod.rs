@@ -6,6 +6,7 @@
 //! counts as absent and is written again, with the same bytes under the same nonce, which tells
 //! nobody anything. Which objects are kept, and when, is decided by the store and its caller.
 
+pub(crate) mod check;
 pub(crate) mod format;
 mod publish;
 
@@ -19,8 +20,8 @@ use kith_crypto::aead::BulkKey;
 use kith_crypto::content::{Geometry, Position, Root, VerifiedBlock};
 use kith_crypto::secret::Key;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock};
 
 /// Bytes written to a pack before it flushes by itself: what a kill may cost a fetch.
 const FLUSH_EVERY_BYTES: u64 = 64 << 20;
@@ -45,6 +46,8 @@ pub struct Pack {
     marks: Mutex<Marks>,
     /// Generation of the newest map on disk. Held while a flush syncs; readers never take it.
     flushed: Mutex<u64>,
+    /// Held by all who write a block until it is marked; an empty place is cleaned only without them.
+    writing: RwLock<()>,
     /// The object was removed: its marks need not be saved.
     discarded: AtomicBool,
     disk: Disk,
@@ -121,6 +124,7 @@ impl Pack {
             keys,
             marks: Mutex::new(Marks { map, present, dirty: false, unsynced_bytes: 0 }),
             flushed: Mutex::new(generation),
+            writing: RwLock::new(()),
             discarded: AtomicBool::new(false),
             disk: disk.clone(),
         }
@@ -224,6 +228,7 @@ impl Pack {
         if hold(&self.marks).has(slot) {
             return Ok(());
         }
+        let _writing = self.writing.read().unwrap_or_else(PoisonError::into_inner);
         self.cipher.seal(position.nonce(), &[], &mut bytes);
         let written = self.file.write_at(place_at(slot), &bytes).at(&self.path);
         self.disk.guard_unless_full(written)?;
