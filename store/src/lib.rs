@@ -11,6 +11,7 @@
 //! write orders: `docs/protocol/store.md`.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
+mod adopt;
 pub mod backend;
 mod disk;
 mod error;
@@ -29,6 +30,7 @@ mod vectors;
 mod verify;
 mod view;
 
+pub use adopt::{Adopted, Claim};
 pub use error::StoreError;
 pub use keyfile::Unlock;
 pub use object::ObjectInfo;

@@ -179,6 +179,11 @@ fn next<'a>(seal: &Seal, bytes: &'a [u8], budget: &mut usize) -> Found<'a> {
     Found::Nothing
 }
 
+/// Whether the record right behind the header opens, whatever the header says.
+pub(crate) fn opens_first(seal: &Seal, bytes: &[u8], header_len: usize) -> bool {
+    bytes.get(header_len..).and_then(Frame::at_start).is_some_and(|frame| seal.open(&frame).is_some())
+}
+
 /// An open log, ready to append.
 #[derive(Debug)]
 pub(crate) struct Log {
@@ -313,7 +318,7 @@ fn encode_all(
     Ok((w.into_bytes(), links))
 }
 
-fn set_aside(disk: &Disk, path: &Path, torn: &[u8]) -> Result<(), StoreError> {
+pub(crate) fn set_aside(disk: &Disk, path: &Path, torn: &[u8]) -> Result<(), StoreError> {
     let aside = path.with_extension("torn");
     let file = disk.open_or_create(&aside)?;
     let end = file.len().at(&aside)?;

@@ -201,7 +201,7 @@ impl Inner {
     }
 
     /// Appends `row` and the caller's records at once; the index follows. `changes` is held.
-    fn change(&self, row: Row, records: &[Vec<u8>]) -> Result<(), StoreError> {
+    pub(crate) fn change(&self, row: Row, records: &[Vec<u8>]) -> Result<(), StoreError> {
         let payloads: Vec<_> =
             std::iter::once(row.encode()).chain(records.iter().map(|record| node_payload(record))).collect();
         let marks = self.write(&payloads)?;

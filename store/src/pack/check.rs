@@ -7,8 +7,8 @@
 //! object. The file is opened anew by its name, because a name that points to another file is damage
 //! too. What is read is read without a lock. Who brings lost blocks is the caller's matter.
 
-use super::Pack;
 use super::format::{Header, HeaderError, Layout, Map, PAGE_LEN, PLACE_LEN, PackKeys, place_at};
+use super::{Pack, is_damage};
 use crate::StoreError;
 use crate::backend::{File, Kind};
 use crate::disk::{self, At, Disk, hold};
@@ -223,9 +223,7 @@ impl PackCheck {
         let mut bytes = match self.pack.file.read_at(place_at(slot), PLACE_LEN) {
             Ok(bytes) => bytes,
             Err(e) => {
-                let damage = e.kind() == std::io::ErrorKind::UnexpectedEof
-                    || e.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
-                self.unreadable |= !damage;
+                self.unreadable |= !is_damage(&e);
                 return Place::Bad;
             }
         };

@@ -153,7 +153,10 @@ impl Pack {
         let file = disk
             .open(path)
             .map_err(|e| if e.is_missing() { StoreError::damaged(path, "it is missing") } else { e })?;
-        let page = file.read_at(0, PAGE_LEN).at(path)?;
+        let page = file.read_at(0, PAGE_LEN).map_err(|e| match is_damage(&e) {
+            true => StoreError::damaged(path, "its header cannot be read"),
+            false => StoreError::io(path, e),
+        })?;
         let (header, keys) = PackKeys::decode_header(store, &page).map_err(|e| match e {
             HeaderError::Newer(version) => StoreError::NewerVersion { path: path.to_owned(), version },
             HeaderError::Damaged => StoreError::damaged(path, "its header fails its check"),
@@ -203,9 +206,7 @@ impl Pack {
         }
         let opened = match self.file.read_at(place_at(slot), PLACE_LEN) {
             Ok(mut bytes) => self.cipher.open_vec(position.nonce(), &[], &mut bytes).is_ok().then_some(bytes),
-            // A file that ends early and a sector that cannot be read are damage as well.
-            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => None,
-            Err(e) if e.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => None,
+            Err(e) if is_damage(&e) => None,
             Err(e) => return Err(StoreError::io(&self.path, e)),
         };
         opened.ok_or_else(|| {
@@ -284,6 +285,12 @@ impl Drop for Pack {
             self.file.settle();
         }
     }
+}
+
+/// A file that ends early and a sector that cannot be read are damage, like bytes that changed.
+fn is_damage(e: &std::io::Error) -> bool {
+    e.kind() == std::io::ErrorKind::UnexpectedEof
+        || e.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
 /// Moves a finished, synced file to its place below the packs and makes the name durable.
