@@ -5,6 +5,7 @@
 //! rest in `kith-store`.
 
 pub mod api;
+pub mod check;
 pub mod cli;
 pub mod client;
 pub mod commands;
@@ -14,6 +15,7 @@ pub mod demo;
 pub mod doctor;
 pub mod driver;
 pub mod exit;
+pub mod heal;
 pub mod limits;
 pub mod logs;
 pub mod media_type;
@@ -22,6 +24,7 @@ pub mod publish;
 pub mod ranges;
 pub mod rates;
 pub mod records;
+pub mod scrub;
 pub mod search;
 pub mod service;
 pub mod storage;
@@ -130,7 +133,11 @@ async fn ask(shell: &Shell, command: Command) -> Result<(), Failure> {
         Command::Search(args) => shell.search(&args).await,
         Command::Get(args) => shell.fetch(&args).await,
         Command::Watch(args) => shell.watch(&args).await,
-        Command::Store { command: cli::StoreCommand::Stats } => shell.store_stats().await,
+        Command::Store { command } => match command {
+            cli::StoreCommand::Stats => shell.store_stats().await,
+            cli::StoreCommand::Verify(args) => shell.verify_store(&args).await,
+            cli::StoreCommand::Reindex => shell.reindex().await,
+        },
         Command::Net { command } => shell.net(&command).await,
         Command::Config { command } => shell.config(&command).await,
         Command::Doctor { name } => shell.doctor(name.as_deref()).await,

@@ -9,6 +9,7 @@ use kith_crypto::content::{Geometry, Position, ReadCap, Root, VerifiedBlock};
 use kith_onion::{ConnId, FetchId, FriendKey};
 use kith_store::{Pack, Store, StoreError, ViewLog};
 use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
@@ -34,6 +35,11 @@ pub enum Log {
     View(FriendKey, Vec<Vec<u8>>),
     /// Remove a friend's view log.
     DropView(FriendKey),
+    /// Whether a friend's view log holds what was written to it. Nothing is answered for one that is
+    /// not open.
+    CheckView(FriendKey, tokio::sync::oneshot::Sender<(PathBuf, bool)>),
+    /// Write a friend's view log anew with these records.
+    RewriteView(FriendKey, Vec<Vec<u8>>, tokio::sync::oneshot::Sender<Result<(), String>>),
     /// Write the journal anew with these records alone: what they leave out is erased.
     Compact(Vec<Vec<u8>>),
 }
@@ -60,6 +66,8 @@ pub enum Done {
     Stored(u64),
     /// A block was read, or cannot be.
     Read(ConnId, u32, Position, Option<Vec<u8>>),
+    /// A block of this object turned out to be damaged when it was to be read for a tunnel.
+    Damaged(ConnId, u32, Root, Position),
     /// A block of a fetch is written, or its pack is ready.
     Written(FetchId, Result<(), StoreError>),
     /// A fetch's object is complete and marked.
@@ -226,6 +234,17 @@ fn log_thread(
                         tracing::warn!("a view log could not be removed: {e}");
                     }
                 }
+                Log::CheckView(friend, answer) => {
+                    if let Some(view) = views.get(&friend) {
+                        // Whatever keeps it from being read, it is not whole.
+                        let whole = view.verify().unwrap_or(false);
+                        let _ = answer.send((view.path().to_owned(), whole));
+                    }
+                }
+                Log::RewriteView(friend, records, answer) => {
+                    let written = views.get_mut(&friend).map_or(Ok(()), |view| view.rewrite(&records));
+                    let _ = answer.send(written.map_err(|e| e.to_string()));
+                }
                 Log::Compact(live) => {
                     let _ = done.blocking_send(vec![Done::Compacted(store.compact(&live))]);
                 }
@@ -282,7 +301,13 @@ fn do_block(store: &Store, packs: &mut HashMap<Root, Arc<Pack>>, request: Block)
                 Some(pack) => pack.read(position),
                 None => store.pack(&root).and_then(|pack| pack.read(position)),
             };
-            Some(Done::Read(conn, circ, position, block.ok()))
+            Some(match block {
+                // The file of a whole object may be lost too.
+                Err(StoreError::DamagedBlock(_) | StoreError::Damaged { .. }) => {
+                    Done::Damaged(conn, circ, root, position)
+                }
+                block => Done::Read(conn, circ, position, block.ok()),
+            })
         }
         Block::Begin(fetch, begin) => {
             let (cap, root_block, geometry, now_s) = *begin;

@@ -126,12 +126,28 @@ pub fn open(paths: &Paths, passphrase: Option<&[u8]>) -> Result<Home, Failure> {
             format!("the journal in {} holds no identity: restore a backup", paths.store_dir.display());
         return Err(Failure::new(Exit::Failure, what));
     }
+    if bad > 0 {
+        adopt(&opened.store, &state)?;
+    }
     let live = state.live();
     // What was removed is erased with the next start: secrets of lost friends and used invites go.
     if bad == 0 && (erased && count > live.len() || count > 4 * live.len() + 256) {
         opened.store.compact(&live)?;
     }
     Ok(Home { store: Arc::new(opened.store), state, damaged: bad > 0 })
+}
+
+/// Keeps again what the packs say and the journal lost.
+fn adopt(store: &Store, state: &State) -> Result<(), Failure> {
+    let claim = |root: &kith_crypto::content::Root| {
+        state.publications.get(root).map(|p| (p.cap.key.clone(), p.created_s))
+    };
+    let adopted = store.adopt(claim)?;
+    if !adopted.found.is_empty() {
+        let count = adopted.found.len();
+        eprintln!("kith: {count} videos whose records were lost are kept again, from their own files");
+    }
+    Ok(())
 }
 
 /// What `kith up` was asked for.
@@ -242,6 +258,9 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
     tasks.spawn("limits", settings.run(commands.clone()));
     tasks.spawn("api", serve_unix(socket, api.router()));
     tasks.spawn("addresses", watch_addresses(config.clone(), bound.clone(), commands.clone()));
+    if let Some(every) = config.store_scrub {
+        tasks.spawn("scrub", crate::scrub::run(store.clone(), commands.clone(), every));
+    }
     tasks.spawn("streams", serve_tcp(web, streams.router(), tasks.clone()));
     let mut service = Service::new(state, store, damaged);
     service.index(&mut core, usize::MAX);
@@ -369,6 +388,10 @@ fn restore_views(
             let damaged = records.iter().filter(|r| !core.restore_view(now, key, r)).count();
             if damaged > 0 {
                 tracing::warn!("{damaged} records of a friend's view were damaged and skipped");
+            }
+            if view.damaged_records() > 0 || damaged > 0 {
+                tracing::warn!("a friend's view lost records on disk: it is asked for from the beginning");
+                core.pull_view_anew(key);
             }
             let live = core.view_snapshot_len(key);
             if live > 0 && records.len() > 2 * live + 64 {

@@ -8,8 +8,10 @@ mod fetch;
 mod friends;
 mod node;
 mod search;
+mod store;
 mod videos;
 
+pub use store::title_of;
 pub use videos::{PUBLISH_HEADER, entry_of};
 
 use friends::no_friend;
@@ -114,6 +116,7 @@ impl Api {
             .merge(videos::routes())
             .merge(search::routes())
             .merge(fetch::routes())
+            .merge(store::routes())
             .fallback(|| async { ApiError(Failure::new(Exit::NotFound, "there is no such request")) })
             .with_state(self)
     }

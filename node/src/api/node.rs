@@ -36,6 +36,7 @@ async fn status(State(api): State<Api>) -> Answer {
                 "fetches": cx.service.fetch_count(),
                 "next_batch_s": next,
                 "read_only": cx.service.read_only(),
+                "damaged": store::damaged_json(cx.service.heal.count()),
                 "clock_skew_s": cx.service.clock_warning().map(|ms| ms / 1000),
             }))
         })
@@ -140,6 +141,7 @@ async fn store_stats(State(api): State<Api>) -> Answer {
         .await
         .map_err(|_| Failure::new(Exit::Failure, "the store did not answer"))?;
     let (stats, read_only) = stats;
+    let checks = api.call(|cx| Ok(store::checks_json(cx))).await?;
     Ok(Json(json!({
         "objects": stats.objects,
         "pack_bytes": stats.pack_bytes,
@@ -148,6 +150,8 @@ async fn store_stats(State(api): State<Api>) -> Answer {
         "index_bytes": stats.index_bytes,
         "free_bytes": stats.free_bytes,
         "read_only": read_only,
+        "damaged": checks["damaged"],
+        "scrub": checks["scrub"],
     })))
 }
 
@@ -178,6 +182,8 @@ async fn doctor(State(api): State<Api>) -> Answer {
             let listen = facts.ready["listen"].as_array().into_iter().flatten();
             Ok(doctor::Node {
                 read_only: cx.service.read_only().map(str::to_owned),
+                damaged: store::damaged_texts(cx),
+                journal_damaged: cx.service.is_damaged(),
                 clock_skew_s: cx.service.clock_warning().map(|ms| ms / 1000),
                 listen: listen.filter_map(Value::as_str).map(str::to_owned).collect(),
                 advertised: addresses(cx.core.certificate().map_or(&[], |c| &c.addrs)),

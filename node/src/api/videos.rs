@@ -63,6 +63,7 @@ fn publication_json(cx: &Context<'_>, p: &Publication) -> Value {
         "blocks": p.blocks,
         "audience": audience_text(cx.service.state(), p.audience),
         "published": p.created_s,
+        "damaged_blocks": cx.service.heal.blocks_of(&p.cap.root),
     })
 }
 

@@ -323,4 +323,21 @@ pub struct Watch {
 pub enum StoreCommand {
     /// How much is stored
     Stats,
+    /// Read and check everything stored, mend it, and fetch damaged blocks again
+    Verify(Verify),
+    /// Make the index anew from the journal, while the node runs
+    Reindex,
+}
+
+/// `kith store verify`
+#[derive(Args, Debug)]
+pub struct Verify {
+    /// Check this video alone
+    pub id: Option<String>,
+    /// Tell what is wrong and change nothing
+    #[arg(long)]
+    pub no_heal: bool,
+    /// Go on without records that the journal lost before the node started
+    #[arg(long, conflicts_with_all = ["no_heal", "id"])]
+    pub accept_loss: bool,
 }

@@ -8,6 +8,7 @@ mod fetch;
 mod friends;
 mod limits;
 mod node;
+mod store;
 mod videos;
 
 pub use about::{completions, man, version};
