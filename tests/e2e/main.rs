@@ -23,4 +23,5 @@ mod secrets;
 mod sources;
 mod strangers;
 mod tools;
+mod verify;
 mod watch;

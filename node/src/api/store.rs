@@ -75,7 +75,7 @@ async fn verify(State(api): State<Api>, Json(request): Json<VerifyRequest>) -> R
         let scope = Scope { only, ..Scope::default() };
         let check = Check::begin(copy.store.clone(), copy.commands.clone(), scope, heal).await?;
         let report = run(&copy, check, only.is_none(), heal, &to).await?;
-        copy.call(move |cx| Ok(report_json(cx, &report, started.elapsed()))).await
+        copy.call(move |cx| Ok(report_json(cx, &report, heal, started.elapsed()))).await
     }))
 }
 
@@ -91,7 +91,7 @@ async fn run(
     while let Some(checked) = check.step().await? {
         for finding in &checked.findings {
             let finding = finding.clone();
-            let value = api.call(move |cx| Ok(finding_json(cx, &finding))).await?;
+            let value = api.call(move |cx| Ok(finding_json(cx, &finding, heal))).await?;
             say(to, &json!({"event": "finding", "finding": value})).await?;
         }
         if told.is_none_or(|at| at.elapsed() >= PROGRESS_EVERY) {
@@ -147,12 +147,12 @@ pub fn title_of(cx: &Context<'_>, root: &Root) -> Option<String> {
 }
 
 /// What became of a finding by now.
-fn state_of(cx: &Context<'_>, finding: &Finding) -> &'static str {
+fn state_of(cx: &Context<'_>, finding: &Finding, heal: bool) -> &'static str {
     let object = finding.object.and_then(|root| cx.service.store().object(&root));
     let damaged = finding.object.is_some_and(|root| cx.service.heal.blocks_of(&root) > 0);
     match finding.outcome {
         Outcome::Mended => "mended",
-        Outcome::Fetch if damaged => "damaged",
+        Outcome::Fetch if damaged || !heal => "damaged",
         Outcome::Fetch => match object {
             Some(object) if object.complete => {
                 let pack = cx.service.store().pack(&object.root);
@@ -169,7 +169,7 @@ fn state_of(cx: &Context<'_>, finding: &Finding) -> &'static str {
     }
 }
 
-fn finding_json(cx: &Context<'_>, finding: &Finding) -> Value {
+fn finding_json(cx: &Context<'_>, finding: &Finding, heal: bool) -> Value {
     json!({
         "file": finding.file.as_str(),
         "path": finding.path.display().to_string(),
@@ -177,13 +177,13 @@ fn finding_json(cx: &Context<'_>, finding: &Finding) -> Value {
         "title": finding.object.and_then(|root| title_of(cx, &root)),
         "what": finding.what,
         "blocks": finding.blocks,
-        "state": state_of(cx, finding),
+        "state": state_of(cx, finding, heal),
     })
 }
 
-fn report_json(cx: &Context<'_>, report: &Report, took: Duration) -> Value {
-    let findings: Vec<Value> = report.findings.iter().map(|f| finding_json(cx, f)).collect();
-    let is_bad = |f: &Finding| matches!(state_of(cx, f), "damaged" | "lost" | "left");
+fn report_json(cx: &Context<'_>, report: &Report, heal: bool, took: Duration) -> Value {
+    let findings: Vec<Value> = report.findings.iter().map(|f| finding_json(cx, f, heal)).collect();
+    let is_bad = |f: &Finding| matches!(state_of(cx, f, heal), "damaged" | "lost" | "left");
     // What is told without being listed is not known to be mended.
     let whole = report.found == report.findings.len() as u64 && !report.findings.iter().any(is_bad);
     json!({
