@@ -26,11 +26,17 @@ const MAX_DAMAGED: usize = 10_000;
 #[derive(Default)]
 pub struct Heal {
     objects: BTreeMap<Root, Damage>,
-    waiters: Vec<(Vec<(Root, u32)>, oneshot::Sender<()>)>,
+    waiters: Vec<Waiter>,
     /// Nothing is due before.
     next: Duration,
     /// Blocks that came back since the start.
     healed_blocks: u64,
+}
+
+/// Who waits for objects, each with its failures so far.
+struct Waiter {
+    objects: Vec<(Root, u32)>,
+    answer: oneshot::Sender<()>,
 }
 
 /// What is known of one of them.
@@ -110,19 +116,18 @@ impl Heal {
         }
         self.next = now.at;
         let (sender, answer) = oneshot::channel();
-        self.waiters.push((waiting, sender));
+        self.waiters.push(Waiter { objects: waiting, answer: sender });
         answer
     }
 
     fn answer(&mut self) {
         let objects = &self.objects;
         let is_over = |(root, failed): &(Root, u32)| objects.get(root).is_none_or(|d| d.failed > *failed);
-        let (over, waiting) =
-            std::mem::take(&mut self.waiters).into_iter().partition(|(roots, _)| roots.iter().all(is_over));
+        let (over, waiting): (Vec<Waiter>, Vec<Waiter>) =
+            std::mem::take(&mut self.waiters).into_iter().partition(|w| w.objects.iter().all(is_over));
         self.waiters = waiting;
-        let over: Vec<(Vec<(Root, u32)>, oneshot::Sender<()>)> = over;
-        over.into_iter().for_each(|(_, answer)| {
-            let _ = answer.send(());
+        over.into_iter().for_each(|waiter| {
+            let _ = waiter.answer.send(());
         });
     }
 }

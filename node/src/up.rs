@@ -103,7 +103,10 @@ pub fn create(paths: &Paths, name: &str, passphrase: Option<&[u8]>) -> Result<Ho
 
 /// Opens store and state, and compacts the journal when most of it is history.
 pub fn open(paths: &Paths, passphrase: Option<&[u8]>) -> Result<Home, Failure> {
-    let opened = Store::open(&options(&paths.store_dir, passphrase))?;
+    let bar = crate::commands::IndexBar::default();
+    let watch = |done, total| bar.show(done, total);
+    let opened = Store::open_watched(&options(&paths.store_dir, passphrase), &watch)?;
+    drop(bar);
     let mut state = State::default();
     let count = opened.records.len();
     let mut bad = opened.damaged_records;

@@ -311,12 +311,18 @@ impl Store {
 
     /// Opens a store: replays the journal, and tidies up after a kill.
     pub fn open(options: &Options<'_>) -> Result<Opened, StoreError> {
-        opening::open(Arc::new(Real), options)
+        opening::open(Arc::new(Real), options, &|_, _| {})
+    }
+
+    /// Like [`Store::open`]. `watch` hears how many objects of how many an index names that must be
+    /// made anew.
+    pub fn open_watched(options: &Options<'_>, watch: &dyn Fn(u64, u64)) -> Result<Opened, StoreError> {
+        opening::open(Arc::new(Real), options, watch)
     }
 
     /// Like [`Store::open`], on another backend.
     pub fn open_on(backend: Arc<dyn Backend>, options: &Options<'_>) -> Result<Opened, StoreError> {
-        opening::open(backend, options)
+        opening::open(backend, options, &|_, _| {})
     }
 
     pub(crate) fn from_inner(inner: Inner) -> Self {

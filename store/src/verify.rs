@@ -305,14 +305,29 @@ impl Verify {
         for _ in 0..TRIES {
             let before = self.snapshot();
             let (bad, contents) = before.read(self.disk());
-            let differs = bad.is_empty() && self.index_differs(contents);
             if !before.is(&self.snapshot()) {
                 continue; // something was written meanwhile
             }
-            let journal = bad.into_iter().map(|(path, why)| self.journal_finding(path, why));
-            return journal.chain(differs.then(|| self.index_finding())).collect();
+            if bad.is_empty() {
+                return self.index(contents).into_iter().collect();
+            }
+            return bad.into_iter().map(|(path, why)| self.journal_finding(path, why)).collect();
         }
         Vec::new() // it is written to all the time, and the next round looks again
+    }
+
+    /// The index against what the journal said a moment ago; a difference is looked at again while
+    /// nothing changes.
+    fn index(&self, contents: Contents) -> Option<Finding> {
+        if !self.index_differs(contents) {
+            return None;
+        }
+        let still = {
+            let _settled = hold(&self.inner.changes);
+            let (bad, contents) = self.snapshot().read(self.disk());
+            bad.is_empty() && self.index_differs(contents)
+        };
+        still.then(|| self.index_finding())
     }
 
     fn journal_finding(&self, path: PathBuf, why: Option<StoreError>) -> Finding {

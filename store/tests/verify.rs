@@ -30,11 +30,11 @@ fn flip_pack(world: &mut World, number: usize, every_byte: bool) -> usize {
     let len = world.bytes(&path).len();
     let total = world.objects[number].0.geometry.total() as usize;
     let maps = len - 2 * PAGE;
-    let step = if every_byte { 1 } else { 61 };
+    let step = if every_byte { 1 } else { 127 };
     let mut all: Vec<(usize, &str)> = Vec::new();
     all.extend(offsets(PAGE, &[8, 1, 32, 24, 4015, 16], step).into_iter().map(|at| (at, "header")));
     for slot in 0..total {
-        let place = offsets(PLACE, &[65_552, 16], if every_byte { 97 } else { 16_411 });
+        let place = offsets(PLACE, &[65_552, 16], if every_byte { 97 } else { 32_771 });
         all.extend(place.into_iter().map(|at| (PAGE + slot * PLACE + at, "block")));
     }
     let gap = PAGE + total * PLACE;

@@ -82,10 +82,7 @@ impl Shell {
     /// `kith store reindex`
     pub async fn reindex(&self) -> Result<(), Failure> {
         let response = self.client.start(Method::POST, "/api/store/reindex", Some(json!({}))).await?;
-        let progress = bar(Some(0), "indexing");
-        if let Ok(style) = ProgressStyle::with_template("{msg} {bar:30} {pos}/{len} videos {eta} left") {
-            progress.set_style(style);
-        }
+        let progress = videos_bar("making the index anew");
         let value = lines(response, |line| {
             progress.set_length(number(line, "total_objects"));
             progress.set_position(number(line, "objects"));

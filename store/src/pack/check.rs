@@ -178,45 +178,52 @@ impl PackCheck {
     fn check(&mut self, position: Position) {
         let Some(slot) = self.pack.geometry.slot(position) else { return };
         let marked = hold(&self.pack.marks).has(slot);
-        let place = match self.look(position, slot) {
-            // A block that was written just now may have been seen half.
-            Place::Bad | Place::Stray => self.look(position, slot),
-            place => place,
-        };
-        let still_marked = hold(&self.pack.marks).has(slot);
-        match place {
-            Place::Good if marked || still_marked => {}
-            Place::Good => {
-                self.found += 1;
-                if !self.look_only {
-                    hold(&self.pack.marks).add(slot);
-                }
+        let place = self.look(position, slot);
+        let expected = marked || self.complete;
+        match (place, expected) {
+            (Place::Good, true) if marked => {}
+            (Place::Empty, false) => {}
+            // Somebody may be writing there: with all writers away it shows what it is.
+            _ => {
+                let pack = self.pack.clone();
+                let _alone = pack.writing.write().unwrap_or_else(PoisonError::into_inner);
+                self.settle(position, slot);
             }
-            _ if marked && still_marked || self.complete => {
-                self.lost += 1;
-                if !self.look_only {
-                    let total = self.pack.geometry.total();
-                    hold(&self.pack.marks).drop_slot(slot, total);
-                    self.clean(position, slot);
-                }
-            }
-            Place::Stray if !still_marked && (self.look_only || self.clean(position, slot)) => {
-                self.strays += 1
-            }
-            _ => {}
         }
     }
 
-    /// Writes zeros where no block is marked, with all writers away; false if there is nothing to do.
-    fn clean(&mut self, position: Position, slot: u64) -> bool {
-        let pack = self.pack.clone();
-        let _alone = pack.writing.write().unwrap_or_else(PoisonError::into_inner);
-        let marked = hold(&pack.marks).has(slot);
-        if marked || matches!(self.look(position, slot), Place::Good | Place::Empty) {
-            return false;
+    /// Looks again while nobody writes, and makes mark and place agree.
+    fn settle(&mut self, position: Position, slot: u64) {
+        let marked = hold(&self.pack.marks).has(slot);
+        let place = self.look(position, slot);
+        match (&place, marked) {
+            (Place::Good, true) => {}
+            (Place::Empty | Place::Bad, false) if !self.complete => {}
+            (Place::Good, false) => self.found += 1,
+            (_, true) => self.lost += 1,
+            (_, false) if self.complete => self.lost += 1,
+            (_, false) => self.strays += 1,
         }
-        let zeros = vec![0; PLACE_LEN];
-        pack.disk.check().is_ok() && pack.file.write_at(place_at(slot), &zeros).is_ok()
+        if self.look_only {
+            return;
+        }
+        match place {
+            Place::Good if !marked => hold(&self.pack.marks).add(slot),
+            Place::Good | Place::Empty => {}
+            Place::Bad | Place::Stray => self.clear(slot),
+        }
+        if marked && !matches!(place, Place::Good) {
+            let total = self.pack.geometry.total();
+            hold(&self.pack.marks).drop_slot(slot, total);
+        }
+    }
+
+    /// Writes zeros where no block is, so that the next check has nothing to say. It fails where the
+    /// disk is broken, and then the next check says it again.
+    fn clear(&self, slot: u64) {
+        if self.pack.disk.check().is_ok() {
+            let _ = self.pack.file.write_at(place_at(slot), &vec![0; PLACE_LEN]);
+        }
     }
 
     fn look(&mut self, position: Position, slot: u64) -> Place {

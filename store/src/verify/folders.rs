@@ -2,7 +2,8 @@
 
 use super::{FileType, Finding, Outcome, Verify};
 use crate::backend::Kind;
-use crate::disk;
+use crate::disk::{self, hold};
+use crate::journal::Snapshot;
 use crate::keyfile;
 use crate::opening::journal_dir;
 use crate::pack;
@@ -22,10 +23,11 @@ impl Verify {
             Kind::Folder => folders.iter().any(|folder| folder == path),
             _ => known.iter().any(|file| file == path),
         });
-        let journal = self.snapshot();
-        // A folder in the journal's is a backup that a migration made.
+        // A folder in the journal's is a backup that a migration made. A segment that is just being
+        // made, or removed, is looked at again when that is over.
         self.look(&journal_dir(dir), &mut findings, |path, kind| {
-            kind == Kind::Folder || journal.names(path) || is_temporary(path)
+            let known = |journal: Snapshot| journal.names(path) || !self.disk().exists(path);
+            kind == Kind::Folder || is_temporary(path) || known(self.snapshot())
         });
         let views: BTreeSet<PathBuf> = self.view_logs();
         self.look(&views_dir(dir), &mut findings, |path, _| {
@@ -82,11 +84,16 @@ impl Verify {
 
     /// A file in a folder of packs that no row names. A pack whose own place is empty goes there.
     fn stray_pack(&self, finding: Finding) -> Option<Finding> {
+        // A pack gets its name and its row, and loses them, in one change.
+        let _settled = hold(&self.inner.changes);
         let path = &finding.path;
+        if !self.disk().exists(path) {
+            return None;
+        }
         let file = self.disk().open(path).ok();
         let page = file.and_then(|file| file.read_at(0, PAGE_LEN).ok()).unwrap_or_default();
         let Ok((header, _)) = PackKeys::decode_header(&self.inner.key, &page) else {
-            return self.disk().exists(path).then_some(finding);
+            return Some(finding);
         };
         let right = pack::path(&packs_dir(&self.inner.dir), &self.inner.key, &header.root);
         let kept = self.inner.object(&header.root).is_some();

@@ -1,14 +1,15 @@
 //! The packs, one object after the other: header first, then blocks, then maps and gaps.
 
 use super::{BLOCKS_PER_STEP, Checked, Fault, FileType, Finding, Outcome, Verify, pack_bytes};
-use crate::StoreError;
 use crate::backend::File;
 use crate::disk::hold;
 use crate::object::ObjectInfo;
 use crate::pack::check::{self, PackCheck, Page};
 use crate::pack::format::PLACE_LEN;
+use crate::{Pack, StoreError};
 use kith_crypto::content::{Geometry, Root};
 use std::path::Path;
+use std::sync::Arc;
 
 /// Why the blocks of a pack cannot be looked at.
 struct NoUse(Fault);
@@ -44,7 +45,12 @@ impl Verify {
         let rest = pack_bytes(&info).saturating_sub(
             Geometry::of(info.data_count).map_or(0, |geometry| geometry.total() * PLACE_LEN as u64),
         );
-        let findings = self.findings(&info, &check.finish());
+        let mut faults = check.finish();
+        // An object that was removed and begun again meanwhile is another one than was checked.
+        if self.inner.object(&info.root).is_none_or(|now| now.complete != info.complete) {
+            faults.retain(|fault| fault.outcome != Outcome::Fetch);
+        }
+        let findings = self.findings(&info, &faults);
         Checked { bytes: rest, findings, object: Some(info.root) }
     }
 
@@ -61,16 +67,41 @@ impl Verify {
         faults.iter().map(finding).collect()
     }
 
-    /// The pack behind the name of the object, with its header put right.
+    /// The pack behind the name of the object. Whatever is not as it should be is looked at again, and
+    /// put right, while no object comes or goes.
     fn open_pack(&self, info: &ObjectInfo, faults: &mut Vec<Fault>) -> Result<PackCheck, NoUse> {
+        if let Some(pack) = self.good_pack(info) {
+            return Ok(PackCheck::new(pack, info, self.look_only));
+        }
+        let _settled = hold(&self.inner.changes);
+        match self.good_pack(info) {
+            Some(pack) => Ok(PackCheck::new(pack, info, self.look_only)),
+            None => self.mend_pack(info, faults),
+        }
+    }
+
+    /// The open pack, if its name leads to a file with the right header that it uses.
+    fn good_pack(&self, info: &ObjectInfo) -> Option<Arc<Pack>> {
+        let file = check::open_named(self.disk(), &self.inner.pack_path(&info.root)).ok()?;
+        if !matches!(self.page(file.as_ref(), info), Page::Right) {
+            return None;
+        }
+        self.inner.pack(&info.root).ok().filter(|pack| pack.is_behind(file.as_ref()))
+    }
+
+    /// Puts right what keeps the blocks from being looked at. `changes` is held.
+    fn mend_pack(&self, info: &ObjectInfo, faults: &mut Vec<Fault>) -> Result<PackCheck, NoUse> {
         let path = self.inner.pack_path(&info.root);
         let all = Geometry::of(info.data_count).map_or(0, Geometry::total);
-        let gone = |what| NoUse(Fault { what, blocks: all, outcome: Outcome::Fetch });
-        let mut file = check::open_named(self.disk(), &path).map_err(|what| self.forget(info, gone(what)))?;
+        let gone = |what| {
+            self.forget(&info.root); // a pack without a file is used by nobody
+            NoUse(Fault { what, blocks: all, outcome: Outcome::Fetch })
+        };
+        let mut file = check::open_named(self.disk(), &path).map_err(gone)?;
         let mut page = self.page(file.as_ref(), info);
         if let Page::Other(header) = &page {
             faults.push(self.put_in_place(&path, &header.root, info));
-            file = check::open_named(self.disk(), &path).map_err(|what| self.forget(info, gone(what)))?;
+            file = check::open_named(self.disk(), &path).map_err(gone)?;
             page = self.page(file.as_ref(), info);
         }
         match page {
@@ -86,14 +117,17 @@ impl Verify {
             Page::Newer => {
                 return Err(NoUse(Fault::new("a later release wrote it: install that one", Outcome::Left)));
             }
-            Page::Other(_) => return Err(self.forget(info, gone("it is the file of another object"))),
-            Page::Useless(what) => return Err(self.forget(info, gone(what))),
+            Page::Other(_) => return Err(gone("it is the file of another object")),
+            Page::Useless(what) => return Err(gone(what)),
         }
-        let pack = self.pack_behind(file.as_ref(), info).map_err(|e| match e {
-            StoreError::Damaged { what, .. } => gone(what),
-            _ => NoUse(Fault::new("it cannot be opened", Outcome::Left)),
-        })?;
-        Ok(PackCheck::new(pack, info, self.look_only))
+        if !self.inner.pack(&info.root).is_ok_and(|pack| pack.is_behind(file.as_ref())) {
+            self.forget(&info.root); // its file has lost the name
+        }
+        match self.inner.pack(&info.root) {
+            Ok(pack) => Ok(PackCheck::new(pack, info, self.look_only)),
+            Err(StoreError::Damaged { what, .. }) => Err(gone(what)),
+            Err(_) => Err(NoUse(Fault::new("it cannot be opened", Outcome::Left))),
+        }
     }
 
     fn page(&self, file: &dyn File, info: &ObjectInfo) -> Page {
@@ -101,29 +135,12 @@ impl Verify {
         check::page(file, &self.inner.key, info, open.as_deref())
     }
 
-    /// The open pack; one whose file has lost the name is let go.
-    fn pack_behind(
-        &self,
-        file: &dyn File,
-        info: &ObjectInfo,
-    ) -> Result<std::sync::Arc<crate::Pack>, StoreError> {
-        let pack = self.inner.pack(&info.root)?;
-        if pack.is_behind(file) || self.look_only {
-            return Ok(pack);
-        }
-        drop(pack);
-        let forgotten = hold(&self.inner.packs).forget(&info.root);
-        drop(forgotten);
-        self.inner.pack(&info.root)
-    }
-
-    /// A pack without a file is not used any more, by nobody.
-    fn forget(&self, info: &ObjectInfo, why: NoUse) -> NoUse {
+    /// Lets go of an open pack whose file is not there any more under its name.
+    fn forget(&self, root: &Root) {
         if !self.look_only {
-            let forgotten = hold(&self.inner.packs).forget(&info.root);
+            let forgotten = hold(&self.inner.packs).forget(root);
             drop(forgotten);
         }
-        why
     }
 
     /// The file at `path`, which should be that of `info`, is the pack of the object `root`: it gets
