@@ -2,10 +2,11 @@
 //! verified, stored block, and the reader's place tells the fetch what is needed next.
 
 use crate::exit::{Exit, Failure};
-use crate::service::{Command, FetchHandle};
+use crate::service::{Command, FetchHandle, Wanted};
 use axum::body::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use kith_crypto::content::{BLOCK_LEN, Head, Position, ReadCap, ReadKeys};
+use kith_onion::Route;
 use kith_store::{InUse, Store, StoreError};
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -15,6 +16,12 @@ use std::task::{Context, Poll};
 use tokio::sync::mpsc;
 
 static NEXT_READER: AtomicU64 = AtomicU64::new(1);
+static READERS: AtomicU64 = AtomicU64::new(0);
+
+/// Readers that live in this process.
+pub fn readers() -> u64 {
+    READERS.load(Ordering::Relaxed)
+}
 
 /// One reader of one object.
 pub struct Reader {
@@ -39,6 +46,7 @@ impl Reader {
     ) -> Self {
         let keys = Arc::new(ReadKeys::new(&cap.key));
         let id = NEXT_READER.fetch_add(1, Ordering::Relaxed);
+        READERS.fetch_add(1, Ordering::Relaxed);
         let in_use = store.begin_use(&cap.root);
         Self { store, cap, keys, fetch, commands, id, _in_use: in_use }
     }
@@ -58,25 +66,34 @@ impl Reader {
 
     /// A plaintext block, as soon as it is here.
     pub async fn block(&self, position: Position) -> Result<Vec<u8>, Failure> {
-        let mut status = self.fetch.as_ref().map(|f| f.status.clone());
+        let mut fetch = self.fetch.clone();
+        let mut status = fetch.as_ref().map(|f| f.status.clone());
         let mut steered = false;
+        let mut mending = false;
         loop {
             let ended = status.as_mut().is_none_or(|s| s.borrow_and_update().end.is_some());
             if let Some(plain) = self.read(position).await? {
                 return Ok(plain);
             }
             if ended {
-                let end = status.and_then(|s| s.borrow().end.clone());
-                return Err(match end {
-                    Some(Err(failure)) => failure,
-                    _ => Failure::new(
-                        Exit::Verification,
-                        "a block of this video is damaged here: get it again",
-                    ),
-                });
+                let end = status.as_ref().and_then(|s| s.borrow().end.clone());
+                match end {
+                    Some(Err(failure)) => return Err(if mending { unhealed(&failure) } else { failure }),
+                    _ if mending => {
+                        let what = "a block of this video is damaged here: kith store verify says more";
+                        return Err(Failure::new(Exit::Verification, what));
+                    }
+                    // It was whole once: a damaged block is fetched again like any that is missing.
+                    _ => {
+                        (mending, steered) = (true, false);
+                        fetch = self.fetch_again().await?.map(Arc::new);
+                        status = fetch.as_ref().map(|f| f.status.clone());
+                        continue;
+                    }
+                }
             }
             if !std::mem::replace(&mut steered, true) {
-                self.steer(position).await;
+                self.steer(fetch.as_deref(), position).await;
             }
             let changed = match &mut status {
                 Some(status) => status.changed().await,
@@ -115,8 +132,25 @@ impl Reader {
         read.await.unwrap_or_else(|_| Err(Failure::new(Exit::Failure, "reading was interrupted")))
     }
 
-    async fn steer(&self, position: Position) {
-        if let (Some(fetch), Position::Data(block)) = (&self.fetch, position) {
+    /// Has the damaged blocks of the object fetched again. `None`: they are back already.
+    async fn fetch_again(&self) -> Result<Option<FetchHandle>, Failure> {
+        let root = self.cap.root;
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let job = Command::Run(Box::new(move |cx| {
+            cx.service.damaged(cx.now, cx.core, root);
+            drop(sender.send(cx.service.want(cx.now, cx.core, &root.to_hex(), Route::Auto)));
+        }));
+        let stopping = || Failure::new(Exit::NotRunning, "the node is stopping");
+        self.commands.send(job).await.map_err(|_| stopping())?;
+        match receiver.await.map_err(|_| stopping())? {
+            Ok(Wanted::Local(_)) => Ok(None),
+            Ok(Wanted::Fetching(_, handle)) => Ok(Some(handle)),
+            Err(failure) => Err(unhealed(&failure)),
+        }
+    }
+
+    async fn steer(&self, fetch: Option<&FetchHandle>, position: Position) {
+        if let (Some(fetch), Position::Data(block)) = (fetch, position) {
             let (fetch, id) = (fetch.id, self.id);
             let job = Command::Run(Box::new(move |cx| cx.core.set_reader(cx.now, fetch, id, Some(block))));
             let _ = self.commands.send(job).await;
@@ -144,8 +178,19 @@ impl Reader {
     }
 }
 
+/// Nobody gives a block that this node once had.
+fn unhealed(why: &Failure) -> Failure {
+    if why.exit == Exit::NotFound {
+        return why.clone(); // it was removed meanwhile
+    }
+    let what =
+        format!("a block of this video is damaged here and cannot be fetched again now ({})", why.what);
+    Failure::new(Exit::Verification, what)
+}
+
 impl Drop for Reader {
     fn drop(&mut self) {
+        READERS.fetch_sub(1, Ordering::Relaxed);
         if let Some(fetch) = &self.fetch {
             fetch.release_reader(self.id);
         }

@@ -87,6 +87,12 @@ pub struct Node {
     /// What is said of a full disk.
     #[serde(default)]
     pub disk_full: Option<String>,
+    /// Videos with blocks that are damaged here: what there is to say about each.
+    #[serde(default)]
+    pub damaged: Vec<String>,
+    /// The journal had lost records when the node started.
+    #[serde(default)]
+    pub journal_damaged: bool,
     /// How far a friend's clock differs, if it is much.
     pub clock_skew_s: Option<i64>,
     /// Where it listens.
@@ -178,8 +184,26 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
     out.extend(clock(facts));
     out.extend(running(facts));
     if let Some(node) = &facts.node {
+        out.extend(stored(node));
         out.extend(network(node));
         out.extend(node.friends.iter().map(|f| friend(f, facts.now)));
+    }
+    out
+}
+
+/// What the disk lost.
+fn stored(node: &Node) -> Vec<Finding> {
+    let mut out = Vec::new();
+    if node.journal_damaged {
+        let why = "the disk lost some of what the node must remember, and nothing here says what";
+        let act = "check the disk (dmesg, smartctl); if something is missing, kith restore a backup; \
+                   else kith store verify --accept-loss";
+        out.push(finding("store", Level::Wrong, "records of the journal are lost", why, act));
+    }
+    for damaged in &node.damaged {
+        let why = "the disk did not keep what was written; the video is not offered until it is whole again";
+        let act = "check the disk (dmesg, smartctl); kith store verify tries again at once";
+        out.push(finding("store", Level::Wrong, damaged.as_str(), why, act));
     }
     out
 }

@@ -183,6 +183,10 @@ impl Driver {
         match done {
             Done::Stored(ticket) => self.core.persisted(now, ticket),
             Done::Read(conn, circ, position, block) => self.core.block_read(now, conn, circ, position, block),
+            Done::Damaged(conn, circ, root, position) => {
+                self.core.block_read(now, conn, circ, position, None);
+                self.service.damaged(now, &mut self.core, root);
+            }
             Done::Written(fetch, result) => {
                 match result {
                     Ok(()) => self.core.fetch_stored(now, fetch),

@@ -177,6 +177,10 @@ impl Journal<'_> {
             }
         }
         while let Some(request) = self.others.pop_front() {
+            let request = match self.answered(request) {
+                Some(request) => request,
+                None => continue,
+            };
             if let Err(e @ StoreError::Full { .. }) = self.view(&request) {
                 self.others.push_front(request);
                 self.met_full(e);
@@ -250,6 +254,27 @@ impl Journal<'_> {
             self.tell(tickets);
         }
         true
+    }
+
+    /// Answers a request about a view log that somebody waits for; any other comes back.
+    fn answered(&mut self, request: Log) -> Option<Log> {
+        let bytes = other_bytes(&request);
+        match request {
+            Log::CheckView(friend, answer) => {
+                if let Some(view) = self.views.get(&friend) {
+                    // Whatever keeps it from being read, it is not whole.
+                    let whole = view.verify().unwrap_or(false);
+                    let _ = answer.send((view.path().to_owned(), whole));
+                }
+            }
+            Log::RewriteView(friend, records, answer) => {
+                let written = self.views.get_mut(&friend).map_or(Ok(()), |view| view.rewrite(&records));
+                let _ = answer.send(written.map_err(|e| e.to_string()));
+            }
+            other => return Some(other),
+        }
+        self.waiting_bytes = self.waiting_bytes.saturating_sub(bytes);
+        None
     }
 
     fn view(&mut self, request: &Log) -> Result<(), StoreError> {
@@ -328,7 +353,7 @@ impl Journal<'_> {
 
 fn other_bytes(request: &Log) -> usize {
     match request {
-        Log::View(_, records) => bytes_of(records),
+        Log::View(_, records) | Log::RewriteView(_, records, _) => bytes_of(records),
         _ => 64,
     }
 }

@@ -5,6 +5,7 @@
 //! rest in `kith-store`.
 
 pub mod api;
+pub mod check;
 pub mod cli;
 pub mod client;
 pub mod commands;
@@ -14,6 +15,7 @@ pub mod demo;
 pub mod doctor;
 pub mod driver;
 pub mod exit;
+pub mod heal;
 pub mod journal;
 pub mod limits;
 pub mod logs;
@@ -25,6 +27,7 @@ pub mod publish;
 pub mod ranges;
 pub mod rates;
 pub mod records;
+pub mod scrub;
 pub mod search;
 pub mod service;
 pub mod storage;
@@ -152,6 +155,8 @@ async fn ask(shell: &Shell, command: Command) -> Result<(), Failure> {
             cli::StoreCommand::Gc { dry_run } => shell.gc(dry_run).await,
             // Handled before a node is asked.
             cli::StoreCommand::Rekey(_) => Ok(()),
+            cli::StoreCommand::Verify(args) => shell.verify_store(&args).await,
+            cli::StoreCommand::Reindex => shell.reindex().await,
         },
         Command::Net { command } => shell.net(&command).await,
         Command::Config { command } => shell.config(&command).await,

@@ -232,6 +232,23 @@ pub enum Record {
     Circle(u64, Circle),
     /// A circle is gone.
     CircleRemoved(u64),
+    /// How far the round of checks over the store is.
+    Scrub(Scrub),
+}
+
+/// The round of checks over everything stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scrub {
+    /// When this round began (unix seconds), 0 before the first.
+    pub started_s: u64,
+    /// The last object that was checked; `None`: none yet, or all.
+    pub after: Option<Root>,
+    /// What was found in this round.
+    pub found: u32,
+    /// When the last whole round ended (unix seconds), 0 for never.
+    pub ended_s: u64,
+    /// What was found in it.
+    pub found_before: u32,
 }
 
 fn put_key(w: &mut Writer, key: FriendKey) {
@@ -411,6 +428,11 @@ impl Record {
             Self::CircleRemoved(id) => {
                 w.u8(28).u64(*id);
             }
+            Self::Scrub(scrub) => {
+                w.u8(30).u64(scrub.started_s).u8(u8::from(scrub.after.is_some()));
+                w.raw(&scrub.after.map_or([0; 32], |root| root.0)).u32(scrub.found);
+                w.u64(scrub.ended_s).u32(scrub.found_before);
+            }
         }
         w.into_bytes()
     }
@@ -534,6 +556,12 @@ impl Record {
                 Self::Circle(id, Circle { name, members })
             }
             28 => Self::CircleRemoved(r.u64()?),
+            30 => {
+                let (started_s, is_inside, after) = (r.u64()?, r.flag("place")?, r.array()?);
+                let after = is_inside.then_some(Root(after));
+                let (found, ended_s, found_before) = (r.u32()?, r.u64()?, r.u32()?);
+                Self::Scrub(Scrub { started_s, after, found, ended_s, found_before })
+            }
             _ => return Ok(None),
         };
         r.finish()?;
@@ -585,6 +613,8 @@ pub struct State {
     pub met: BTreeMap<FriendKey, u64>,
     /// Circles.
     pub circles: BTreeMap<u64, Circle>,
+    /// The round of checks over the store.
+    pub scrub: Scrub,
 }
 
 impl State {
@@ -686,6 +716,7 @@ impl State {
             Record::Met(key, at_s) => {
                 self.met.insert(key, at_s);
             }
+            Record::Scrub(scrub) => self.scrub = scrub,
             Record::Circle(id, circle) => {
                 self.circles.insert(id, circle);
             }
@@ -758,6 +789,7 @@ impl State {
         out.extend(self.settings.iter().map(|(key, s)| Record::FriendSettings(*key, *s).encode()));
         out.extend(self.met.iter().map(|(key, at_s)| Record::Met(*key, *at_s).encode()));
         out.extend(self.circles.iter().map(|(id, c)| Record::Circle(*id, c.clone()).encode()));
+        out.extend((self.scrub != Scrub::default()).then(|| Record::Scrub(self.scrub).encode()));
         out
     }
 
@@ -883,6 +915,12 @@ mod tests {
             Record::Circle(14, Circle { name: "Zoo".into(), members: [key].into() }),
             Record::Circle(15, Circle { name: "Gone".into(), members: BTreeSet::new() }),
             Record::CircleRemoved(15),
+            Record::Scrub(Scrub {
+                started_s: 16,
+                after: Some(Root([17; 32])),
+                found: 18,
+                ..Scrub::default()
+            }),
         ]
     }
 

@@ -4,6 +4,7 @@
 
 use crate::doctor::Dial;
 use crate::exit::{Exit, Failure};
+use crate::heal::Heal;
 use crate::journal::Stored;
 use crate::records::{Record, State};
 use crate::search::{Doc, Index};
@@ -133,6 +134,16 @@ impl Drop for Publishing {
     }
 }
 
+/// See [`Service::permit_check`].
+#[derive(Debug)]
+pub struct Checking(Arc<AtomicUsize>);
+
+impl Drop for Checking {
+    fn drop(&mut self) {
+        self.0.store(0, Ordering::Release);
+    }
+}
+
 /// One search result.
 pub struct Found {
     /// What is known of it.
@@ -181,6 +192,12 @@ pub struct Service {
     /// A friend was made: it may be one that is blocked.
     check_blocked: bool,
     dials: HashMap<FriendKey, Dial>,
+    /// Objects with damaged blocks.
+    pub(crate) heal: Heal,
+    /// Who waits for the journal to be written anew because the disk lost some of it.
+    rewrite_waiters: Vec<oneshot::Sender<Result<(), String>>>,
+    /// A check of everything stored is under way, asked for by the owner.
+    checking: Arc<AtomicUsize>,
 }
 
 impl Service {
@@ -214,6 +231,9 @@ impl Service {
             unsaved: Vec::new(),
             check_blocked: false,
             dials: HashMap::new(),
+            heal: Heal::default(),
+            rewrite_waiters: Vec::new(),
+            checking: Arc::default(),
         }
     }
 
@@ -314,6 +334,8 @@ impl Service {
         self.compacting = false;
         let waiters = std::mem::take(&mut self.publish_waiters);
         waiters.into_iter().for_each(|answer| self.permit_publishing(answer));
+        let told = result.as_ref().copied().map_err(ToString::to_string);
+        self.rewrite_waiters.drain(..).for_each(|answer| drop(answer.send(told.clone())));
         match result {
             Ok(()) => self.erased_at = now.at,
             Err(e) => {
@@ -328,6 +350,42 @@ impl Service {
                 self.erase_after = now.at + ERASE_AGAIN;
             }
         }
+    }
+
+    /// Writes the journal anew from the state, because the disk lost some of it since the start.
+    pub fn rewrite_journal(&mut self) -> oneshot::Receiver<Result<(), String>> {
+        let (sender, answer) = oneshot::channel();
+        match (self.damaged, &self.read_only) {
+            // What was lost before the start is not in the state: the file is left for its owner to see.
+            (true, _) => drop(sender.send(Err("the journal had lost records before this start".into()))),
+            (_, Some(why)) => drop(sender.send(Err(why.clone()))),
+            (false, None) => {
+                self.rewrite_waiters.push(sender);
+                self.erase_now = true;
+            }
+        }
+        answer
+    }
+
+    /// The owner has seen that records were lost before the start, and goes on without them.
+    pub const fn accept_loss(&mut self) {
+        self.damaged = false;
+    }
+
+    /// Whether some of the journal could not be read at the start.
+    pub const fn is_damaged(&self) -> bool {
+        self.damaged
+    }
+
+    /// Leave for one check of everything stored at a time; `None` while there is another.
+    pub fn permit_check(&self) -> Option<Checking> {
+        let free = self.checking.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        free.then(|| Checking(self.checking.clone()))
+    }
+
+    /// Whether the owner's check is under way.
+    pub fn is_checking(&self) -> bool {
+        self.checking.load(Ordering::Acquire) > 0
     }
 
     /// Gives leave to store a publication from another thread, kept until the state has it. While
@@ -346,6 +404,7 @@ impl Service {
         match event {
             Event::Up(friend) => {
                 self.note_met(now, friend);
+                self.heal.somebody_came(now);
                 let (ready, rest) =
                     std::mem::take(&mut self.up_waiters).into_iter().partition(|w| w.0 == friend);
                 self.up_waiters = rest;
@@ -578,7 +637,9 @@ impl Service {
     }
 
     fn check_route(&self, core: &Core, root: &Root, route: Route) -> Result<(), Failure> {
-        let Some(listing) = core.listing(root) else {
+        // Friends may have what was published here: all are asked, as for a link from elsewhere.
+        let elsewhere = |l: &Listing| l.distance > 0 || !l.sources.is_empty();
+        let Some(listing) = core.listing(root).filter(elsewhere) else {
             return if self.state.friends.is_empty() {
                 Err(Failure::new(
                     Exit::Unreachable,
@@ -668,7 +729,13 @@ impl Service {
             core.cancel_fetch(now, id);
             self.end_fetch(id, Err(Failure::new(Exit::Failure, "the video was removed here meanwhile")));
         }
+        self.heal.forget(&root);
         storage.block(Block::Drop(root));
+    }
+
+    /// Whether an object is being fetched.
+    pub fn is_fetching(&self, root: &Root) -> bool {
+        self.fetches.values().any(|f| f.cap.root == *root)
     }
 
     /// Fetches under way.
@@ -738,6 +805,7 @@ impl Service {
             storage.log(Log::Used(root, now.unix_s()));
         }
         self.stop_offering_evicted(core, storage);
+        let healing = self.mend(now, core);
         if !self.unsaved.is_empty() {
             let records = std::mem::take(&mut self.unsaved);
             storage.log(Log::Append(records.iter().map(Record::encode).collect(), None));
@@ -755,7 +823,7 @@ impl Service {
         } else if self.erase_now {
             self.erase(now, storage);
         }
-        self.index(core, INDEX_PER_TURN)
+        self.index(core, INDEX_PER_TURN) || healing
     }
 
     /// What gave way is not offered any more, unless it came back meanwhile.

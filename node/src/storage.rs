@@ -12,6 +12,7 @@ use kith_crypto::content::{BLOCK_LEN, Geometry, Position, ReadCap, Root, Verifie
 use kith_onion::{ConnId, FetchId, FriendKey};
 use kith_store::{Pack, Store, StoreError, ViewLog};
 use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
@@ -39,6 +40,11 @@ pub enum Log {
     View(FriendKey, Vec<Vec<u8>>),
     /// Remove a friend's view log.
     DropView(FriendKey),
+    /// Whether a friend's view log holds what was written to it. Nothing is answered for one that is
+    /// not open.
+    CheckView(FriendKey, tokio::sync::oneshot::Sender<(PathBuf, bool)>),
+    /// Write a friend's view log anew with these records.
+    RewriteView(FriendKey, Vec<Vec<u8>>, tokio::sync::oneshot::Sender<Result<(), String>>),
     /// Write the journal anew with these records alone: what they leave out is erased.
     Compact(Vec<Vec<u8>>),
     /// Remember that an object was used at this time (unix seconds).
@@ -69,6 +75,8 @@ pub enum Done {
     Stored(u64),
     /// A block was read, or cannot be.
     Read(ConnId, u32, Position, Option<Vec<u8>>),
+    /// A block of this object turned out to be damaged when it was to be read for a tunnel.
+    Damaged(ConnId, u32, Root, Position),
     /// A block of a fetch is written, or its pack is ready.
     Written(FetchId, Result<(), StoreError>),
     /// A fetch's object is complete and marked.
@@ -221,7 +229,13 @@ fn do_block(store: &Store, packs: &mut HashMap<Root, Arc<Pack>>, request: Block)
                 Some(pack) => pack.read(position),
                 None => store.pack(&root).and_then(|pack| pack.read(position)),
             };
-            Some(Done::Read(conn, circ, position, block.ok()))
+            Some(match block {
+                // The file of a whole object may be lost too.
+                Err(StoreError::DamagedBlock(_) | StoreError::Damaged { .. }) => {
+                    Done::Damaged(conn, circ, root, position)
+                }
+                block => Done::Read(conn, circ, position, block.ok()),
+            })
         }
         Block::Begin(fetch, begin) => {
             let (cap, root_block, geometry, now_s) = *begin;

@@ -106,7 +106,10 @@ pub fn create(paths: &Paths, name: &str, passphrase: Option<&[u8]>) -> Result<Ho
 
 /// Opens store and state, and compacts the journal when most of it is history.
 pub fn open(paths: &Paths, passphrase: Option<&[u8]>) -> Result<Home, Failure> {
-    let opened = Store::open(&options(&paths.store_dir, passphrase))?;
+    let bar = crate::commands::IndexBar::default();
+    let watch = |done, total| bar.show(done, total);
+    let opened = Store::open_watched(&options(&paths.store_dir, passphrase), &watch)?;
+    drop(bar);
     let mut state = State::default();
     let count = opened.records.len();
     let mut bad = opened.damaged_records;
@@ -136,6 +139,9 @@ pub fn open(paths: &Paths, passphrase: Option<&[u8]>) -> Result<Home, Failure> {
             format!("the journal in {} holds no identity: restore a backup", paths.store_dir.display());
         return Err(Failure::new(Exit::Failure, what));
     }
+    if bad > 0 {
+        adopt(&opened.store, &state)?;
+    }
     let live = Zeroizing::new(state.live());
     // What was removed is erased with the next start: secrets of lost friends and used invites go.
     // Not in the run that migrated the journal: what it was is kept as long.
@@ -146,6 +152,19 @@ pub fn open(paths: &Paths, passphrase: Option<&[u8]>) -> Result<Home, Failure> {
         }
     }
     Ok(Home { store: Arc::new(opened.store), state, damaged: bad > 0 })
+}
+
+/// Keeps again what the packs say and the journal lost.
+fn adopt(store: &Store, state: &State) -> Result<(), Failure> {
+    let claim = |root: &kith_crypto::content::Root| {
+        state.publications.get(root).map(|p| (p.cap.key.clone(), p.created_s))
+    };
+    let adopted = store.adopt(claim)?;
+    if !adopted.found.is_empty() {
+        let count = adopted.found.len();
+        eprintln!("kith: {count} videos whose records were lost are kept again, from their own files");
+    }
+    Ok(())
 }
 
 /// What `kith up` was asked for.
@@ -257,6 +276,9 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
     tasks.spawn("limits", settings.run(commands.clone()));
     tasks.spawn("api", serve_unix(socket, api.router()));
     tasks.spawn("addresses", watch_addresses(config.clone(), bound.clone(), commands.clone()));
+    if let Some(every) = config.store_scrub {
+        tasks.spawn("scrub", crate::scrub::run(store.clone(), commands.clone(), every));
+    }
     tasks.spawn("streams", serve_tcp(web, streams.router(), tasks.clone()));
     let mut service = Service::new(state, store, damaged);
     service.index(&mut core, usize::MAX);
@@ -387,6 +409,10 @@ fn restore_views(
             let damaged = records.iter().filter(|r| !core.restore_view(now, key, r)).count();
             if damaged > 0 {
                 tracing::warn!("{damaged} records of a friend's view were damaged and skipped");
+            }
+            if view.damaged_records() > 0 || damaged > 0 {
+                tracing::warn!("a friend's view lost records on disk: it is asked for from the beginning");
+                core.pull_view_anew(key);
             }
             let live = core.view_snapshot_len(key);
             if live > 0 && records.len() > 2 * live + 64 {

@@ -284,15 +284,18 @@ impl Catalogue {
         self.objects.iter().filter(|(_, k)| k.is_searchable()).map(|(_, k)| k.words.root())
     }
 
-    /// Whether a friend that asks for an object is in its audience: own publications for it, and
-    /// what a friend published for friends of friends.
+    /// Whether a friend that asks for an object is in its audience: own publications for it, what
+    /// another friend published for friends of friends, and what it published itself: it may have
+    /// lost blocks.
     pub fn may_serve(&self, friend: FriendKey, root: &Root) -> bool {
         self.objects.by_root(root).is_some_and(|known| {
             known.own.as_ref().is_some_and(|own| own.audience.includes(friend, &self.circles))
-                || known
-                    .heard()
-                    .iter()
-                    .any(|h| h.may_travel() && h.stays() && self.key_of(h.friend) != Some(friend))
+                || known.heard().iter().filter(|h| h.stays()).any(|h| {
+                    match self.key_of(h.friend) == Some(friend) {
+                        true => h.part == Part::Own,
+                        false => h.may_travel(),
+                    }
+                })
         })
     }
 
@@ -323,6 +326,15 @@ impl Catalogue {
     /// Whether nothing is known.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The log of a friend's view lost records: the next pull asks for everything, and what the friend
+    /// does not say then goes.
+    pub fn pull_anew(&mut self, friend: FriendKey) {
+        if let Some(view) = self.views.get_mut(&friend) {
+            view.own.begin_anew();
+            view.relayed.begin_anew();
+        }
     }
 
     /// What a friend's view holds, and what of it was dropped.

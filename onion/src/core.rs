@@ -693,6 +693,11 @@ impl Core {
         self.catalogue.snapshot_len(friend)
     }
 
+    /// The log of a friend's view lost records: the view is pulled from the beginning.
+    pub fn pull_view_anew(&mut self, friend: FriendKey) {
+        self.catalogue.pull_anew(friend);
+    }
+
     /// Live records of a friend's view, to rewrite its log with.
     pub fn view_snapshot(&self, friend: FriendKey) -> Vec<Vec<u8>> {
         self.catalogue.snapshot(friend)

@@ -254,8 +254,17 @@ fn resume(dir: &Path, store: &Key, mark: Mark) -> Result<Box<dyn Index>, Unusabl
     if index.mark()? == Some(mark) { Ok(Box::new(index)) } else { Err(Unusable) }
 }
 
-fn fill(index: &dyn Index, objects: &BTreeMap<Root, ObjectInfo>, mark: Mark) -> Result<(), Unusable> {
-    objects.values().try_for_each(|info| index.put(info))?;
+fn fill(
+    index: &dyn Index,
+    objects: &BTreeMap<Root, ObjectInfo>,
+    mark: Mark,
+    watch: &dyn Fn(u64, u64),
+) -> Result<(), Unusable> {
+    let total = objects.len() as u64;
+    for (done, info) in (0..).zip(objects.values()) {
+        watch(done, total);
+        index.put(info)?;
+    }
     index.set_mark(mark)
 }
 
@@ -264,20 +273,32 @@ fn rebuild(
     store: &Key,
     objects: &BTreeMap<Root, ObjectInfo>,
     mark: Mark,
+    watch: &dyn Fn(u64, u64),
 ) -> Result<Box<dyn Index>, Unusable> {
     match std::fs::remove_dir_all(dir) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Unusable),
         _ => Disk::real().make_dir(dir).map_err(|_| Unusable)?,
     }
     let index = SledIndex::open(dir, store)?;
-    fill(&index, objects, mark)?;
+    fill(&index, objects, mark, watch)?;
     Ok(Box::new(index))
+}
+
+/// Makes the index anew while the node runs; nobody uses the old one any more.
+pub(crate) fn make(
+    dir: &Path,
+    store: &Key,
+    objects: &BTreeMap<Root, ObjectInfo>,
+    mark: Mark,
+    watch: &dyn Fn(u64, u64),
+) -> Result<Box<dyn Index>, Unusable> {
+    rebuild(dir, store, objects, mark, watch)
 }
 
 /// An index in memory with these objects.
 pub(crate) fn in_memory(objects: &BTreeMap<Root, ObjectInfo>, mark: Mark) -> Box<dyn Index> {
     let index = MemoryIndex::default();
-    let _ = fill(&index, objects, mark); // memory does not fail
+    let _ = fill(&index, objects, mark, &|_, _| {}); // memory does not fail
     Box::new(index)
 }
 
@@ -288,12 +309,13 @@ pub(crate) fn open(
     store: &Key,
     objects: &BTreeMap<Root, ObjectInfo>,
     mark: Mark,
+    watch: &dyn Fn(u64, u64),
 ) -> (Box<dyn Index>, bool) {
     let Some(dir) = dir else { return (in_memory(objects, mark), true) };
     match resume(dir, store, mark) {
         Ok(index) => (index, false),
         Err(Unusable) => {
-            let rebuilt = rebuild(dir, store, objects, mark);
+            let rebuilt = rebuild(dir, store, objects, mark, watch);
             (rebuilt.unwrap_or_else(|Unusable| in_memory(objects, mark)), true)
         }
     }
@@ -325,7 +347,8 @@ mod tests {
     #[test]
     fn both_kinds_answer_alike() {
         let dir = tempfile::tempdir().unwrap();
-        let (sled, rebuilt) = open(Some(&dir.path().join("index")), &Key::new([1; 32]), &one(), MARK);
+        let (sled, rebuilt) =
+            open(Some(&dir.path().join("index")), &Key::new([1; 32]), &one(), MARK, &|_, _| {});
         assert!(rebuilt);
         for index in [sled, in_memory(&one(), MARK)] {
             index.put(&object(2)).unwrap();
@@ -342,7 +365,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (path, key) = (dir.path().join("index"), Key::new([1; 32]));
         let again = |mark| {
-            let (index, rebuilt) = open(Some(&path), &key, &one(), mark);
+            let (index, rebuilt) = open(Some(&path), &key, &one(), mark, &|_, _| {});
             assert_eq!(index.objects().unwrap(), [object(1)]);
             (index, rebuilt)
         };

@@ -13,7 +13,7 @@
 use crate::StoreError;
 use crate::backend::Kind;
 use crate::disk::{self, At, Disk};
-use crate::log::{Hash16, Log, Record, Seal};
+use crate::log::{End, Hash16, Log, Record, Seal, read_again};
 use kith_crypto::aead::{RECORD_NONCE_LEN, open_record, seal_record};
 use kith_crypto::codec::{DecodeError, Reader, Writer};
 use kith_crypto::secret::Key;
@@ -274,7 +274,7 @@ impl Journal {
         self.disk.guard(removed)
     }
 
-    /// Reads everything again, changing nothing.
+    /// Reads everything again, changing nothing. What was appended and is not there counts as damage.
     pub(crate) fn reread(&self) -> Result<Contents, StoreError> {
         let mut contents = Contents::default();
         for (number, key) in &self.segments {
@@ -282,6 +282,8 @@ impl Journal {
             let (replay, _, _) = Log::read(&self.disk, &path, HEADER_LEN, |head| {
                 check_header(&path, head, (*number, key), self.version)
             })?;
+            let short = *number == self.active && replay.end() != self.log.end();
+            contents.damaged += replay.damaged + u64::from(short);
             contents.extend(*number, replay.records);
         }
         Ok(contents)
@@ -315,6 +317,19 @@ impl Journal {
         Ok(links.into_iter().map(|link| Mark { segment, link }).collect())
     }
 
+    /// What the files must hold now, to compare them with without a lock.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let (dir, wrap) = (self.dir.clone(), self.wrap.clone());
+        Snapshot { dir, wrap, segments: self.segments.clone(), active: self.active, end: self.log.end() }
+    }
+
+    /// Writes the list of segments and keys again, as it is in memory.
+    pub(crate) fn rewrite_keys(&self) -> Result<(), StoreError> {
+        self.disk.check()?;
+        let bytes = encode_keys(&self.wrap, &disk::random()?, &self.segments);
+        self.disk.guard_unless_full(self.disk.replace(&keys_path(&self.dir), &bytes))
+    }
+
     /// The place before the first record.
     pub(crate) fn start_mark(&self) -> Mark {
         Mark { segment: self.active, link: [0; 16] }
@@ -323,6 +338,68 @@ impl Journal {
     /// Bytes of the segment that is written to.
     pub(crate) const fn len_bytes(&self) -> u64 {
         self.log.len_bytes()
+    }
+}
+
+/// A segment that is not what was written to it, and why it could not even be read.
+pub(crate) type BadSegment = (PathBuf, Option<StoreError>);
+
+/// What an open journal says of its files.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    dir: PathBuf,
+    wrap: Key,
+    segments: Vec<(u64, Key)>,
+    active: u64,
+    end: End,
+}
+
+impl Snapshot {
+    /// The list of segments and their keys.
+    pub(crate) fn keys_path(&self) -> PathBuf {
+        keys_path(&self.dir)
+    }
+
+    /// Whether the list on disk is this one.
+    pub(crate) fn keys_are_whole(&self, disk: &Disk) -> Result<bool, StoreError> {
+        let path = self.keys_path();
+        let bytes = disk.read(&path)?;
+        // The list opens also when its magic is wrong, so that one byte there does not cost the node.
+        Ok(decode_keys(&self.wrap, &path, &bytes)? == (self.segments.clone(), VERSION))
+    }
+
+    /// Reads the segments: those that are not what was written to them, and what all hold.
+    pub(crate) fn read(&self, disk: &Disk) -> (Vec<BadSegment>, Contents) {
+        let (mut bad, mut contents) = (Vec::new(), Contents::default());
+        for (number, key) in &self.segments {
+            let path = segment_path(&self.dir, *number);
+            let end = (*number == self.active).then_some(self.end);
+            let seal = |head: &[u8]| check_header(&path, head, (*number, key), VERSION);
+            match read_again(disk, &path, HEADER_LEN, seal, end) {
+                Ok((whole, records)) => {
+                    contents.extend(*number, records);
+                    if !whole {
+                        bad.push((path, None));
+                    }
+                }
+                Err(e) => bad.push((path, Some(e))),
+            }
+        }
+        (bad, contents)
+    }
+
+    /// Whether nothing was appended or written anew between the two.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.end == other.end && self.segments == other.segments
+    }
+
+    /// Whether a file belongs to the journal.
+    pub(crate) fn names(&self, path: &Path) -> bool {
+        let segment = |(number, _): &(u64, Key)| {
+            let log = segment_path(&self.dir, *number);
+            path == log || path == log.with_extension("torn")
+        };
+        path == keys_path(&self.dir) || self.segments.iter().any(segment)
     }
 }
 

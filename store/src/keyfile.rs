@@ -327,7 +327,9 @@ mod tests {
             assert!(open(&disk, dir.path(), pair[0]).is_err(), "{pair:?}");
         }
         let before = std::fs::read(path(dir.path())).unwrap();
-        assert!(relock(&disk, dir.path(), Unlock::Passphrase(b"two"), Unlock::Passphrase(b"x"), CHEAP).is_err());
+        assert!(
+            relock(&disk, dir.path(), Unlock::Passphrase(b"two"), Unlock::Passphrase(b"x"), CHEAP).is_err()
+        );
         assert!(relock(&disk, dir.path(), Unlock::KeyFile, Unlock::Passphrase(b""), CHEAP).is_err());
         assert_eq!(std::fs::read(path(dir.path())).unwrap(), before, "a refusal changes nothing");
         assert_eq!(path(dir.path()).metadata().unwrap().permissions().mode() & 0o777, 0o600);

@@ -11,6 +11,7 @@
 //! write orders: `docs/protocol/store.md`.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
+mod adopt;
 pub mod backend;
 mod disk;
 mod error;
@@ -29,8 +30,10 @@ mod rekey;
 mod store;
 #[cfg(test)]
 mod vectors;
+mod verify;
 mod view;
 
+pub use adopt::{Adopted, Claim};
 pub use error::StoreError;
 pub use keyfile::Unlock;
 pub use ledger::{Limits, Room, Usage};
@@ -39,4 +42,5 @@ pub use opening::{Opened, Options};
 pub use pack::{Pack, Publishing};
 pub use quota::{Freed, InUse};
 pub use store::{Stats, Store};
+pub use verify::{Checked, FileType, Finding, Outcome, Scope, Verify};
 pub use view::ViewLog;

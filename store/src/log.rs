@@ -157,6 +157,13 @@ struct Spot {
     broken: bool,
 }
 
+impl Replay {
+    /// Where the last valid record ends.
+    pub(crate) const fn end(&self) -> End {
+        End { at: self.end as u64, last: self.last }
+    }
+}
+
 /// Reads all records of a file whose header takes `header_len` bytes.
 fn replay(seal: &Seal, bytes: &[u8], header_len: usize) -> Replay {
     let header = bytes.get(..header_len).unwrap_or(bytes);
@@ -241,6 +248,11 @@ fn next<'a>(seal: &Seal, bytes: &'a [u8], budget: &mut usize) -> Found<'a> {
         }
     }
     Found::Nothing
+}
+
+/// Whether the record right behind the header opens, whatever the header says.
+pub(crate) fn opens_first(seal: &Seal, bytes: &[u8], header_len: usize) -> bool {
+    bytes.get(header_len..).and_then(Frame::at_start).is_some_and(|frame| seal.open(&frame).is_some())
 }
 
 /// An open log, ready to append.
@@ -341,6 +353,32 @@ impl Log {
     pub(crate) const fn len_bytes(&self) -> u64 {
         self.end
     }
+
+    /// Where the log ends, and the link of its last record.
+    pub(crate) const fn end(&self) -> End {
+        End { at: self.end, last: self.last }
+    }
+}
+
+/// Where a log ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct End {
+    at: u64,
+    last: Hash16,
+}
+
+/// Reads a file again. True if it is what was written to it: every record opens, each follows the one before, and
+/// the last is the one that memory says, where memory says (`None`: wherever the file ends).
+pub(crate) fn read_again(
+    disk: &Disk,
+    path: &Path,
+    header_len: usize,
+    seal: impl FnOnce(&[u8]) -> Result<Seal, StoreError>,
+    end: Option<End>,
+) -> Result<(bool, Vec<Record>), StoreError> {
+    let (replay, _, bytes) = Log::read(disk, path, header_len, seal)?;
+    let whole = replay.damaged == 0 && replay.end == bytes.len();
+    Ok((whole && end.is_none_or(|end| end == replay.end()), replay.records))
 }
 
 impl Drop for Log {
@@ -374,7 +412,7 @@ fn encode_all(
     Ok((w.into_bytes(), links))
 }
 
-fn set_aside(disk: &Disk, path: &Path, torn: &[u8]) -> Result<(), StoreError> {
+pub(crate) fn set_aside(disk: &Disk, path: &Path, torn: &[u8]) -> Result<(), StoreError> {
     let aside = path.with_extension("torn");
     let file = disk.open_or_create(&aside)?;
     let end = file.len().at(&aside)?;

@@ -68,20 +68,24 @@ pub(crate) fn create(backend: Arc<dyn Backend>, options: &Options<'_>) -> Result
         return Err(StoreError::damaged(&keyfile::path(dir), "it is missing beside a journal"));
     }
     let key = keyfile::create(&disk, dir, options.unlock, options.cost)?;
-    open_with(dir, disk, key, lock)
+    open_with(dir, disk, key, lock, &|_, _| {})
 }
 
-pub(crate) fn open(backend: Arc<dyn Backend>, options: &Options<'_>) -> Result<Opened, StoreError> {
+pub(crate) fn open(
+    backend: Arc<dyn Backend>,
+    options: &Options<'_>,
+    watch: &dyn Fn(u64, u64),
+) -> Result<Opened, StoreError> {
     let (dir, disk) = (options.dir, Disk::new(backend));
     if !disk.exists(&keyfile::path(dir)) {
         return Err(StoreError::NoStore { path: dir.to_owned() });
     }
     let lock = disk.backend().lock(dir)?;
     let key = keyfile::open(&disk, dir, options.unlock)?;
-    open_with(dir, disk, key, lock)
+    open_with(dir, disk, key, lock, watch)
 }
 
-fn journal_dir(dir: &Path) -> PathBuf {
+pub(crate) fn journal_dir(dir: &Path) -> PathBuf {
     dir.join("journal")
 }
 
@@ -99,7 +103,13 @@ fn sync_above(disk: &Disk, dir: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn open_with(dir: &Path, disk: Disk, key: Key, lock: Box<dyn Held>) -> Result<Opened, StoreError> {
+fn open_with(
+    dir: &Path,
+    disk: Disk,
+    key: Key,
+    lock: Box<dyn Held>,
+    watch: &dyn Fn(u64, u64),
+) -> Result<Opened, StoreError> {
     let folders = [journal_dir(dir), temp_dir(dir), views_dir(dir)];
     folders.iter().try_for_each(|folder| disk.make_dir(folder))?;
     let wrap = derive(Label::JOURNAL_KEYS, &[key.expose()]);
@@ -116,9 +126,10 @@ fn open_with(dir: &Path, disk: Disk, key: Key, lock: Box<dyn Held>) -> Result<Op
     }
     let mark = folded.mark.unwrap_or(journal.start_mark());
     let index_dir = disk.backend().is_real().then(|| index_dir(dir));
-    let (index, index_rebuilt) = index::open(index_dir.as_deref(), &key, &folded.objects, mark);
+    let (index, index_rebuilt) = index::open(index_dir.as_deref(), &key, &folded.objects, mark, watch);
     let named = folded.objects.keys().map(|root| pack::path(&packs_dir(dir), &key, root)).collect();
     sweep(&disk, dir, (damaged_records == 0).then_some(&named))?;
+    let key_file = disk.read(&keyfile::path(dir))?;
     let store = Store::from_inner(Inner {
         dir: dir.to_owned(),
         key,
@@ -133,6 +144,7 @@ fn open_with(dir: &Path, disk: Disk, key: Key, lock: Box<dyn Held>) -> Result<Op
         temps: Mutex::default(),
         lost_rows: damaged_records > 0,
         unclean: index_rebuilt,
+        key_file,
         _lock: lock,
     });
     Ok(Opened { store, records: folded.records, damaged_records, torn_bytes, index_rebuilt, migrated })

@@ -64,10 +64,13 @@ pub(crate) struct Inner {
     pub(crate) evicted: Mutex<Vec<Root>>,
     /// Files in `packs/tmp` that publications under way write.
     pub(crate) temps: Mutex<HashSet<PathBuf>>,
-    /// The journal lost records, so a pack without a row may be the last trace of an object.
+    /// The journal had lost records when it was opened, so a pack without a row may be the last trace
+    /// of an object.
     pub(crate) lost_rows: bool,
     /// The process before this one did not close the store: what it wrote last may not be synced.
     pub(crate) unclean: bool,
+    /// The key file as it was read, to be written again if the disk loses it.
+    pub(crate) key_file: Vec<u8>,
     pub(crate) _lock: Box<dyn Held>,
 }
 
@@ -111,8 +114,7 @@ impl Folded {
 
     /// A journal with these objects and records and nothing of their past.
     pub(crate) fn payloads(&self, records: &[Vec<u8>]) -> Vec<Vec<u8>> {
-        let rows = self.objects.values().map(|info| Row::Added(info.clone()).encode());
-        rows.chain(records.iter().map(|record| node_payload(record))).collect()
+        payloads(self.objects.values(), records)
     }
 
     fn apply(&mut self, row: Row) {
@@ -132,6 +134,11 @@ impl Folded {
             Row::Lost(_) => {}
         }
     }
+}
+
+fn payloads<'a>(objects: impl IntoIterator<Item = &'a ObjectInfo>, records: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let rows = objects.into_iter().map(|info| Row::Added(info.clone()).encode());
+    rows.chain(records.iter().map(|record| node_payload(record))).collect()
 }
 
 /// Folders of a store.
@@ -174,10 +181,42 @@ impl Inner {
             .ok()
     }
 
+    /// All objects, by root: as the journal says, or the index where the journal was damaged since
+    /// it was opened. `changes` is held.
+    fn rows(&self) -> Vec<ObjectInfo> {
+        let read = hold(&self.journal).reread();
+        match read.ok().filter(|contents| contents.damaged == 0).map(Folded::of) {
+            Some(folded) if folded.damaged == 0 => folded.objects.into_values().collect(),
+            _ => self.ask(|index| index.objects()).unwrap_or_default(),
+        }
+    }
+
     fn index_from_journal(&self) -> Result<Box<dyn Index>, Unusable> {
         let journal = hold(&self.journal);
         let folded = Folded::of(journal.reread().map_err(|_| Unusable)?);
         Ok(index::in_memory(&folded.objects, folded.mark.unwrap_or(journal.start_mark())))
+    }
+
+    /// Makes the index anew from the journal. Readers go on meanwhile with one in memory; who wants to
+    /// change something waits.
+    pub(crate) fn reindex(&self, watch: &dyn Fn(u64, u64)) -> Result<u64, StoreError> {
+        let _changing = hold(&self.changes);
+        let (rows, mark) = {
+            let rows = self.rows();
+            let mark = Folded::of(hold(&self.journal).reread()?).mark;
+            (rows, mark.unwrap_or(hold(&self.journal).start_mark()))
+        };
+        let objects: BTreeMap<Root, ObjectInfo> = rows.into_iter().map(|info| (info.root, info)).collect();
+        let swap = |index| {
+            let mut current = self.index.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *current, index)
+        };
+        drop(swap(index::in_memory(&objects, mark)));
+        if let Some(dir) = self.disk.backend().is_real().then(|| index_dir(&self.dir)) {
+            let made = index::make(&dir, &self.key, &objects, mark, watch);
+            drop(made.map(swap)); // without a disk for it the one in memory stays
+        }
+        Ok(objects.len() as u64)
     }
 
     pub(crate) fn object(&self, root: &Root) -> Option<ObjectInfo> {
@@ -253,7 +292,7 @@ impl Inner {
         result
     }
 
-    fn pack(&self, root: &Root) -> Result<Arc<Pack>, StoreError> {
+    pub(crate) fn pack(&self, root: &Root) -> Result<Arc<Pack>, StoreError> {
         let mut packs = hold(&self.packs);
         // Asked under the lock, so that no pack is opened that a removal has just forgotten.
         let info = self.object(root).ok_or(StoreError::NotFound)?;
@@ -344,12 +383,18 @@ impl Store {
 
     /// Opens a store: replays the journal, and tidies up after a kill.
     pub fn open(options: &Options<'_>) -> Result<Opened, StoreError> {
-        opening::open(Arc::new(Real), options)
+        opening::open(Arc::new(Real), options, &|_, _| {})
+    }
+
+    /// Like [`Store::open`]. `watch` hears how many objects of how many an index names that must be
+    /// made anew.
+    pub fn open_watched(options: &Options<'_>, watch: &dyn Fn(u64, u64)) -> Result<Opened, StoreError> {
+        opening::open(Arc::new(Real), options, watch)
     }
 
     /// Like [`Store::open`], on another backend.
     pub fn open_on(backend: Arc<dyn Backend>, options: &Options<'_>) -> Result<Opened, StoreError> {
-        opening::open(backend, options)
+        opening::open(backend, options, &|_, _| {})
     }
 
     pub(crate) fn from_inner(inner: Inner) -> Self {
@@ -369,12 +414,12 @@ impl Store {
     pub fn compact(&self, live: &[Vec<u8>]) -> Result<(), StoreError> {
         let inner = &self.inner;
         let _changing = hold(&inner.changes);
-        let folded = Folded::of(hold(&inner.journal).reread()?);
-        let payloads = folded.payloads(live);
+        let objects = inner.rows();
+        let payloads = payloads(&objects, live);
         let mut journal = hold(&inner.journal);
         let marks = journal.compact(&payloads)?;
         inner.journal_bytes.store(journal.len_bytes(), Ordering::Relaxed);
-        let last_row = folded.objects.len().checked_sub(1).and_then(|i| marks.get(i)).copied();
+        let last_row = objects.len().checked_sub(1).and_then(|i| marks.get(i)).copied();
         let mark = last_row.unwrap_or(journal.start_mark());
         // A journal of an older version, kept since its migration, holds what was just erased.
         let erased = journal.forget_older();
@@ -391,6 +436,12 @@ impl Store {
     /// All objects, by root.
     pub fn objects(&self) -> Vec<ObjectInfo> {
         self.inner.ask(|index| index.objects()).unwrap_or_default()
+    }
+
+    /// Makes the index anew from the journal while the store is in use; returns how many objects it
+    /// names. `watch` hears how many of how many are done.
+    pub fn reindex(&self, watch: &dyn Fn(u64, u64)) -> Result<u64, StoreError> {
+        self.inner.reindex(watch)
     }
 
     /// Starts a new object of this node.

@@ -6,7 +6,7 @@
 
 use crate::StoreError;
 use crate::disk::{self, Disk};
-use crate::log::{Log, Seal};
+use crate::log::{self, Log, Seal, read_again};
 use kith_crypto::codec::{Reader, Writer};
 use kith_crypto::kdf::{Label, derive};
 use kith_crypto::secret::Key;
@@ -76,6 +76,26 @@ fn make(path: &Path, owner: &Owner, payloads: &[Vec<u8>], disk: &Disk) -> Result
     Log::open(path, HEADER_LEN, |h| check_header(path, h, owner), disk).map(|(log, _, _)| log)
 }
 
+/// Keeps the bytes of a log whose header is damaged in its `.torn` file; returns how many.
+fn set_headless_aside(path: &Path, owner: &Owner, disk: &Disk, why: StoreError) -> Result<u64, StoreError> {
+    let damaged = match &why {
+        StoreError::Damaged { .. } => true,
+        // A version that only a flipped bit made: the records know the header that they follow.
+        StoreError::NewerVersion { .. } => {
+            let bytes = disk.read(path)?;
+            let salt = bytes.get(8 + 1..).and_then(|rest| rest.first_chunk()).copied().unwrap_or_default();
+            log::opens_first(&owner.seal(&salt), &bytes, HEADER_LEN)
+        }
+        _ => false,
+    };
+    if !damaged {
+        return Err(why);
+    }
+    let bytes = disk.read(path)?;
+    log::set_aside(disk, path, &bytes)?;
+    Ok((bytes.len() as u64).max(1))
+}
+
 impl ViewLog {
     /// Opens the log, or makes an empty one, and returns its records.
     pub(crate) fn open(
@@ -90,7 +110,18 @@ impl ViewLog {
             disk.check()?;
             drop(disk.guard_unless_full(make(&path, &owner, &[], disk))?);
         }
-        let (log, replay, torn) = Log::open(&path, HEADER_LEN, |h| check_header(&path, h, &owner), disk)?;
+        let opened = Log::open(&path, HEADER_LEN, |h| check_header(&path, h, &owner), disk);
+        let (log, replay, torn) = match opened {
+            // The friend can say it all again, so a log without a head is no reason not to start.
+            Err(e) => {
+                let lost = set_headless_aside(&path, &owner, disk, e)?;
+                drop(make(&path, &owner, &[], disk)?);
+                let (log, replay, _) =
+                    Log::open(&path, HEADER_LEN, |h| check_header(&path, h, &owner), disk)?;
+                (log, replay, lost)
+            }
+            Ok(opened) => opened,
+        };
         let disk = disk.clone();
         let view = Self { path, owner, log, disk, damaged: replay.damaged, torn };
         Ok((view, replay.records.into_iter().map(|r| r.payload).collect()))
@@ -113,6 +144,18 @@ impl ViewLog {
         let made = make(&self.path, &self.owner, live, &self.disk);
         self.log = self.disk.guard_unless_full(made)?;
         Ok(())
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the file holds what was written to it. What it does not hold the caller writes anew,
+    /// with [`ViewLog::rewrite`].
+    pub fn verify(&self) -> Result<bool, StoreError> {
+        let seal = |header: &[u8]| check_header(&self.path, header, &self.owner);
+        read_again(&self.disk, &self.path, HEADER_LEN, seal, Some(self.log.end())).map(|(whole, _)| whole)
     }
 
     /// Damaged stretches that were met when the log was opened.

@@ -27,4 +27,5 @@ mod secrets;
 mod sources;
 mod strangers;
 mod tools;
+mod verify;
 mod watch;

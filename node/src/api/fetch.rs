@@ -12,7 +12,7 @@ pub(super) fn routes() -> Router<Api> {
 }
 
 /// Progress lines come this far apart.
-const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+pub(super) const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
 #[derive(Deserialize)]
 struct FetchRequest {
@@ -46,7 +46,7 @@ async fn fetch(State(api): State<Api>, Json(request): Json<FetchRequest>) -> Res
     Ok(([("content-type", "application/x-ndjson")], Body::new(body)).into_response())
 }
 
-fn line(value: &Value) -> Bytes {
+pub(super) fn line(value: &Value) -> Bytes {
     Bytes::from(format!("{value}\n"))
 }
 

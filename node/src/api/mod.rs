@@ -9,8 +9,10 @@ mod friends;
 mod node;
 mod quota;
 mod search;
+mod store;
 mod videos;
 
+pub use store::title_of;
 pub use videos::{PUBLISH_HEADER, entry_of};
 
 use friends::no_friend;
@@ -117,6 +119,7 @@ impl Api {
             .merge(videos::routes())
             .merge(search::routes())
             .merge(fetch::routes())
+            .merge(store::routes())
             .fallback(|| async { ApiError(Failure::new(Exit::NotFound, "there is no such request")) })
             .with_state(self)
     }

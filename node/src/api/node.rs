@@ -38,6 +38,7 @@ async fn status(State(api): State<Api>) -> Answer {
                 "read_only": cx.service.read_only(),
                 "disk_full": disk_full(cx),
                 "evicted": cx.service.store().usage().evicted,
+                "damaged": store::damaged_json(cx.service.heal.count()),
                 "clock_skew_s": cx.service.clock_warning().map(|ms| ms / 1000),
             }))
         })
@@ -168,7 +169,9 @@ async fn store_stats(State(api): State<Api>) -> Answer {
     let stats = tokio::task::spawn_blocking(move || store.stats())
         .await
         .map_err(|_| Failure::new(Exit::Failure, "the store did not answer"))?;
-    let (full, why) = api.call(|cx| Ok((disk_full(cx), cx.service.read_only().map(str::to_owned)))).await?;
+    let (full, why, checks) = api
+        .call(|cx| Ok((disk_full(cx), cx.service.read_only().map(str::to_owned), store::checks_json(cx))))
+        .await?;
     let (limits, usage) = (api.store.limits(), api.store.usage());
     Ok(Json(json!({
         "objects": stats.objects,
@@ -185,6 +188,8 @@ async fn store_stats(State(api): State<Api>) -> Answer {
         "disk_full": full,
         "read_only": why.is_some(),
         "read_only_reason": why,
+        "damaged": checks["damaged"],
+        "scrub": checks["scrub"],
     })))
 }
 
@@ -222,6 +227,8 @@ async fn doctor(State(api): State<Api>) -> Answer {
             Ok(doctor::Node {
                 read_only: cx.service.read_only().map(str::to_owned),
                 disk_full: disk_full(cx),
+                damaged: store::damaged_texts(cx),
+                journal_damaged: cx.service.is_damaged(),
                 clock_skew_s: cx.service.clock_warning().map(|ms| ms / 1000),
                 listen: listen.filter_map(Value::as_str).map(str::to_owned).collect(),
                 advertised: addresses(cx.core.certificate().map_or(&[], |c| &c.addrs)),

@@ -64,6 +64,7 @@ fn publication_json(cx: &Context<'_>, p: &Publication) -> Value {
         "audience": audience_text(cx.service.state(), p.audience),
         "published": p.created_s,
         "class": cx.service.store().object(&p.cap.root).map(|kept| kept.class.as_str()),
+        "damaged_blocks": cx.service.heal.blocks_of(&p.cap.root),
     })
 }
 

@@ -353,6 +353,10 @@ pub enum StoreCommand {
     /// The key below the lock stays the same: whoever has an old copy of store.key and knows its
     /// passphrase opens copies of this store as before. The node must be stopped.
     Rekey(Rekey),
+    /// Read and check everything stored, mend it, and fetch damaged blocks again
+    Verify(Verify),
+    /// Make the index anew from the journal, while the node runs
+    Reindex,
 }
 
 /// `kith store rekey`
@@ -367,4 +371,17 @@ pub struct Rekey {
     /// Lock with the key file alone: its permissions are then the whole protection
     #[arg(long, conflicts_with = "new_passphrase_file")]
     pub no_passphrase: bool,
+}
+
+/// `kith store verify`
+#[derive(Args, Debug)]
+pub struct Verify {
+    /// Check this video alone
+    pub id: Option<String>,
+    /// Tell what is wrong and change nothing
+    #[arg(long)]
+    pub no_heal: bool,
+    /// Go on without records that the journal lost before the node started
+    #[arg(long, conflicts_with_all = ["no_heal", "id"])]
+    pub accept_loss: bool,
 }

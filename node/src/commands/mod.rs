@@ -10,6 +10,7 @@ mod limits;
 mod node;
 mod quota;
 mod rekey;
+mod store;
 mod videos;
 
 pub use about::{completions, man, version};
@@ -138,6 +139,44 @@ fn bar(total: Option<u64>, what: &'static str) -> ProgressBar {
         bar.set_style(style);
     }
     bar.set_message(what);
+    bar
+}
+
+/// Shows how an index is made anew at a start, when that takes more than a second.
+pub struct IndexBar {
+    since: Instant,
+    bar: std::cell::OnceCell<ProgressBar>,
+}
+
+impl Default for IndexBar {
+    fn default() -> Self {
+        Self { since: Instant::now(), bar: std::cell::OnceCell::new() }
+    }
+}
+
+impl IndexBar {
+    /// So many of so many videos are done.
+    pub fn show(&self, done: u64, total: u64) {
+        if self.bar.get().is_some() || self.since.elapsed() > Duration::from_secs(1) {
+            let bar = self.bar.get_or_init(|| videos_bar("making the index anew"));
+            bar.set_length(total);
+            bar.set_position(done);
+        }
+    }
+}
+
+impl Drop for IndexBar {
+    fn drop(&mut self) {
+        self.bar.get().inspect(|bar| bar.finish_and_clear());
+    }
+}
+
+/// A bar that counts videos.
+fn videos_bar(what: &'static str) -> ProgressBar {
+    let bar = bar(Some(0), what);
+    if let Ok(style) = ProgressStyle::with_template("{msg} {bar:30} {pos}/{len} videos {eta} left") {
+        bar.set_style(style);
+    }
     bar
 }
 

@@ -106,6 +106,8 @@ pub struct Config {
     pub link_half_open: usize,
     /// How long a new invite can be used.
     pub invite_expires: Duration,
+    /// How long a round of checks over everything stored takes; `None`: no such rounds.
+    pub store_scrub: Option<Duration>,
     /// Limits of speed.
     pub limits: Limits,
     /// How much may be kept.
@@ -237,6 +239,19 @@ pub const KEYS: &[KeySpec] = &[
         allowed: "a duration such as 250ms, 1s, 30min, 12h or 3d, from 1s to 365d",
         live: false,
         parse: |config, given| given.duration(SECOND).map(|value| config.invite_expires = value),
+    },
+    KeySpec {
+        name: "store.scrub",
+        default: "\"30d\"",
+        comment: "In how long everything stored is read and checked once, bit by bit and out of the way.\nSee `kith store verify`, which checks all at once.",
+        allowed: "off, or a duration such as 1s, 12h or 30d, from 1s to 365d",
+        live: false,
+        parse: |config, given| {
+            let off = given.text()? == "off";
+            let value = if off { None } else { Some(given.duration(SECOND)?) };
+            config.store_scrub = value;
+            Ok(())
+        },
     },
     KeySpec {
         name: "limits.up",
@@ -527,6 +542,7 @@ impl Config {
             log_level: LogLevel::Off,
             link_half_open: 0,
             invite_expires: Duration::ZERO,
+            store_scrub: None,
             limits: Limits::default(),
             store: kith_store::Limits::NONE,
         }

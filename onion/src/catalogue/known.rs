@@ -155,7 +155,8 @@ impl Known {
 
     /// Somebody's request for the object can be answered or passed on.
     pub(super) fn is_askable(&self) -> bool {
-        self.own.is_some() || self.heard().iter().any(Heard::may_travel)
+        // What a friend published for its friends alone only that friend is answered about.
+        self.own.is_some() || self.heard().iter().any(|h| h.part == Part::Own)
     }
 
     pub(super) fn mention(&self, friend: FriendNo, eid: Eid) -> Option<&Heard> {

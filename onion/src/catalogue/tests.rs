@@ -386,6 +386,27 @@ fn a_lost_friends_untold_entries_go_at_once() {
     check(&c);
 }
 
+/// A publisher who lost blocks gets them back from friends who have them, whatever its audience was;
+/// nobody else gets what was published for friends alone.
+#[test]
+fn a_publisher_is_served_what_it_published_itself() {
+    let (mut c, now) = node();
+    (1..=3).for_each(|n| c.add_friend(friend(n)));
+    let root = Entry::sample().root();
+    hear(&mut c, now, friend(1), 1, |e| e.hops_left = 0);
+    assert_eq!([1, 2, 3].map(|n| c.may_serve(friend(n), &root)), [true, false, false]);
+    hear(&mut c, now, friend(2), 2, |e| e.hops_left = 1);
+    assert_eq!([1, 2, 3].map(|n| c.may_serve(friend(n), &root)), [true, true, true]);
+    // Who took it back gets it no more.
+    assert!(c.drop_mention(now.unix_ms, friend(1), Eid([1; 8])));
+    assert!(c.drop_mention(now.unix_ms, friend(2), Eid([2; 8])));
+    assert_eq!([1, 2, 3].map(|n| c.may_serve(friend(n), &root)), [false; 3]);
+    // A relayed mention is not a publication of who told it.
+    let entry = Entry { published_day: 20_000, expires_day: 20_030, ..Entry::sample() };
+    take(&mut c, now, friend(3), Part::Relayed, Eid([3; 8]), &entry);
+    assert!(!c.may_serve(friend(3), &root));
+}
+
 // Locators.
 
 #[test]
@@ -400,9 +421,10 @@ fn locators_follow_the_hours_and_the_objects() {
         assert_eq!(c.located(&locator(&sample, hour)), Some(sample.root()));
     }
     assert_eq!(c.located(&locator(&sample, 102)), None);
-    // What nobody may pass on is not found.
-    tell(&mut c, now, 1, 5, 0);
-    assert_eq!(c.located(&locator(&nth(1, 5, 0).1, 100)), None);
+    // What nobody here may give is not found: a friend's friend published it.
+    let (eid, far) = nth(1, 5, 0);
+    take(&mut c, now, friend(1), Part::Relayed, eid, &far);
+    assert_eq!(c.located(&locator(&far, 100)), None);
     c.set_hour(102);
     assert_eq!(c.located(&locator(&sample, 103)), Some(sample.root()));
     assert_eq!(c.located(&locator(&sample, 100)), None);

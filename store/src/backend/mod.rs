@@ -57,6 +57,9 @@ pub trait File: Send + Sync + Debug {
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Makes contents and length durable (not the name). After an error nobody knows what is.
     fn sync(&self) -> io::Result<()>;
+    /// These bytes (up to the end for 0) will not be read again soon: a cache in between need not keep
+    /// them, and the next reading comes from the disk.
+    fn forget(&self, _at: u64, _len: u64) {}
     /// Permission bits.
     fn mode(&self) -> io::Result<u32>;
     /// Gives the file the constant time stamp that all closed files of the store have. A file system

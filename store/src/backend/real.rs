@@ -93,6 +93,12 @@ impl File for RealFile {
         self.0.sync_data()
     }
 
+    fn forget(&self, at: u64, len: u64) {
+        let len = std::num::NonZeroU64::new(len);
+        // What was written and not synced stays in the cache, so nothing can be lost by this.
+        let _ = rustix::fs::fadvise(&self.0, at, len, rustix::fs::Advice::DontNeed);
+    }
+
     fn mode(&self) -> io::Result<u32> {
         Ok(self.0.metadata()?.permissions().mode())
     }

@@ -57,6 +57,15 @@ impl PackKeys {
         }
     }
 
+    /// The salt, whatever else of the page is damaged.
+    pub(crate) fn salt_in(page: &[u8]) -> Option<[u8; 32]> {
+        page.get(8 + 1..)?.first_chunk().copied()
+    }
+
+    pub(crate) const fn salt(&self) -> &[u8; 32] {
+        &self.salt
+    }
+
     /// What header and maps authenticate: magic, version, salt; maps add their generation.
     fn aad(&self) -> Writer {
         let mut w = Writer::new();
@@ -205,6 +214,16 @@ impl Layout {
 
     pub(crate) const fn map_len(self) -> usize {
         self.map_len
+    }
+
+    /// The slot of the root block.
+    pub(crate) const fn last_slot(self) -> u64 {
+        self.total - 1 // by Geometry there are three or more
+    }
+
+    /// Bytes of the file.
+    pub(crate) const fn file_len(self) -> u64 {
+        self.map_at(1) + self.map_len as u64
     }
 
     /// Offset of copy A (0) or B (1) of the presence map.

@@ -6,6 +6,7 @@
 //! counts as absent and is written again, with the same bytes under the same nonce, which tells
 //! nobody anything. Which objects are kept, and when, is decided by the store and its caller.
 
+pub(crate) mod check;
 pub(crate) mod format;
 mod publish;
 
@@ -19,8 +20,8 @@ use kith_crypto::aead::BulkKey;
 use kith_crypto::content::{Geometry, Position, Root, VerifiedBlock};
 use kith_crypto::secret::Key;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock};
 
 /// Bytes written to a pack before it flushes by itself: what a kill may cost a fetch.
 const FLUSH_EVERY_BYTES: u64 = 64 << 20;
@@ -45,6 +46,8 @@ pub struct Pack {
     marks: Mutex<Marks>,
     /// Generation of the newest map on disk. Held while a flush syncs; readers never take it.
     flushed: Mutex<u64>,
+    /// Held by all who write a block until it is marked; an empty place is cleaned only without them.
+    writing: RwLock<()>,
     /// The object was removed: its marks need not be saved.
     discarded: AtomicBool,
     disk: Disk,
@@ -130,6 +133,7 @@ impl Pack {
             keys,
             marks: Mutex::new(Marks { map, present, dirty: false, unsynced_bytes: 0, unproven: true }),
             flushed: Mutex::new(generation),
+            writing: RwLock::new(()),
             discarded: AtomicBool::new(false),
             disk: disk.clone(),
         }
@@ -158,7 +162,10 @@ impl Pack {
         let file = disk
             .open(path)
             .map_err(|e| if e.is_missing() { StoreError::damaged(path, "it is missing") } else { e })?;
-        let page = file.read_at(0, PAGE_LEN).at(path)?;
+        let page = file.read_at(0, PAGE_LEN).map_err(|e| match is_damage(&e) {
+            true => StoreError::damaged(path, "its header cannot be read"),
+            false => StoreError::io(path, e),
+        })?;
         let (header, keys) = PackKeys::decode_header(store, &page).map_err(|e| match e {
             HeaderError::Newer(version) => StoreError::NewerVersion { path: path.to_owned(), version },
             HeaderError::Damaged => StoreError::damaged(path, "its header fails its check"),
@@ -208,9 +215,7 @@ impl Pack {
         }
         let opened = match self.file.read_at(place_at(slot), PLACE_LEN) {
             Ok(mut bytes) => self.cipher.open_vec(position.nonce(), &[], &mut bytes).is_ok().then_some(bytes),
-            // A file that ends early and a sector that cannot be read are damage as well.
-            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => None,
-            Err(e) if e.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => None,
+            Err(e) if is_damage(&e) => None,
             Err(e) => return Err(StoreError::io(&self.path, e)),
         };
         opened.ok_or_else(|| {
@@ -233,6 +238,7 @@ impl Pack {
         if hold(&self.marks).has(slot) {
             return Ok(());
         }
+        let _writing = self.writing.read().unwrap_or_else(PoisonError::into_inner);
         self.cipher.seal(position.nonce(), &[], &mut bytes);
         let written = self.file.write_at(place_at(slot), &bytes).at(&self.path);
         self.disk.guard_unless_full(self.disk.measured(written, PLACE_LEN as u64))?;
@@ -300,6 +306,12 @@ impl Drop for Pack {
             self.file.settle();
         }
     }
+}
+
+/// A file that ends early and a sector that cannot be read are damage, like bytes that changed.
+fn is_damage(e: &std::io::Error) -> bool {
+    e.kind() == std::io::ErrorKind::UnexpectedEof
+        || e.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
 /// Moves a finished, synced file to its place below the packs and makes the name durable.

@@ -5,6 +5,7 @@
 pub(crate) mod faulty;
 pub(crate) mod model;
 pub(crate) mod workload;
+pub(crate) mod world;
 
 use kith_crypto::content::{Builder, Geometry, Head, Position, ReadCap, Sealed, Tree, padded_blocks};
 use kith_crypto::passphrase::Cost;

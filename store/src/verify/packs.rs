@@ -1,0 +1,195 @@
+//! The packs, one object after the other: header first, then blocks, then maps and gaps.
+
+use super::{BLOCKS_PER_STEP, Checked, Fault, FileType, Finding, Outcome, Verify, pack_bytes};
+use crate::backend::File;
+use crate::disk::hold;
+use crate::object::ObjectInfo;
+use crate::pack::check::{self, PackCheck, Page};
+use crate::pack::format::PLACE_LEN;
+use crate::{Pack, StoreError};
+use kith_crypto::content::{Geometry, Root};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Why the blocks of a pack cannot be looked at.
+struct NoUse(Fault);
+
+impl Verify {
+    /// Checks the header; the blocks follow in later steps.
+    pub(super) fn begin_object(&mut self, root: Root) -> Checked {
+        let Some(info) = self.inner.object(&root) else {
+            return Checked { object: Some(root), ..Checked::default() };
+        };
+        let mut faults = Vec::new();
+        let opened = self.open_pack(&info, &mut faults);
+        let mut checked = Checked { findings: self.findings(&info, &faults), ..Checked::default() };
+        match opened {
+            Ok(check) => self.current = Some((info, check)),
+            Err(NoUse(fault)) => {
+                let still_kept = self.inner.object(&root).is_some();
+                checked.bytes = pack_bytes(&info);
+                checked.findings.extend(self.findings(&info, &[fault]).into_iter().filter(|_| still_kept));
+                checked.object = Some(root);
+            }
+        }
+        checked
+    }
+
+    /// Checks some blocks, or what stands behind them.
+    pub(super) fn go_on(&mut self, info: ObjectInfo, mut check: PackCheck) -> Checked {
+        let blocks = if check.is_over() { 0 } else { check.step(BLOCKS_PER_STEP) };
+        if blocks > 0 {
+            self.current = Some((info, check));
+            return Checked { bytes: blocks * PLACE_LEN as u64, ..Checked::default() };
+        }
+        let rest = pack_bytes(&info).saturating_sub(
+            Geometry::of(info.data_count).map_or(0, |geometry| geometry.total() * PLACE_LEN as u64),
+        );
+        let mut faults = check.finish();
+        // An object that was removed and begun again meanwhile is another one than was checked.
+        if self.inner.object(&info.root).is_none_or(|now| now.complete != info.complete) {
+            faults.retain(|fault| fault.outcome != Outcome::Fetch);
+        }
+        let findings = self.findings(&info, &faults);
+        Checked { bytes: rest, findings, object: Some(info.root) }
+    }
+
+    fn findings(&self, info: &ObjectInfo, faults: &[Fault]) -> Vec<Finding> {
+        let path = self.inner.pack_path(&info.root);
+        let finding = |fault: &Fault| Finding {
+            file: FileType::Pack,
+            path: path.clone(),
+            object: Some(info.root),
+            what: fault.what,
+            blocks: fault.blocks,
+            outcome: fault.outcome,
+        };
+        faults.iter().map(finding).collect()
+    }
+
+    /// The pack behind the name of the object. Whatever is not as it should be is looked at again, and
+    /// put right, while no object comes or goes.
+    fn open_pack(&self, info: &ObjectInfo, faults: &mut Vec<Fault>) -> Result<PackCheck, NoUse> {
+        if let Some(pack) = self.good_pack(info) {
+            return Ok(PackCheck::new(pack, info, self.look_only));
+        }
+        let _settled = hold(&self.inner.changes);
+        match self.good_pack(info) {
+            Some(pack) => Ok(PackCheck::new(pack, info, self.look_only)),
+            None => self.mend_pack(info, faults),
+        }
+    }
+
+    /// The open pack, if its name leads to a file with the right header that it uses.
+    fn good_pack(&self, info: &ObjectInfo) -> Option<Arc<Pack>> {
+        let file = check::open_named(self.disk(), &self.inner.pack_path(&info.root)).ok()?;
+        if !matches!(self.page(file.as_ref(), info), Page::Right) {
+            return None;
+        }
+        self.inner.pack(&info.root).ok().filter(|pack| pack.is_behind(file.as_ref()))
+    }
+
+    /// Puts right what keeps the blocks from being looked at. `changes` is held.
+    fn mend_pack(&self, info: &ObjectInfo, faults: &mut Vec<Fault>) -> Result<PackCheck, NoUse> {
+        let path = self.inner.pack_path(&info.root);
+        let all = Geometry::of(info.data_count).map_or(0, Geometry::total);
+        let gone = |what| {
+            self.forget(&info.root); // a pack without a file is used by nobody
+            NoUse(Fault { what, blocks: all, outcome: Outcome::Fetch })
+        };
+        let mut file = check::open_named(self.disk(), &path).map_err(gone)?;
+        let mut page = self.page(file.as_ref(), info);
+        if let Page::Other(header) = &page {
+            faults.push(self.put_in_place(&path, &header.root, info));
+            file = check::open_named(self.disk(), &path).map_err(gone)?;
+            page = self.page(file.as_ref(), info);
+        }
+        match page {
+            Page::Right => {}
+            Page::Repairable(keys) => {
+                let outcome =
+                    self.mend(|| check::rewrite_header(file.as_ref(), &keys, info, &path, self.disk()));
+                faults.push(Fault::new("its header was damaged", outcome));
+                if outcome != Outcome::Mended {
+                    return Err(NoUse(Fault::new("its blocks were not checked", Outcome::Left)));
+                }
+            }
+            Page::Newer => {
+                return Err(NoUse(Fault::new("a later release wrote it: install that one", Outcome::Left)));
+            }
+            Page::Other(_) => return Err(gone("it is the file of another object")),
+            Page::Useless(what) => return Err(gone(what)),
+        }
+        if !self.inner.pack(&info.root).is_ok_and(|pack| pack.is_behind(file.as_ref())) {
+            self.forget(&info.root); // its file has lost the name
+        }
+        match self.inner.pack(&info.root) {
+            Ok(pack) => Ok(PackCheck::new(pack, info, self.look_only)),
+            Err(StoreError::Damaged { what, .. }) => Err(gone(what)),
+            Err(_) => Err(NoUse(Fault::new("it cannot be opened", Outcome::Left))),
+        }
+    }
+
+    fn page(&self, file: &dyn File, info: &ObjectInfo) -> Page {
+        let open = hold(&self.inner.packs).find(&info.root);
+        check::page(file, &self.inner.key, info, open.as_deref())
+    }
+
+    /// Lets go of an open pack whose file is not there any more under its name.
+    fn forget(&self, root: &Root) {
+        if !self.look_only {
+            let forgotten = hold(&self.inner.packs).forget(root);
+            drop(forgotten);
+        }
+    }
+
+    /// The file at `path`, which should be that of `info`, is the pack of the object `root`: it gets
+    /// the name of that one, and what lies there comes here if it belongs here.
+    fn put_in_place(&self, path: &Path, root: &Root, info: &ObjectInfo) -> Fault {
+        let what = "it stood under the name of another object";
+        let right = self.inner.pack_path(root);
+        // An object that is not kept has no claim, and a pack that is good where it is stays.
+        let Some(other) = self.inner.object(root) else {
+            return Fault::new(
+                "the file of an object that is not kept stood under its name",
+                self.aside(path),
+            );
+        };
+        let there = check::open_named(self.disk(), &right).ok();
+        let taken = there.is_some_and(|file| matches!(self.page(file.as_ref(), &other), Page::Right));
+        if taken {
+            return Fault::new(what, self.aside(path));
+        }
+        let outcome = self.mend(|| {
+            self.disk().check()?;
+            let aside = aside_name(path);
+            self.disk().rename(path, &aside)?;
+            if self.disk().exists(&right) {
+                // Whatever it is: if it belongs here the check goes on with it.
+                self.disk().rename(&right, path)?;
+                self.disk().sync_parent(path)?;
+            }
+            self.disk().rename(&aside, &right)?;
+            self.disk().sync_parent(&aside)?;
+            self.disk().sync_parent(&right)?;
+            let forgotten = [root, &info.root].map(|root| hold(&self.inner.packs).forget(root));
+            drop(forgotten);
+            Ok(())
+        });
+        Fault::new(what, outcome)
+    }
+
+    /// Takes a file out of the way that is of no use where it lies, without deleting it.
+    fn aside(&self, path: &Path) -> Outcome {
+        self.mend(|| {
+            self.disk().check()?;
+            self.disk().rename(path, &aside_name(path))?;
+            self.disk().sync_parent(path)
+        })
+    }
+}
+
+/// Where a misplaced pack waits: the sweep of the next start leaves it, the next verification sees it.
+fn aside_name(path: &Path) -> std::path::PathBuf {
+    path.with_added_extension("misplaced")
+}
