@@ -180,6 +180,8 @@ async fn start(folder: &Path, name: &'static str) -> Result<Node, Failure> {
     SHORTENED.iter().for_each(|set| {
         command.args(["--set", set]);
     });
+    // A few MiB that are gone again soon need no reserve of free space.
+    command.args(["--set", "store.keep_free=0B"]);
     // The demonstration's nodes are not the user's: no setting of hers reaches them.
     for (key, _) in std::env::vars_os().filter(|(k, _)| k.to_string_lossy().starts_with("KITH_")) {
         command.env_remove(key);

@@ -123,7 +123,8 @@ async fn ask(shell: &Shell, command: Command) -> Result<(), Failure> {
         Command::Circle { command } => shell.circle(&command).await,
         Command::Publish(args) => shell.publish(&args).await,
         Command::Video { command } => match command {
-            cli::Video::List => shell.videos().await,
+            cli::Video::List { all: true } => shell.kept().await,
+            cli::Video::List { all: false } => shell.videos().await,
             cli::Video::Show { id } => shell.video(&id).await,
             cli::Video::Rm { id } => shell.remove_video(&id).await,
             cli::Video::Unshare { id } => shell.unshare(&id).await,

@@ -378,14 +378,21 @@ fn restore_views(
             }
         });
         for (key, opened) in receiver {
-            let (mut view, records) = opened?;
+            let (mut view, records) = match opened {
+                // One that is not there yet is made when there is room.
+                Err(StoreError::Full { .. }) => continue,
+                other => other?,
+            };
             let damaged = records.iter().filter(|r| !core.restore_view(now, key, r)).count();
             if damaged > 0 {
                 tracing::warn!("{damaged} records of a friend's view were damaged and skipped");
             }
             let live = core.view_snapshot_len(key);
             if live > 0 && records.len() > 2 * live + 64 {
-                view.rewrite(&core.view_snapshot(key))?;
+                match view.rewrite(&core.view_snapshot(key)) {
+                    Err(StoreError::Full { .. }) => {} // the long one is as good
+                    other => other?,
+                }
             }
             views.insert(key, view);
         }

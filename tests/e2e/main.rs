@@ -18,6 +18,7 @@ mod keys;
 mod line;
 mod links;
 mod logs;
+mod quota;
 mod restart;
 mod secrets;
 mod sources;

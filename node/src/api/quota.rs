@@ -8,6 +8,7 @@ pub(super) fn routes() -> Router<Api> {
     Router::new()
         .route("/api/store/quota", get(quota))
         .route("/api/store/gc", post(gc))
+        .route("/api/store/objects", get(objects))
         .route("/api/videos/{id}/pin", post(pin))
         .route("/api/videos/{id}/unpin", post(unpin))
 }
@@ -47,6 +48,33 @@ fn quota_json(store: &Store) -> Value {
 
 async fn quota(State(api): State<Api>) -> Answer {
     Ok(Json(quota_json(&api.store)))
+}
+
+/// Everything that is kept here, as far as it is known by a title.
+async fn objects(State(api): State<Api>) -> Answer {
+    let store = api.store.clone();
+    let mut kept = tokio::task::spawn_blocking(move || store.objects()).await.map_err(|_| bug())?;
+    kept.sort_by_key(|info| (info.class, std::cmp::Reverse(info.used_day), info.root));
+    let list = api
+        .call(move |cx| {
+            let title = |root: &Root| {
+                let own = cx.service.state().publications.get(root).map(|p| p.title.clone());
+                own.or_else(|| cx.core.listing(root).map(|listing| listing.entry.title))
+            };
+            let row = |info: &ObjectInfo| {
+                json!({
+                    "id": info.root.to_hex(),
+                    "title": title(&info.root),
+                    "class": info.class.as_str(),
+                    "complete": info.complete,
+                    "bytes": Store::pack_len(info.data_count),
+                    "used": u64::from(info.used_day) * DAY_S,
+                })
+            };
+            Ok(kept.iter().map(row).collect::<Vec<_>>())
+        })
+        .await?;
+    Ok(Json(Value::Array(list)))
 }
 
 #[derive(Deserialize)]

@@ -212,7 +212,11 @@ pub struct Publish {
 #[derive(Debug, Subcommand)]
 pub enum Video {
     /// Everything you published
-    List,
+    List {
+        /// Everything that is kept here: also what you fetched
+        #[arg(long)]
+        all: bool,
+    },
     /// One video
     Show {
         /// Id, or its first 8 digits or more

@@ -1,4 +1,4 @@
-//! `kith store quota`, `kith store gc`, `kith video pin` and `unpin`.
+//! `kith store quota`, `kith store gc`, `kith video list --all`, `pin` and `unpin`.
 
 use super::*;
 use crate::config::{Given, edit, size};
@@ -66,6 +66,25 @@ impl Shell {
             let done = if dry_run { "would be freed" } else { "freed" };
             lines.push_str(&format!("{} videos and {files} leftover files: {bytes} {done}.", videos.len()));
             lines
+        })
+    }
+
+    /// `kith video list --all`
+    pub async fn kept(&self) -> Result<(), Failure> {
+        let value = self.get("/api/store/objects").await?;
+        let list = value.as_array().cloned().unwrap_or_default();
+        self.print(&value, || {
+            if list.is_empty() {
+                return "Nothing is kept here yet.".into();
+            }
+            let mut table = Table::new(["ID", "TITLE", "KEPT AS", "SIZE"]).right(3);
+            for v in &list {
+                let id: String = text(v, "id").chars().take(16).collect();
+                let part = if v["complete"] == false { " (a part)" } else { "" };
+                let class = format!("{}{part}", text(v, "class"));
+                table.row([&id, text(v, "title"), &class, &human_bytes(number(v, "bytes"))]);
+            }
+            table.render(self.style)
         })
     }
 
