@@ -293,6 +293,11 @@ impl Journal {
         Ok(self.log.append(payloads)?.into_iter().map(|link| Mark { segment, link }).collect())
     }
 
+    /// For the close: writes down that everything was synced.
+    pub(crate) fn prove(&mut self) -> Result<(), StoreError> {
+        self.log.prove()
+    }
+
     /// Replaces all records by `payloads`, in a new segment under a new key.
     pub(crate) fn compact(&mut self, payloads: &[Vec<u8>]) -> Result<Vec<Mark>, StoreError> {
         self.disk.check()?;
