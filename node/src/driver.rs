@@ -212,8 +212,8 @@ impl Driver {
                 tracing::error!("{e}");
                 self.service.set_read_only(e);
             }
-            Done::Full(why) => self.service.set_full(Some(why)),
-            Done::Room => self.service.set_full(None),
+            Done::Full(why) => self.service.set_full(why),
+            Done::Room(shed) => self.service.room_again(shed),
         }
     }
 

@@ -3,7 +3,9 @@
 //! Invariant: nobody is told that something is durable before it is. What finds no room on a full
 //! disk waits here, in order and bounded, and is tried again every few seconds; tickets wait with
 //! their records, so new sessions wait while links that stand, reading and relaying go on. A command
-//! is told at once that its records wait. After any other failure nothing is written any more.
+//! is told at once that its records wait. What is beyond the bounds is let go: its tickets are never
+//! answered, so nothing was promised, and the driver, whose state has it, is asked to write the journal
+//! anew once there is room. After any other failure nothing is written any more.
 //! What the records mean is the service's matter.
 
 use crate::exit::{Exit, Failure};
@@ -11,7 +13,7 @@ use crate::storage::{Done, Log};
 use crate::terminal::human_bytes;
 use kith_onion::FriendKey;
 use kith_store::{Store, StoreError, ViewLog};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -20,7 +22,7 @@ use zeroize::Zeroizing;
 
 /// A full disk is tried again after this.
 const RETRY_EVERY: Duration = Duration::from_secs(2);
-/// Requests and bytes that may wait for room. Beyond, order could not be kept, so writing ends.
+/// Requests and bytes that may wait for room.
 const MAX_WAITING: usize = 8192;
 const MAX_WAITING_BYTES: usize = 16 << 20;
 /// Bytes that are appended at once at most: room may come back little by little.
@@ -92,6 +94,10 @@ struct Journal<'a> {
     others: VecDeque<Log>,
     waiting_bytes: usize,
     full: Option<Full>,
+    /// Records were let go since the disk is full.
+    shed: bool,
+    /// Friends whose view logs went for the same reason; they are fetched anew after a restart.
+    shed_views: HashSet<FriendKey>,
     /// Why nothing is written any more.
     failed: Option<String>,
 }
@@ -111,6 +117,8 @@ pub fn log_thread(
         others: VecDeque::new(),
         waiting_bytes: 0,
         full: None,
+        shed: false,
+        shed_views: HashSet::new(),
         failed: None,
     };
     loop {
@@ -151,6 +159,7 @@ impl Journal<'_> {
                     }
                 }
                 Log::Used(..) => {}
+                Log::View(friend, _) if self.shed_views.contains(&friend) => {}
                 other => {
                     self.waiting_bytes += other_bytes(&other);
                     self.others.push_back(other);
@@ -161,7 +170,9 @@ impl Journal<'_> {
             self.work();
         }
         self.tell_waiting();
-        self.keep_bounds();
+        if self.full.is_some() {
+            self.keep_bounds();
+        }
     }
 
     fn queue(&mut self, records: Vec<Vec<u8>>, ticket: Option<u64>, answer: Option<oneshot::Sender<Stored>>) {
@@ -190,7 +201,8 @@ impl Journal<'_> {
         }
         if self.full.take().is_some() {
             tracing::warn!("there is room on the disk again: what waited is written");
-            self.tell(vec![Done::Room]);
+            let shed = std::mem::take(&mut self.shed);
+            self.tell(vec![Done::Room(shed)]);
         }
     }
 
@@ -328,20 +340,37 @@ impl Journal<'_> {
         }
     }
 
+    fn is_over(&self) -> bool {
+        self.records.len() + self.others.len() > MAX_WAITING || self.waiting_bytes > MAX_WAITING_BYTES
+    }
+
+    /// Lets go what is beyond the bounds: views first, which can be had again, then the newest records
+    /// that no command waits for.
     fn keep_bounds(&mut self) {
-        let count = self.records.len() + self.others.len();
-        if self.failed.is_some() || self.full.is_none() {
-            return;
+        if self.is_over() {
+            let views =
+                self.others.iter().filter_map(|r| if let Log::View(f, _) = r { Some(*f) } else { None });
+            let friends: HashSet<FriendKey> = views.collect();
+            // A log with a gap would be worse than none.
+            for friend in &friends {
+                self.views.remove(friend);
+                if let Err(e) = self.store.remove_view_log(&friend.0) {
+                    tracing::warn!("a view log could not be removed: {e}");
+                }
+            }
+            self.others.retain(|request| !matches!(request, Log::View(..)));
+            self.shed_views.extend(friends);
+            self.waiting_bytes = self.records.iter().map(|entry| bytes_of(&entry.records)).sum::<usize>()
+                + self.others.iter().map(other_bytes).sum::<usize>();
         }
-        if count > MAX_WAITING || self.waiting_bytes > MAX_WAITING_BYTES {
-            let why = "the disk was full for so long that not everything could be kept for it: \
-                       make room, then restart";
-            self.failed = Some(why.into());
-            self.records.clear();
-            self.others.clear();
-            self.waiting_bytes = 0;
-            self.full = None;
-            self.tell(vec![Done::ReadOnly(why.into())]);
+        while self.is_over() {
+            let Some(newest) = self.records.iter().rposition(|e| e.answer.is_none() && e.done.is_none())
+            else {
+                return; // few commands can wait: later ones are refused
+            };
+            let entry = self.records.remove(newest);
+            self.waiting_bytes -= entry.map_or(0, |entry| bytes_of(&entry.records));
+            self.shed = true;
         }
     }
 
@@ -469,7 +498,7 @@ mod tests {
 
         node.disk.heal();
         node.storage.log(Log::Retry);
-        let told = node.until(|d| matches!(d, Done::Room));
+        let told = node.until(|d| matches!(d, Done::Room(_)));
         assert_eq!(tickets(&told), [2, 4]);
         assert!(done.blocking_recv().is_ok(), "the command's records as well");
         assert!(node.durable("five").is_ok());
@@ -487,7 +516,7 @@ mod tests {
         node.append("one", 1);
         node.until(|d| matches!(d, Done::Full(_)));
         node.disk.heal();
-        assert_eq!(tickets(&node.until(|d| matches!(d, Done::Room))), [1]);
+        assert_eq!(tickets(&node.until(|d| matches!(d, Done::Room(_)))), [1]);
     }
 
     #[test]
@@ -500,17 +529,35 @@ mod tests {
     }
 
     #[test]
-    fn more_than_can_wait_ends_writing_and_says_so() {
+    fn more_than_can_wait_is_let_go_and_told() {
         let mut node = node();
+        node.storage.log(Log::View(FriendKey([7; 32]), vec![b"old".to_vec()]));
+        assert!(node.durable("one").is_ok());
         node.fill();
-        for i in 0..=(MAX_WAITING_BYTES / 500_000) {
-            node.storage.log(Log::Append(vec![vec![0; 500_000]], Some(i as u64)));
+        assert!(matches!(node.durable("two"), Err(Unstored::Waits { .. })));
+        node.storage.log(Log::View(FriendKey([7; 32]), vec![b"new".to_vec()]));
+        let large = vec![b'x'; 500_000];
+        let most = MAX_WAITING_BYTES / large.len() + 8;
+        for i in 0..most {
+            node.storage.log(Log::Append(vec![large.clone()], Some(i as u64)));
         }
-        let told = node.until(|d| matches!(d, Done::ReadOnly(_)));
-        assert!(tickets(&told).is_empty());
+        // Later ones find no place, and what waited longest is kept.
+        node.until(|d| matches!(d, Done::Full(_)));
+        node.storage.log(Log::Compact(Vec::new()));
+        node.until(|d| matches!(d, Done::Compacted(Err(_))));
         node.disk.heal();
-        assert!(matches!(node.durable("late"), Err(Unstored::Never(_))), "order could not be kept");
-        assert!(node.reopened().0.is_empty());
+        node.storage.log(Log::Retry);
+        let told = node.until(|d| matches!(d, Done::Room(_)));
+        assert!(matches!(told.last(), Some(Done::Room(true))), "the journal is to be written anew");
+        let stored = tickets(&told);
+        assert!(stored.len() > 20 && stored.len() < most, "{}", stored.len());
+        assert_eq!(stored, (0..stored.len() as u64).collect::<Vec<_>>(), "the first ones, in order");
+        assert!(node.durable("three").is_ok());
+        let (records, memory) = node.reopened();
+        assert_eq!((records[0].as_str(), records[1].as_str()), ("one", "two"));
+        assert_eq!(records.len(), stored.len() + 3);
+        let store = Store::open_on(Arc::new(memory), &options()).unwrap().store;
+        assert!(store.view_log(&[7; 32]).unwrap().1.is_empty(), "a view without a gap: it is pulled anew");
     }
 
     #[test]

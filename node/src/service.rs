@@ -264,9 +264,16 @@ impl Service {
         self.read_only.as_deref().or_else(|| self.store.read_only_reason())
     }
 
-    /// The disk is full and records wait for room, or there is room again.
-    pub fn set_full(&mut self, why: Option<String>) {
-        self.full = why;
+    /// The disk is full and records wait for room.
+    pub fn set_full(&mut self, why: String) {
+        self.full = Some(why);
+    }
+
+    /// There is room again. If not everything could wait for it, the journal is written anew from the
+    /// state, which has it.
+    pub fn room_again(&mut self, shed: bool) {
+        self.full = None;
+        self.erase_now |= shed;
     }
 
     /// What is said of a full disk, while records wait for room.

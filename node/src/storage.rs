@@ -87,8 +87,9 @@ pub enum Done {
     ReadOnly(String),
     /// The disk is full: what is to be written waits.
     Full(String),
-    /// There is room again, and what waited is written.
-    Room,
+    /// There is room again, and what waited is written. With true not all could wait: the journal is
+    /// to be written anew.
+    Room(bool),
 }
 
 /// A request channel whose overflow stays with the sender.

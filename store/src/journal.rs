@@ -271,7 +271,7 @@ impl Journal {
             }
             self.disk.remove_dir(&aside)
         })();
-        self.disk.guard(removed)
+        self.disk.guard_unless_full(removed) // it is done again with the next compaction
     }
 
     /// Reads everything again, changing nothing. What was appended and is not there counts as damage.
@@ -293,6 +293,11 @@ impl Journal {
     pub(crate) fn append(&mut self, payloads: &[Vec<u8>]) -> Result<Vec<Mark>, StoreError> {
         let segment = self.active;
         Ok(self.log.append(payloads)?.into_iter().map(|link| Mark { segment, link }).collect())
+    }
+
+    /// For the close: writes down that everything was synced.
+    pub(crate) fn prove(&mut self) -> Result<(), StoreError> {
+        self.log.prove()
     }
 
     /// Replaces all records by `payloads`, in a new segment under a new key.

@@ -48,13 +48,23 @@ pub(crate) struct Seal {
 struct Place {
     /// Bytes of the append before the record.
     before: u32,
-    /// Whether the append ends with it.
-    last: bool,
+    part: Part,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// More records of the append follow.
+    More = 0,
+    /// The append ends with this one.
+    Last = 1,
+    /// No record: what stands before it was synced.
+    Proof = 2,
 }
 
 impl Place {
     /// An append of one record.
-    const ALONE: Self = Self { before: 0, last: true };
+    const ALONE: Self = Self { before: 0, part: Part::Last };
+    const PROOF: Self = Self { before: 0, part: Part::Proof };
 }
 
 impl Seal {
@@ -86,7 +96,7 @@ impl Seal {
     ) -> Hash16 {
         let mut plain = Writer::new();
         if self.placed {
-            plain.u32(place.before).u8(u8::from(place.last));
+            plain.u32(place.before).u8(place.part as u8);
         }
         let plain = Zeroizing::new(plain.raw(payload).as_bytes().to_vec());
         let sealed = seal_record(&self.key, nonce, &self.aad(prev), &plain);
@@ -102,7 +112,14 @@ impl Seal {
             return Some((Place::ALONE, plain));
         }
         let mut r = Reader::new(&plain);
-        let place = Place { before: r.u32().ok()?, last: r.flag("last").ok()? };
+        let before = r.u32().ok()?;
+        let part = match r.u8().ok()? {
+            0 => Part::More,
+            1 => Part::Last,
+            2 => Part::Proof,
+            _ => return None,
+        };
+        let place = Place { before, part };
         plain.drain(..PLACE_LEN);
         Some((place, plain))
     }
@@ -146,6 +163,8 @@ pub(crate) struct Replay {
     end: usize,
     /// Link of the last valid record.
     last: Hash16,
+    /// Whether everything in the file is known to have been synced once.
+    proven: bool,
 }
 
 /// Where a record was found, and whether what comes before it is missing.
@@ -155,6 +174,7 @@ struct Spot {
     end: usize,
     place: Place,
     broken: bool,
+    link: Hash16,
 }
 
 impl Replay {
@@ -186,33 +206,39 @@ fn replay(seal: &Seal, bytes: &[u8], header_len: usize) -> Replay {
         let at = out.end + skipped;
         out.last = link(frame.whole);
         out.end = at + frame.whole.len();
-        spots.push(Spot { at, end: out.end, place, broken });
-        out.records.push(Record { payload, link: out.last });
+        spots.push(Spot { at, end: out.end, place, broken, link: out.last });
+        if place.part != Part::Proof {
+            out.records.push(Record { payload, link: out.last });
+        }
     }
     if let Some(kept) = unfinished(&spots, header.len(), bytes.len()).filter(|_| !gave_up) {
-        spots.truncate(kept);
-        out.records.truncate(kept);
+        let gone = spots.split_off(kept);
+        let gone = gone.iter().filter(|spot| spot.place.part != Part::Proof).count();
+        out.records.truncate(out.records.len() - gone);
         out.end = spots.last().map_or(header.len(), |spot| spot.end);
-        out.last = out.records.last().map_or_else(|| link(header), |record| record.link);
+        out.last = spots.last().map_or_else(|| link(header), |spot| spot.link);
     }
     out.damaged = spots.iter().filter(|spot| spot.broken).count() as u64 + u64::from(gave_up);
+    out.proven = spots.last().is_none_or(|spot| spot.place.part == Part::Proof);
     out
 }
 
 /// How many records stand before the last append, if that one was cut short: some of it is there and
-/// some is not, and nothing was appended behind it. It was never promised then, and goes as a whole.
+/// some is not, and neither another append nor a proof stands behind it. It was never promised then,
+/// and goes as a whole.
 ///
-/// Damage to the last append looks the same, and what it held is set aside as a torn tail is. Where
-/// the damage begins before the append, it is none of a cut, and everything is kept.
+/// Damage to the last append after a kill looks the same, and what it held is set aside as a torn
+/// tail is. Where the damage begins before the append, it is none of a cut, and everything is kept.
 fn unfinished(spots: &[Spot], header_len: usize, file_len: usize) -> Option<usize> {
     let newest = spots.last()?;
     let start = newest.at.checked_sub(newest.place.before as usize)?;
     let kept = spots.partition_point(|spot| spot.at < start);
     let (before, append) = spots.split_at_checked(kept)?;
-    let is_whole = newest.place.last
+    let ends = newest.place.part != Part::More;
+    let is_whole = ends
         && append.first().is_some_and(|first| first.at == start)
         && append.iter().skip(1).all(|spot| !spot.broken);
-    let more_behind = newest.place.last && newest.end < file_len;
+    let more_behind = ends && newest.end < file_len;
     let untouched_before = before.last().map_or(header_len, |spot| spot.end) == start;
     (!is_whole && !more_behind && untouched_before).then_some(kept)
 }
@@ -263,6 +289,8 @@ pub(crate) struct Log {
     seal: Seal,
     last: Hash16,
     end: u64,
+    /// Nothing was appended since the last proof.
+    proven: bool,
     disk: Disk,
 }
 
@@ -276,12 +304,18 @@ impl Log {
         disk: &Disk,
     ) -> Result<(Self, Vec<Hash16>), StoreError> {
         let file = disk.create_new(path)?;
-        let (bytes, links) = encode_all(&seal, link(header), payloads, header.to_vec(), false)?;
+        let (mut bytes, links) = encode_all(&seal, link(header), payloads, header.to_vec(), false)?;
+        let mut last = links.last().copied().unwrap_or_else(|| link(header));
+        if !links.is_empty() && seal.placed {
+            // The file gets its name after it was synced, so whoever finds it may take it as proven.
+            let (proof, behind) = encode_proof(&seal, last)?;
+            bytes.extend_from_slice(&proof);
+            last = behind;
+        }
         let written = file.write_at(0, &bytes).and_then(|()| file.sync()).at(path);
         disk.measured(written, bytes.len() as u64)?;
-        let last = links.last().copied().unwrap_or_else(|| link(header));
         let (path, disk) = (path.to_owned(), disk.clone());
-        Ok((Self { path, file, seal, last, end: bytes.len() as u64, disk }, links))
+        Ok((Self { path, file, seal, last, end: bytes.len() as u64, proven: true, disk }, links))
     }
 
     /// Reads a whole file; `seal` makes the key from the header.
@@ -318,7 +352,8 @@ impl Log {
             file.set_len(replay.end as u64).and_then(|()| file.sync()).at(path)?;
         }
         let (path, disk) = (path.to_owned(), disk.clone());
-        let log = Self { path, file, seal, last: replay.last, end: replay.end as u64, disk };
+        let (last, end, proven) = (replay.last, replay.end as u64, replay.proven);
+        let log = Self { path, file, seal, last, end, proven, disk };
         Ok((log, replay, torn.len() as u64))
     }
 
@@ -341,7 +376,22 @@ impl Log {
         self.disk.guard(written.and_then(|()| self.file.sync().at(&self.path)))?;
         self.last = *last;
         self.end += bytes.len() as u64;
+        self.proven = false;
         Ok(links)
+    }
+
+    /// Writes down that all appends were synced, so that damage to the last one can be told from a
+    /// write that was cut short. For the close; an append proves what stands before it as well.
+    pub(crate) fn prove(&mut self) -> Result<(), StoreError> {
+        self.disk.check()?;
+        if self.proven || !self.seal.placed {
+            return Ok(());
+        }
+        let (bytes, last) = encode_proof(&self.seal, self.last)?;
+        self.file.write_at(self.end, &bytes).and_then(|()| self.file.sync()).at(&self.path)?;
+        (self.last, self.proven) = (last, true);
+        self.end += bytes.len() as u64;
+        Ok(())
     }
 
     /// Makes durable what was found on opening.
@@ -387,6 +437,13 @@ impl Drop for Log {
     }
 }
 
+/// A proof, chained from `last`, and its link.
+fn encode_proof(seal: &Seal, last: Hash16) -> Result<(Vec<u8>, Hash16), StoreError> {
+    let mut w = Writer::new();
+    let link = seal.encode(&last, &disk::random()?, (Place::PROOF, &[]), &mut w);
+    Ok((w.into_bytes(), link))
+}
+
 /// The records of `payloads` behind `out`, chained from `last`; `together` as one append, of which a
 /// reader takes all or none.
 fn encode_all(
@@ -405,7 +462,8 @@ fn encode_all(
     for (i, payload) in payloads.iter().enumerate() {
         let before = u32::try_from(w.len() - out.len())
             .map_err(|_| StoreError::Misuse("records of more than 4 GiB at once"))?;
-        let place = if together { Place { before, last: i + 1 == payloads.len() } } else { Place::ALONE };
+        let part = if i + 1 == payloads.len() { Part::Last } else { Part::More };
+        let place = if together { Place { before, part } } else { Place::ALONE };
         last = seal.encode(&last, &disk::random()?, (place, payload), &mut w);
         links.push(last);
     }
@@ -439,7 +497,8 @@ mod tests {
         for size in sizes {
             let start = w.len();
             for i in 0..*size {
-                let place = Place { before: (w.len() - start) as u32, last: i + 1 == *size };
+                let part = if i + 1 == *size { Part::Last } else { Part::More };
+                let place = Place { before: (w.len() - start) as u32, part };
                 let n = starts.len();
                 starts.push(w.len());
                 last = seal().encode(&last, &[n as u8; 24], (place, payloads[n]), &mut w);
@@ -523,6 +582,36 @@ mod tests {
         bad.truncate(good.len() - 1);
         let back = replay(&seal(), &bad, HEADER.len());
         assert_eq!((payloads(&back), back.damaged, back.end), (vec![b"two".as_slice()], 1, starts[2]));
+    }
+
+    /// Damage to the last append used to pass for a write that was cut short, even when the log had
+    /// been closed in peace.
+    #[test]
+    fn a_close_proves_the_last_append() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, disk) = (dir.path().join("log"), Disk::real());
+        let (mut log, _) = Log::create(&path, HEADER, seal(), &[], &disk).unwrap();
+        log.append(&[b"one".to_vec(), b"two".to_vec()]).unwrap();
+        for _ in 0..2 {
+            log.prove().unwrap(); // once is enough
+        }
+        drop(log);
+        let good = std::fs::read(&path).unwrap();
+        for at in HEADER.len()..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            let back = replay(&seal(), &bad, HEADER.len());
+            // A damaged proof proves nothing and costs nothing.
+            let (records, damaged) = if at < HEADER.len() + 2 * 68 { (1, 1) } else { (2, 0) };
+            assert_eq!((back.records.len(), back.damaged), (records, damaged), "byte {at}");
+        }
+        let (mut log, back, _) = Log::open(&path, HEADER.len(), |_| Ok(seal()), &disk).unwrap();
+        assert!(back.proven && log.len_bytes() == good.len() as u64);
+        log.append(&[b"three".to_vec()]).unwrap();
+        drop(log);
+        let (back, _, _) = Log::read(&disk, &path, HEADER.len(), |_| Ok(seal())).unwrap();
+        assert_eq!((payloads(&back), back.damaged), (vec![b"one".as_slice(), b"two", b"three"], 0));
+        assert!(!back.proven);
     }
 
     #[test]

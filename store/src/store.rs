@@ -354,6 +354,7 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        let _ = hold(&self.journal).prove(); // without it damage to the last append is not noticed
         let index = self.index.get_mut().unwrap_or_else(PoisonError::into_inner);
         let empty = index::in_memory(&BTreeMap::new(), Mark::default());
         std::mem::replace(index, empty).close();

@@ -79,7 +79,7 @@ struct Effort {
     nested_every: u64,
 }
 
-const NORMAL: Effort = Effort { every: 1, seeds: 7, after_faults: 1, again_every: 9, nested_every: 23 };
+const NORMAL: Effort = Effort { every: 1, seeds: 6, after_faults: 1, again_every: 11, nested_every: 37 };
 
 /// Enough for a control.
 const CONTROL: Effort =
@@ -173,7 +173,7 @@ fn try_kill(disk: &Crashing, allowed: &[Model], again: bool, figures: &mut Figur
     let model = started.as_ref().ok().cloned();
     figures.note(|| format!("{context}, killed"), started.map(drop));
     let Some(model) = model else { return };
-    for seed in [0, 1, 2, 17] {
+    for seed in [0, 17] {
         let allowed = std::slice::from_ref(&model);
         let result = reopen(&arc(killed.image(seed)), allowed, Look::Blocks).map(drop);
         figures.note(|| format!("{context}, killed, power lost later, image {seed}"), result);
@@ -194,7 +194,7 @@ fn try_nested(image: &Memory, allowed: &[Model], seeds: u64, figures: &mut Figur
             return;
         };
         figures.runs += 1;
-        for seed in [0, 1, 2, 3].into_iter().chain(100 * m..100 * m + seeds) {
+        for seed in [0, 3].into_iter().chain(100 * m..100 * m + seeds) {
             let result = try_image(&disk.image(seed), allowed, false);
             figures.note(|| format!("{context}, recovery cut off at {at}, image {seed}"), result);
         }
@@ -224,7 +224,7 @@ fn power_sweep(make: Make, steps: &[Step], effort: Effort) -> Figures {
         try_kill(&disk, &allowed, again, &mut figures, &format!("{at}"));
         if n % effort.nested_every == 0 {
             let context = format!("power cut off at {at}, image {n}");
-            try_nested(&disk.image(4 + n), &allowed, effort.seeds.min(3), &mut figures, &context);
+            try_nested(&disk.image(4 + n), &allowed, effort.seeds.min(10) / 4, &mut figures, &context);
         }
         (true, figures)
     })
@@ -272,14 +272,15 @@ fn work_on(run: &mut Run, steps: &[Step], disk: &Faulty, full: bool) -> Result<(
     }
     for (i, step) in steps.iter().enumerate() {
         let before = disk.failed();
-        let Err(first) = run.step(step) else {
+        let stepped = run.step(step);
+        if matches!(disk, Faulty::Sync(_)) && *step == Step::Reopen && before != disk.failed() {
+            return Ok(()); // as above
+        }
+        let Err(first) = stepped else {
             check_read_only_after(before.is_none() && *step != Step::Reopen, run, disk, full)?;
             continue;
         };
         disk.heal();
-        if matches!(disk, Faulty::Sync(_)) && *step == Step::Reopen {
-            return Ok(());
-        }
         let again = if *step == Step::Reopen || run.store().is_none() {
             run.close();
             run.open().map_err(|e| format!("does not open again: {e}"))?;
