@@ -187,8 +187,7 @@ async fn publish_video(State(api): State<Api>, request: Request) -> Answer {
     let work = tokio::task::spawn_blocking(move || {
         let (mut publication, mut permit) = (None, None);
         let next = || match incoming.blocking_recv() {
-            Some(Ok(bytes)) => Ok(bytes.map(Vec::from)),
-            Some(Err(e)) => Err(e),
+            Some(chunk) => chunk,
             // The node is stopping: what came is not the whole.
             None => Err(Failure::new(Exit::Interrupted, "the file ended before it was complete")),
         };

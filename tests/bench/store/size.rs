@@ -1,0 +1,2 @@
+pub(crate) fn halves(_: u64) {}
+pub(crate) fn bytes(_: &[u64]) {}
