@@ -181,6 +181,7 @@ impl Driver {
         match done {
             Done::Stored(ticket) => self.core.persisted(now, ticket),
             Done::Read(conn, circ, position, block) => self.core.block_read(now, conn, circ, position, block),
+            Done::Lost(root) => self.core.release(&root),
             Done::Written(fetch, result) => {
                 match result {
                     Ok(()) => self.core.fetch_stored(now, fetch),

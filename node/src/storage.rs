@@ -62,6 +62,8 @@ pub enum Done {
     Read(ConnId, u32, Position, Option<Vec<u8>>),
     /// A block of a fetch is written, or its pack is ready.
     Written(FetchId, Result<(), StoreError>),
+    /// The object cannot be served from here any more: its pack is gone or damaged.
+    Lost(Root),
     /// A fetch's object is complete and marked.
     Complete(FetchId, Result<(), StoreError>),
     /// The journal was written anew, or could not be.
@@ -266,13 +268,29 @@ fn block_thread(store: &Store, requests: &Receiver<Block>, done: &mpsc::Sender<V
         let mut answers = Vec::new();
         for request in std::iter::once(first).chain(requests.try_iter()).take(GROUP) {
             dirty |= matches!(request, Block::Begin(..) | Block::Write(..));
-            answers.extend(do_block(store, &mut packs, request));
+            let asked = match &request {
+                Block::Read(_, _, root, position) => Some((*root, *position)),
+                _ => None,
+            };
+            let answer = do_block(store, &mut packs, request);
+            if let (Some((root, position)), Some(Done::Read(.., None))) = (asked, &answer)
+                && is_lost(store, &root, position)
+            {
+                answers.push(Done::Lost(root));
+            }
+            answers.extend(answer);
         }
         if !answers.is_empty() {
             let _ = done.blocking_send(answers);
         }
     }
     flush_all(&packs);
+}
+
+/// Whether an object, of which a block could not be read, is not to be offered any more: without its
+/// pack, or without the block that all others are checked by.
+fn is_lost(store: &Store, root: &Root, position: Position) -> bool {
+    position == Position::Root || matches!(store.pack(root), Err(StoreError::Damaged { .. }))
 }
 
 fn do_block(store: &Store, packs: &mut HashMap<Root, Arc<Pack>>, request: Block) -> Option<Done> {

@@ -17,7 +17,7 @@ mod figures;
 #[path = "../e2e/harness.rs"]
 mod harness;
 // The node's own way of publishing, with a file for the request.
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, unused_imports)]
 #[path = "../../node/src/media_type.rs"]
 mod media_type;
 #[allow(dead_code, unreachable_pub)]
@@ -36,6 +36,7 @@ mod size;
 mod speed;
 
 /// What publishing needs of the node's errors.
+#[allow(dead_code, unreachable_pub)]
 mod exit {
     use kith_store::StoreError;
 
@@ -75,8 +76,10 @@ fn main() {
         }
     }
     match command {
+        "child-random" => size::child_random(&words[1..]),
         "speed" => speed::run(number(0, 4096), number(1, 3)),
         "child-publish" => speed::child_publish(&words[1..]),
+        "child-fill" => objects::child_fill(&words[1..]),
         "child-read" => speed::child_read(&words[1..]),
         "halves" => size::halves(number(0, 64)),
         "bytes" => size::bytes(if numbers.is_empty() { &[1, 4, 16] } else { &numbers }),

@@ -25,12 +25,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Bytes written to a pack before it flushes by itself: what a kill may cost a fetch.
 const FLUSH_EVERY_BYTES: u64 = 64 << 20;
 
-/// The file of an object's pack below the folder of packs.
+/// The file of an object's pack below the folder of packs, in a folder with the first two letters.
 pub(crate) fn path(packs: &Path, store: &Key, root: &Root) -> PathBuf {
+    let name = name(store, root);
+    packs.join(name.get(..2).unwrap_or_default()).join(name)
+}
+
+/// The name of that file.
+pub(crate) fn name(store: &Key, root: &Root) -> String {
     use kith_crypto::kdf::{Label, derive};
     let name = derive(Label::PACK_NAME, &[store.expose(), root.as_bytes()]);
-    let name = disk::hex(&disk::first16(name.expose()));
-    packs.join(name.get(..2).unwrap_or_default()).join(format!("{name}.pack"))
+    format!("{}.pack", disk::hex(&disk::first16(name.expose())))
 }
 
 /// An open pack. All methods take `&self` and may be called from several threads.

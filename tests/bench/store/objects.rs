@@ -48,10 +48,21 @@ pub(crate) fn run(own: bool, counts: &[u64]) {
     }
 }
 
+/// Fills the store in a folder, to look at a node with many objects more closely.
+pub(crate) fn child_fill(args: &[String]) {
+    let store = Store::open_on(Arc::new(Sparse), &options(Path::new(&args[0]))).unwrap().store;
+    let mut maker = Maker { rng: Rng::from_seed([7; 32]) };
+    (0..args[2].parse().unwrap()).for_each(|_| maker.add(&store, args[1] == "own"));
+}
+
 struct Home {
     node: Node,
     store: PathBuf,
     made: u64,
+    maker: Maker,
+}
+
+struct Maker {
     rng: Rng,
 }
 
@@ -63,70 +74,20 @@ impl Home {
         node.up("127.0.0.1:0", &["--name", "Ana"]);
         let store = PathBuf::from(json(&node, &["paths"])["store"].as_str().unwrap());
         assert!(node.terminate().success());
-        Self { node, store, made: 0, rng: Rng::from_seed([7; 32]) }
+        Self { node, store, made: 0, maker: Maker { rng: Rng::from_seed([7; 32]) } }
     }
 
     fn fill(&mut self, own: bool, count: u64) {
         let store = Store::open_on(Arc::new(Sparse), &options(&self.store)).unwrap().store;
         while self.made < count {
             self.made += 1;
-            if own { self.publish(&store) } else { self.fetch(&store) }
+            self.maker.add(&store, own);
         }
-    }
-
-    fn blocks(&mut self) -> (ReadCap, Geometry, Vec<Sealed>, String) {
-        let mut builder = Builder::new(Key::new(self.rng.bytes()));
-        let mut blocks = vec![builder.push(Vec::with_capacity(PLACE_LEN)).unwrap()];
-        let title = self.sentence(6);
-        let head = Head { title: title.clone(), len: 65_536, ..Head::default() };
-        let (cap, geometry) = builder.finish(&head, |sealed| blocks.push(sealed));
-        (cap, geometry, blocks, title)
-    }
-
-    fn publish(&mut self, store: &Store) {
-        let (cap, geometry, blocks, title) = self.blocks();
-        let publication = Publication {
-            cap: cap.clone(),
-            title,
-            text: self.sentence(25),
-            tags: vec![self.sentence(1), self.sentence(1)],
-            mime: "video/mp4".into(),
-            bytes: 65_536,
-            duration_s: 60,
-            blocks: 1,
-            audience: Some(Audience::Fof),
-            created_s: 1_790_000_000,
-        };
-        let mut publishing = store.publish().unwrap();
-        blocks.into_iter().for_each(|sealed| publishing.write(sealed).unwrap());
-        let record = Record::Published(Box::new(publication)).encode();
-        publishing.commit(&cap, geometry, 1_790_000_000, record).unwrap();
-    }
-
-    fn fetch(&mut self, store: &Store) {
-        let (cap, geometry, mut blocks, _) = self.blocks();
-        let root = blocks.pop().unwrap();
-        let (mut tree, root) = Tree::open(&cap.verify_cap(), root.bytes).unwrap();
-        let pack =
-            store.begin_fetch(&cap.verify_cap(), Some(&cap.key), &root, geometry, 1_790_000_000).unwrap();
-        for sealed in blocks {
-            pack.write(tree.verify(sealed.position, sealed.bytes).unwrap()).unwrap();
-        }
-        store.mark_complete(&cap.root).unwrap();
-    }
-
-    /// Words of a made-up language, few of which are common.
-    fn sentence(&mut self, count: usize) -> String {
-        let mut word = || {
-            let share = self.rng.range(0, 1 << 20) as f64 / f64::from(1 << 20);
-            format!("w{:03x}", (WORDS as f64).powf(share) as u64)
-        };
-        (0..count).map(|_| word()).collect::<Vec<_>>().join(" ")
     }
 
     fn measure(&mut self, own: bool) -> Vec<Row> {
         let mut rows = Vec::new();
-        drop(Up::start(&self.node.home).stop()); // the first start writes what later ones find
+        Up::start(&self.node.home).stop(); // the first start writes what later ones find
         let mut starts = Vec::new();
         let (mut resident, mut peak) = (0.0, 0.0);
         for _ in 0..STARTS {
@@ -208,6 +169,62 @@ impl Home {
         drop(store);
         let index = Real.used_bytes(&self.store.join("index"));
         rows.push(("index: bytes an object", index as f64 / objects.len() as f64));
+    }
+}
+
+impl Maker {
+    fn add(&mut self, store: &Store, own: bool) {
+        if own { self.publish(store) } else { self.fetch(store) }
+    }
+
+    fn blocks(&mut self) -> (ReadCap, Geometry, Vec<Sealed>, String) {
+        let mut builder = Builder::new(Key::new(self.rng.bytes()));
+        let mut blocks = vec![builder.push(Vec::with_capacity(PLACE_LEN)).unwrap()];
+        let title = self.sentence(6);
+        let head = Head { title: title.clone(), len: 65_536, ..Head::default() };
+        let (cap, geometry) = builder.finish(&head, |sealed| blocks.push(sealed));
+        (cap, geometry, blocks, title)
+    }
+
+    fn publish(&mut self, store: &Store) {
+        let (cap, geometry, blocks, title) = self.blocks();
+        let publication = Publication {
+            cap: cap.clone(),
+            title,
+            text: self.sentence(25),
+            tags: vec![self.sentence(1), self.sentence(1)],
+            mime: "video/mp4".into(),
+            bytes: 65_536,
+            duration_s: 60,
+            blocks: 1,
+            audience: Some(Audience::Fof),
+            created_s: 1_790_000_000,
+        };
+        let mut publishing = store.publish().unwrap();
+        blocks.into_iter().for_each(|sealed| publishing.write(sealed).unwrap());
+        let record = Record::Published(Box::new(publication)).encode();
+        publishing.commit(&cap, geometry, 1_790_000_000, record).unwrap();
+    }
+
+    fn fetch(&mut self, store: &Store) {
+        let (cap, geometry, mut blocks, _) = self.blocks();
+        let root = blocks.pop().unwrap();
+        let (mut tree, root) = Tree::open(&cap.verify_cap(), root.bytes).unwrap();
+        let pack =
+            store.begin_fetch(&cap.verify_cap(), Some(&cap.key), &root, geometry, 1_790_000_000).unwrap();
+        for sealed in blocks {
+            pack.write(tree.verify(sealed.position, sealed.bytes).unwrap()).unwrap();
+        }
+        store.mark_complete(&cap.root).unwrap();
+    }
+
+    /// Words of a made-up language, few of which are common.
+    fn sentence(&mut self, count: usize) -> String {
+        let mut word = || {
+            let share = self.rng.range(0, 1 << 20) as f64 / f64::from(1 << 20);
+            format!("w{:03x}", (WORDS as f64).powf(share) as u64)
+        };
+        (0..count).map(|_| word()).collect::<Vec<_>>().join(" ")
     }
 }
 

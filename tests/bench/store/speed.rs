@@ -136,7 +136,7 @@ fn timed(work: impl FnOnce()) -> f64 {
 }
 
 /// Runs this program for one step, so that its peak of memory is that step's.
-fn child(args: &[&str]) -> Vec<String> {
+pub(crate) fn child(args: &[&str]) -> Vec<String> {
     let output =
         Command::new(std::env::current_exe().unwrap()).args(args).stderr(Stdio::inherit()).output().unwrap();
     assert!(output.status.success());
@@ -220,6 +220,8 @@ fn drain(mut from: impl Read) {
 
 fn read_whole(path: &Path) {
     let (file, mut buffer, mut at) = (File::open(path).unwrap(), vec![0; BLOCK_LEN], 0);
+    // As cat and cp do.
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential).unwrap();
     while let n @ 1.. = file.read_at(&mut buffer, at).unwrap() {
         at += n as u64;
     }
