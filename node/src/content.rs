@@ -98,6 +98,11 @@ impl Reader {
     fn read_ahead(&self, range: Range<u64>) -> JoinHandle<Vec<Vec<u8>>> {
         let (store, root, keys) = (self.store.clone(), self.cap.root, self.keys.clone());
         tokio::task::spawn_blocking(move || {
+            if range.start % WINDOW == 0
+                && let Ok(pack) = store.pack(&root)
+            {
+                pack.will_read(range.start + WINDOW, WINDOW);
+            }
             // The first that is missing or fails ends it: who wants it asks for it alone.
             let blocks = range.map(|i| read_block(&store, &root, &keys, Position::Data(i)));
             blocks.map_while(|block| block.ok().flatten()).collect()
@@ -144,18 +149,24 @@ const GROUP: u64 = 4;
 /// Groups that are read at the same time, ahead of who takes them.
 const AHEAD: usize = 2;
 
+/// Blocks that the disk is told of at a time, a window before they are read.
+const WINDOW: u64 = 32;
+
+/// Blocks by index, and the thread that reads them.
+type Group = (Range<u64>, JoinHandle<Vec<Vec<u8>>>);
+
 /// What a reader in order has asked for.
 struct Groups {
     next: u64,
     past: u64,
-    under_way: VecDeque<(Range<u64>, JoinHandle<Vec<Vec<u8>>>)>,
+    under_way: VecDeque<Group>,
 }
 
 impl Groups {
     /// The next group, with those after it under way.
-    fn take(&mut self, reader: &Reader) -> Option<(Range<u64>, JoinHandle<Vec<Vec<u8>>>)> {
+    fn take(&mut self, reader: &Reader) -> Option<Group> {
         while self.under_way.len() <= AHEAD && self.next < self.past {
-            let range = self.next..self.past.min(self.next + GROUP);
+            let range = self.next..self.past.min((self.next / GROUP + 1) * GROUP);
             self.next = range.end;
             self.under_way.push_back((range.clone(), reader.read_ahead(range)));
         }

@@ -215,6 +215,15 @@ impl Pack {
         })
     }
 
+    /// Tells the disk that the data blocks from `first` on will be read soon, as far as there are any:
+    /// who reads in order keeps it busy while blocks are opened.
+    pub fn will_read(&self, first: u64, count: u64) {
+        let count = count.min(self.geometry.data_count().saturating_sub(first));
+        if count > 0 {
+            self.file.will_read(place_at(first), count * PLACE_LEN as u64);
+        }
+    }
+
     /// Writes a block of this object (the caller verified it with this object's tree). It can be
     /// read at once; it survives a kill after the next [`Pack::flush`], which comes by itself every
     /// 64 MiB. A block that is here already is left alone.

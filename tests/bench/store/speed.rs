@@ -100,8 +100,9 @@ fn round(dir: &Path, source: &Path, node: &Node, warm: bool, table: &mut Table) 
     }
     settle();
     let cat = timed(|| {
-        let cat = Command::new("cat").arg(&copy).stdout(Stdio::piped()).spawn().unwrap();
-        drain(cat.stdout.unwrap());
+        let mut cat = Command::new("cat").arg(&copy).stdout(Stdio::piped()).spawn().unwrap();
+        drain(cat.stdout.take().unwrap());
+        assert!(cat.wait().unwrap().success());
     });
     forget_peak(node);
     let id = answer["id"].as_str().unwrap().to_owned();
@@ -202,6 +203,9 @@ pub(crate) fn child_read(args: &[String]) {
                         let from = next.fetch_add(4, Ordering::Relaxed);
                         if from >= blocks {
                             return;
+                        }
+                        if from % 32 == 0 {
+                            pack.will_read(from + 32, 32);
                         }
                         (from..blocks.min(from + 4))
                             .for_each(|i| drop(std::hint::black_box(read(Position::Data(i)))));
