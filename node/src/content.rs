@@ -98,7 +98,7 @@ impl Reader {
     fn read_ahead(&self, range: Range<u64>) -> JoinHandle<Vec<Vec<u8>>> {
         let (store, root, keys) = (self.store.clone(), self.cap.root, self.keys.clone());
         tokio::task::spawn_blocking(move || {
-            if range.start % WINDOW == 0
+            if range.start.is_multiple_of(WINDOW)
                 && let Ok(pack) = store.pack(&root)
             {
                 pack.will_read(range.start + WINDOW, WINDOW);

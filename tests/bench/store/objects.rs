@@ -4,7 +4,7 @@
 //! places are holes) and does not wait for the disk: so 100,000 packs take gigabytes less and
 //! minutes instead of an hour. All other bytes are what a node writes.
 
-use crate::figures::median;
+use crate::figures::{median, stat};
 use crate::harness::{Node, command, json, kith, let_pass, lines_of};
 use crate::records::{Publication, Record};
 use crate::speed::{options, write_random};
@@ -88,26 +88,30 @@ impl Home {
     fn measure(&mut self, own: bool) -> Vec<Row> {
         let mut rows = Vec::new();
         Up::start(&self.node.home).stop(); // the first start writes what later ones find
-        let mut starts = Vec::new();
+        let (mut starts, mut cpu) = (Vec::new(), Vec::new());
         let (mut resident, mut peak) = (0.0, 0.0);
         for _ in 0..STARTS {
             let up = Up::start(&self.node.home);
             let_pass(Duration::from_millis(500));
             starts.push(up.ready_ms);
+            cpu.push(up.ready_cpu_ms);
             (resident, peak) = (up.memory("VmRSS:"), up.memory("VmHWM:"));
             up.stop();
         }
         rows.push(("up to ready after a clean stop: ms", middle(starts)));
+        rows.push(("the same: ms of CPU", middle(cpu)));
         rows.push(("resident: MB", resident));
         rows.push(("peak while starting: MB", peak));
-        let mut killed = Vec::new();
+        let (mut killed, mut cpu) = (Vec::new(), Vec::new());
         for _ in 0..STARTS {
             drop(Up::start(&self.node.home)); // drop kills
             let up = Up::start(&self.node.home);
             killed.push(up.ready_ms);
+            cpu.push(up.ready_cpu_ms);
             up.stop();
         }
         rows.push(("up to ready after kill -9: ms", middle(killed)));
+        rows.push(("the same: ms of CPU", middle(cpu)));
         self.node.up("127.0.0.1:0", &[]);
         let source = self.node.scratch("one.bin");
         write_random(&source, 65_536);
@@ -244,6 +248,8 @@ fn timed(work: impl FnOnce()) -> f64 {
 struct Up {
     child: Child,
     ready_ms: f64,
+    /// Milliseconds of all cores that it took.
+    ready_cpu_ms: f64,
 }
 
 impl Up {
@@ -254,7 +260,9 @@ impl Up {
         let mut child = command.spawn().unwrap();
         let lines = lines_of(child.stdout.take().unwrap());
         lines.recv_timeout(READY).unwrap();
-        Self { child, ready_ms: begun.elapsed().as_secs_f64() * 1e3 }
+        let ready_ms = begun.elapsed().as_secs_f64() * 1e3;
+        let ready_cpu_ms = stat(&format!("/proc/{}/stat", child.id()), [14, 15]) * 1e3;
+        Self { child, ready_ms, ready_cpu_ms }
     }
 
     fn memory(&self, key: &str) -> f64 {

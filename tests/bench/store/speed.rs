@@ -85,18 +85,20 @@ fn round(dir: &Path, source: &Path, node: &Node, warm: bool, table: &mut Table) 
     let packs = [store.join("packs"), PathBuf::from(json(node, &["paths"])["store"].as_str().unwrap())];
     let settle = || packs.iter().chain([&copy]).for_each(|path| prepare(path, warm));
     settle();
-    let plain = timed(|| read_whole(&copy));
-    add("plain read in order: MiB/s", "", rate(plain));
-    for threads in [1, AHEAD] {
-        let got = child(&["child-read", store.to_str().unwrap(), &link, &threads.to_string(), "0"]);
-        let seconds: f64 = got[0].parse().unwrap();
-        let what = format!("read in order, {threads} at a time: times plain");
-        add(&what, ">= 0.7", plain / seconds);
-        if threads == AHEAD {
-            add("read in order: MiB/s", "", rate(seconds));
-            add("read in order: peak MB", "<= 60", got[1].parse().unwrap());
-        }
+    // Before and after ours, and the quicker one counts: the disk may still be busy with what was written.
+    let before = timed(|| read_whole(&copy));
+    let ours = [1, AHEAD].map(|threads| {
         prepare(&packs[0], warm);
+        child(&["child-read", store.to_str().unwrap(), &link, &threads.to_string(), "0"])
+    });
+    prepare(&copy, warm);
+    let plain = before.min(timed(|| read_whole(&copy)));
+    add("plain read in order: MiB/s", "", rate(plain));
+    for (threads, got) in [1, AHEAD].into_iter().zip(ours) {
+        let seconds: f64 = got[0].parse().unwrap();
+        add(&format!("read in order, {threads} at a time: MiB/s"), "", rate(seconds));
+        add(&format!("read in order, {threads} at a time: times plain"), ">= 0.7", plain / seconds);
+        add(&format!("read in order, {threads} at a time: peak MB"), "<= 60", got[1].parse().unwrap());
     }
     settle();
     let cat = timed(|| {
@@ -204,7 +206,7 @@ pub(crate) fn child_read(args: &[String]) {
                         if from >= blocks {
                             return;
                         }
-                        if from % 32 == 0 {
+                        if from.is_multiple_of(32) {
                             pack.will_read(from + 32, 32);
                         }
                         (from..blocks.min(from + 4))
