@@ -5,15 +5,18 @@ use crate::exit::{Exit, Failure};
 use crate::service::{Command, FetchHandle, Wanted};
 use axum::body::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
-use kith_crypto::content::{BLOCK_LEN, Head, Position, ReadCap, ReadKeys};
+use kith_crypto::content::{BLOCK_LEN, Head, Position, ReadCap, ReadKeys, Root};
 use kith_onion::Route;
 use kith_store::{InUse, Store, StoreError};
+use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 static NEXT_READER: AtomicU64 = AtomicU64::new(1);
 static READERS: AtomicU64 = AtomicU64::new(0);
@@ -107,28 +110,7 @@ impl Reader {
 
     async fn read(&self, position: Position) -> Result<Option<Vec<u8>>, Failure> {
         let (store, root, keys) = (self.store.clone(), self.cap.root, self.keys.clone());
-        let read = tokio::task::spawn_blocking(move || {
-            let pack = match store.pack(&root) {
-                Ok(pack) => pack,
-                Err(StoreError::NotFound) => return Ok(None),
-                Err(e) => return Err(Failure::from(e)),
-            };
-            if !pack.has(position) {
-                return Ok(None);
-            }
-            let mut block = match pack.read(position) {
-                Ok(block) => block,
-                Err(StoreError::NotFound | StoreError::DamagedBlock(_)) => return Ok(None),
-                Err(e) => return Err(e.into()),
-            };
-            keys.open(position, &mut block).map_err(|_| {
-                Failure::new(
-                    Exit::Verification,
-                    "the link's key does not open this video: ask for a new link",
-                )
-            })?;
-            Ok(Some(block))
-        });
+        let read = tokio::task::spawn_blocking(move || read_block(&store, &root, &keys, position));
         read.await.unwrap_or_else(|_| Err(Failure::new(Exit::Failure, "reading was interrupted")))
     }
 
@@ -149,6 +131,21 @@ impl Reader {
         }
     }
 
+    /// Begins to read the data blocks of `range` on another thread, as far as they are here.
+    fn read_ahead(&self, range: Range<u64>) -> JoinHandle<Vec<Vec<u8>>> {
+        let (store, root, keys) = (self.store.clone(), self.cap.root, self.keys.clone());
+        tokio::task::spawn_blocking(move || {
+            if range.start.is_multiple_of(WINDOW)
+                && let Ok(pack) = store.pack(&root)
+            {
+                pack.will_read(range.start + WINDOW, WINDOW);
+            }
+            // The first that is missing or fails ends it: who wants it asks for it alone.
+            let blocks = range.map(|i| read_block(&store, &root, &keys, Position::Data(i)));
+            blocks.map_while(|block| block.ok().flatten()).collect()
+        })
+    }
+
     async fn steer(&self, fetch: Option<&FetchHandle>, position: Position) {
         if let (Some(fetch), Position::Data(block)) = (fetch, position) {
             let (fetch, id) = (fetch.id, self.id);
@@ -159,20 +156,26 @@ impl Reader {
 
     /// Sends `start..=end` of the plaintext in order. Ends early when nobody takes it any more.
     pub async fn send(self, start: u64, end: u64, to: mpsc::Sender<Bytes>) -> Result<(), Failure> {
+        let past = end / BLOCK_LEN as u64 + 1;
+        let mut groups = Groups { next: start / BLOCK_LEN as u64, past, under_way: VecDeque::new() };
         let mut at = start;
-        while at <= end {
-            let index = at / BLOCK_LEN as u64;
-            let offset = (at % BLOCK_LEN as u64) as usize;
-            let block = tokio::select! {
-                block = self.block(Position::Data(index)) => block?,
-                () = to.closed() => return Ok(()),
-            };
-            let len = (BLOCK_LEN - offset).min((end - at + 1) as usize);
-            let bytes = Bytes::from(block).slice(offset..offset + len);
-            if to.send(bytes).await.is_err() {
-                return Ok(());
+        while let Some((range, read)) = groups.take(&self) {
+            let mut read = read.await.unwrap_or_default().into_iter();
+            for index in range {
+                let block = match read.next() {
+                    Some(block) => block,
+                    None => tokio::select! {
+                        block = self.block(Position::Data(index)) => block?,
+                        () = to.closed() => return Ok(()),
+                    },
+                };
+                let offset = (at % BLOCK_LEN as u64) as usize;
+                let len = (BLOCK_LEN - offset).min((end - at + 1) as usize);
+                if to.send(Bytes::from(block).slice(offset..offset + len)).await.is_err() {
+                    return Ok(());
+                }
+                at += len as u64;
             }
-            at += len as u64;
         }
         Ok(())
     }
@@ -186,6 +189,59 @@ fn unhealed(why: &Failure) -> Failure {
     let what =
         format!("a block of this video is damaged here and cannot be fetched again now ({})", why.what);
     Failure::new(Exit::Verification, what)
+}
+
+/// Blocks that one thread reads at a time: fewer, and waking it costs as much as they do.
+const GROUP: u64 = 4;
+/// Groups that are read at the same time, ahead of who takes them.
+const AHEAD: usize = 2;
+
+/// Blocks that the disk is told of at a time, a window before they are read.
+const WINDOW: u64 = 32;
+
+/// Blocks by index, and the thread that reads them.
+type Group = (Range<u64>, JoinHandle<Vec<Vec<u8>>>);
+
+/// What a reader in order has asked for.
+struct Groups {
+    next: u64,
+    past: u64,
+    under_way: VecDeque<Group>,
+}
+
+impl Groups {
+    /// The next group, with those after it under way.
+    fn take(&mut self, reader: &Reader) -> Option<Group> {
+        while self.under_way.len() <= AHEAD && self.next < self.past {
+            let range = self.next..self.past.min((self.next / GROUP + 1) * GROUP);
+            self.next = range.end;
+            self.under_way.push_back((range.clone(), reader.read_ahead(range)));
+        }
+        self.under_way.pop_front()
+    }
+}
+
+/// A plaintext block, if it is here.
+fn read_block(
+    store: &Store,
+    root: &Root,
+    keys: &ReadKeys,
+    position: Position,
+) -> Result<Option<Vec<u8>>, Failure> {
+    let pack = match store.pack(root) {
+        Ok(pack) => pack,
+        Err(StoreError::NotFound) => return Ok(None),
+        Err(e) => return Err(Failure::from(e)),
+    };
+    let mut block = match pack.read(position) {
+        Ok(block) => block,
+        Err(StoreError::NotFound | StoreError::DamagedBlock(_)) => return Ok(None),
+        Err(e) => return Err(e.into()),
+    };
+    keys.open(position, &mut block).map_err(|_| {
+        Failure::new(Exit::Verification, "the link's key does not open this video: ask for a new link")
+    })?;
+    Ok(Some(block))
 }
 
 impl Drop for Reader {

@@ -1,13 +1,18 @@
 //! Publishing: from a stream of bytes of unknown length to a stored object, in one pass and with
-//! memory bounded by the tree's ids.
+//! memory bounded by the tree's ids. One thread takes in and seals, another writes the pack.
 
 use crate::exit::{Exit, Failure};
 use crate::media_type;
+use axum::body::Bytes;
 use kith_crypto::aead::TAG_LEN;
-use kith_crypto::content::{self, BLOCK_LEN, Builder, Geometry, Head, ReadCap, SEALED_LEN};
+use kith_crypto::content::{self, BLOCK_LEN, Builder, Geometry, Head, ReadCap, SEALED_LEN, Sealed};
 use kith_crypto::secret::Key;
-use kith_store::Store;
+use kith_store::{Publishing, Store, StoreError};
 use serde::{Deserialize, Serialize};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+/// Sealed blocks that wait to be written.
+const QUEUE: usize = 16;
 
 /// What the publisher says about a file.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -85,30 +90,76 @@ pub struct Stored {
 /// Blocks of full length out of chunks of any length.
 struct Blocks<F> {
     next_chunk: F,
-    rest: Vec<u8>,
-    used: usize,
+    rest: Bytes,
     done: bool,
 }
 
-impl<F: FnMut() -> Result<Option<Vec<u8>>, Failure>> Blocks<F> {
+impl<F: FnMut() -> Result<Option<Bytes>, Failure>> Blocks<F> {
     fn next(&mut self) -> Result<Vec<u8>, Failure> {
         // Room for both seals: the block's and the pack's.
         let mut block = Vec::with_capacity(SEALED_LEN + TAG_LEN);
         while block.len() < BLOCK_LEN && !self.done {
-            let rest = self.rest.get(self.used..).unwrap_or_default();
-            if rest.is_empty() {
+            if self.rest.is_empty() {
                 match (self.next_chunk)()? {
-                    Some(chunk) => (self.rest, self.used) = (chunk, 0),
+                    Some(chunk) => self.rest = chunk,
                     None => self.done = true,
                 }
                 continue;
             }
-            let n = rest.len().min(BLOCK_LEN - block.len());
-            block.extend_from_slice(rest.get(..n).unwrap_or_default());
-            self.used += n;
+            let piece = self.rest.split_to(self.rest.len().min(BLOCK_LEN - block.len()));
+            block.extend_from_slice(&piece);
         }
         Ok(block)
     }
+}
+
+/// The half of publishing that seals and hashes.
+struct Sealing {
+    builder: Builder,
+    len: u64,
+}
+
+impl Sealing {
+    /// Sends all data blocks on, with those that pad the length. Ends quietly when nobody takes them.
+    fn run<F: FnMut() -> Result<Option<Bytes>, Failure>>(
+        &mut self,
+        first: Vec<u8>,
+        mut blocks: Blocks<F>,
+        to: &SyncSender<Sealed>,
+    ) -> Result<(), Failure> {
+        let mut block = first;
+        loop {
+            self.len += block.len() as u64;
+            let last = block.len() < BLOCK_LEN;
+            if (!block.is_empty() || self.len == 0) && !self.push(block, to)? {
+                return Ok(());
+            }
+            if last {
+                break;
+            }
+            block = blocks.next()?;
+        }
+        while self.builder.data_count() < content::padded_blocks(self.len) {
+            if !self.push(Vec::with_capacity(SEALED_LEN + TAG_LEN), to)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Seals a block; tells whether it is still wanted.
+    fn push(&mut self, block: Vec<u8>, to: &SyncSender<Sealed>) -> Result<bool, Failure> {
+        let sealed = self.builder.push(block).ok_or_else(|| {
+            Failure::new(Exit::Usage, "the file is larger than 256 GiB, the most that is possible")
+        })?;
+        Ok(to.send(sealed).is_ok())
+    }
+}
+
+/// The half of publishing that writes.
+fn write(mut publishing: Publishing, sealed: &Receiver<Sealed>) -> Result<Publishing, StoreError> {
+    sealed.iter().try_for_each(|sealed| publishing.write(sealed))?;
+    Ok(publishing)
 }
 
 /// Stores an object from `next_chunk` (`None` ends it). `record` makes the journal record that is
@@ -118,10 +169,10 @@ pub fn run(
     meta: &Meta,
     key: Key,
     now_s: u64,
-    next_chunk: impl FnMut() -> Result<Option<Vec<u8>>, Failure>,
+    next_chunk: impl FnMut() -> Result<Option<Bytes>, Failure>,
     record: impl FnOnce(&Stored) -> Vec<u8>,
 ) -> Result<Stored, Failure> {
-    let mut blocks = Blocks { next_chunk, rest: Vec::new(), used: 0, done: false };
+    let mut blocks = Blocks { next_chunk, rest: Bytes::new(), done: false };
     let first = blocks.next()?;
     let mime = match media_type::sniff(first.get(..media_type::SNIFF_LEN).unwrap_or(&first)) {
         Some(mime) => mime,
@@ -134,27 +185,19 @@ pub fn run(
             ));
         }
     };
-    let mut publishing = store.publish()?;
-    let mut builder = Builder::new(key);
-    let mut len = 0;
-    let too_large =
-        || Failure::new(Exit::Usage, "the file is larger than 256 GiB, the most that is possible");
-    let mut block = first;
-    loop {
-        len += block.len() as u64;
-        let last = block.len() < BLOCK_LEN;
-        if !block.is_empty() || len == 0 {
-            publishing.write(builder.push(block).ok_or_else(too_large)?)?;
-        }
-        if last {
-            break;
-        }
-        block = blocks.next()?;
-    }
-    while builder.data_count() < content::padded_blocks(len) {
-        let padding = Vec::with_capacity(SEALED_LEN + TAG_LEN);
-        publishing.write(builder.push(padding).ok_or_else(too_large)?)?;
-    }
+    let publishing = store.publish()?;
+    let mut sealing = Sealing { builder: Builder::new(key), len: 0 };
+    let mut publishing = std::thread::scope(|scope| {
+        let (sender, sealed) = sync_channel(QUEUE);
+        let writing = scope.spawn(move || write(publishing, &sealed));
+        let done = sealing.run(first, blocks, &sender);
+        drop(sender);
+        // When writing ended early, that is why sealing did.
+        let ended = || Failure::new(Exit::Failure, "publishing was interrupted");
+        let publishing = writing.join().map_err(|_| ended())??;
+        done.map(|()| publishing)
+    })?;
+    let Sealing { builder, len } = sealing;
     let head = Head {
         title: meta.title.clone(),
         text: meta.text.clone(),

@@ -13,7 +13,7 @@ use crate::storage::Storage;
 use crate::stream::Streams;
 use crate::tasks::{Tasks, end_at_once};
 use kith_crypto::cert::{Address, Certificate, MAX_ADDRS, MAX_NAME_LEN};
-use kith_crypto::content::Position;
+use kith_crypto::content::{Geometry, VerifyCap};
 use kith_crypto::identity::Identity;
 use kith_crypto::passphrase::Cost;
 use kith_crypto::rng::Rng;
@@ -21,7 +21,7 @@ use kith_crypto::secret::Key;
 use kith_crypto::text;
 use kith_onion::catalogue::Pace;
 use kith_onion::{Core, FriendKey, Limits, Now, Setup};
-use kith_store::{Opened, Options, Store, StoreError, Unlock, ViewLog};
+use kith_store::{ObjectInfo, Opened, Options, Store, StoreError, Unlock, ViewLog};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -45,6 +45,8 @@ pub struct Home {
     pub store: Arc<Store>,
     /// The state.
     pub state: State,
+    /// Complete objects whose file is there, to be offered. A damaged one is noticed when it is read.
+    pub offered: Vec<ObjectInfo>,
     /// Some of the journal could not be read.
     pub damaged: bool,
 }
@@ -101,7 +103,7 @@ pub fn create(paths: &Paths, name: &str, passphrase: Option<&[u8]>) -> Result<Ho
     store.append(&Zeroizing::new([record.encode()])[..])?;
     let mut state = State::default();
     state.apply(record);
-    Ok(Home { store: Arc::new(store), state, damaged: false })
+    Ok(Home { store: Arc::new(store), state, offered: Vec::new(), damaged: false })
 }
 
 /// Opens store and state, and compacts the journal when most of it is history.
@@ -139,19 +141,29 @@ pub fn open(paths: &Paths, passphrase: Option<&[u8]>) -> Result<Home, Failure> {
             format!("the journal in {} holds no identity: restore a backup", paths.store_dir.display());
         return Err(Failure::new(Exit::Failure, what));
     }
-    if bad > 0 {
-        adopt(&opened.store, &state)?;
-    }
-    let live = Zeroizing::new(state.live());
+    let objects = match bad {
+        0 => opened.objects,
+        _ => {
+            adopt(&opened.store, &state)?;
+            opened.store.objects()
+        }
+    };
     // What was removed is erased with the next start: secrets of lost friends and used invites go.
-    // Not in the run that migrated the journal: what it was is kept as long.
-    if bad == 0 && !opened.migrated && (erased && count > live.len() || count > 4 * live.len() + 256) {
-        match opened.store.compact(&live) {
-            Err(e @ StoreError::Full { .. }) => eprintln!("kith: {e}; old secrets stay until then"),
-            other => other?,
+    // Not in the run that migrated the journal: what it was is kept as long. What lives is gathered
+    // only if it may be less than what is there.
+    if bad == 0 && !opened.migrated && (erased || count > 4 * state.publications.len() + 256) {
+        let live = Zeroizing::new(state.live());
+        if erased && count > live.len() || count > 4 * live.len() + 256 {
+            match opened.store.compact(&live) {
+                Err(e @ StoreError::Full { .. }) => eprintln!("kith: {e}; old secrets stay until then"),
+                other => other?,
+            }
         }
     }
-    Ok(Home { store: Arc::new(opened.store), state, damaged: bad > 0 })
+    // A publication whose pack is lost is not offered; `get` brings it back.
+    let mut offered = objects;
+    offered.retain(|object| object.complete && !opened.lost.contains(&object.root));
+    Ok(Home { store: Arc::new(opened.store), state, offered, damaged: bad > 0 })
 }
 
 /// Keeps again what the packs say and the journal lost.
@@ -216,7 +228,7 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
         });
         opening.await.map_err(|_| Failure::new(Exit::Failure, "opening the store failed"))??
     };
-    let Home { store, mut state, damaged } = home;
+    let Home { store, mut state, offered, damaged } = home;
     store.set_limits(config.store);
     if let Some(name) = name {
         let name = plain_name(&name)?;
@@ -234,7 +246,7 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
 
     let clock = Clock::start();
     let now = clock.now();
-    let (mut core, views) = core(&config, &store, &mut state, &bound, now)?;
+    let (core, views) = core(&config, &store, &mut state, offered, &bound, now)?;
     let storage = Storage::start(store.clone(), views)?;
     let (commands, command_receiver) = mpsc::channel(64);
     let tasks = Tasks::default();
@@ -280,8 +292,8 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
         tasks.spawn("scrub", crate::scrub::run(store.clone(), commands.clone(), every));
     }
     tasks.spawn("streams", serve_tcp(web, streams.router(), tasks.clone()));
-    let mut service = Service::new(state, store, damaged);
-    service.index(&mut core, usize::MAX);
+    // Search is filled by the driver's turns, or by whoever searches first.
+    let service = Service::new(state, store, damaged);
     let driver = Driver::new(core, clock, storage, service, command_receiver, listeners);
     let driving = tokio::spawn(driver.run());
     let socket_path = paths.socket.clone();
@@ -330,6 +342,7 @@ fn core(
     config: &Config,
     store: &Arc<Store>,
     state: &mut State,
+    offered: Vec<ObjectInfo>,
     bound: &[SocketAddr],
     now: Now,
 ) -> Result<(Core, HashMap<FriendKey, ViewLog>), Failure> {
@@ -371,13 +384,9 @@ fn core(
     for (id, invite) in state.taken.iter().filter(|(_, i)| u64::from(i.expires) > now.unix_s()) {
         core.take_invite(now, *id, invite.clone());
     }
-    for object in store.objects().into_iter().filter(|o| o.complete) {
-        // A publication whose pack is lost or damaged is not offered; `get` brings it back.
-        if let Ok(pack) = store.pack(&object.root)
-            && pack.has(Position::Root)
-        {
-            let cap = kith_crypto::content::VerifyCap { root: object.root, tree: object.tree.clone() };
-            core.hold(now, cap, pack.geometry());
+    for object in offered {
+        if let Some(geometry) = Geometry::of(object.data_count) {
+            core.hold(now, VerifyCap { root: object.root, tree: object.tree }, geometry);
         }
     }
     Ok((core, views))

@@ -196,11 +196,16 @@ pub(crate) fn hold<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// `N` bytes from the operating system's generator.
 pub(crate) fn random<const N: usize>() -> Result<[u8; N], StoreError> {
     let mut out = [0; N];
-    getrandom::fill(&mut out).map_err(|e| StoreError::Io {
+    fill_random(&mut out)?;
+    Ok(out)
+}
+
+/// Any number of bytes from the operating system's generator.
+pub(crate) fn fill_random(out: &mut [u8]) -> Result<(), StoreError> {
+    getrandom::fill(out).map_err(|e| StoreError::Io {
         path: PathBuf::from("the system's random generator"),
         source: std::io::Error::other(e.to_string()),
-    })?;
-    Ok(out)
+    })
 }
 
 /// Lower-case hexadecimal digits.

@@ -24,6 +24,8 @@ use std::time::{Duration, Instant};
 
 const TABLE_OBJECTS: u8 = 0;
 const TABLE_MARK: u8 = 1;
+/// Objects that are put at once.
+const BATCH: usize = 256;
 const CACHE_BYTES: u64 = 4 << 20;
 /// How long to wait for sled's own lock, which its threads hold a moment longer than its handle.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
@@ -37,6 +39,18 @@ pub(crate) trait Index: Send + Sync {
     fn object(&self, root: &Root) -> Result<Option<ObjectInfo>, Unusable>;
     fn objects(&self) -> Result<Vec<ObjectInfo>, Unusable>;
     fn put(&self, info: &ObjectInfo) -> Result<(), Unusable>;
+    /// Puts many at once.
+    fn put_all(
+        &self,
+        objects: &BTreeMap<Root, ObjectInfo>,
+        watch: &dyn Fn(u64, u64),
+    ) -> Result<(), Unusable> {
+        let total = objects.len() as u64;
+        (0..).zip(objects.values()).try_for_each(|(done, info)| {
+            watch(done, total);
+            self.put(info)
+        })
+    }
     fn remove(&self, root: &Root) -> Result<(), Unusable>;
     /// Names the journal's last object row, once the index agrees with it.
     fn set_mark(&self, mark: Mark) -> Result<(), Unusable>;
@@ -108,10 +122,11 @@ fn seal_of(key: &Key, dir: &Path) -> Result<[u8; 32], StoreError> {
                 continue;
             }
             let name = path.strip_prefix(dir).unwrap_or(&path).as_os_str().as_encoded_bytes();
-            let bytes = std::fs::read(&path).at(&path)?;
-            for part in [name, &bytes] {
-                hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
-            }
+            let mut file = std::fs::File::open(&path).at(&path)?;
+            let len = file.metadata().at(&path)?.len();
+            hasher.update(&(name.len() as u64).to_le_bytes()).update(name).update(&len.to_le_bytes());
+            // A file that changes meanwhile gives another MAC, and that is all it does.
+            std::io::copy(&mut file, &mut hasher).at(&path)?;
         }
     }
     Ok(*hasher.finalize().as_bytes())
@@ -149,13 +164,17 @@ impl SledIndex {
 
     fn insert(&self, table: u8, key: &[u8], value: &Writer) -> Result<(), Unusable> {
         let name = self.name(table, key);
-        let nonce: [u8; RECORD_NONCE_LEN] = disk::random().map_err(|_| Unusable)?;
+        let nonce = disk::random().map_err(|_| Unusable)?;
+        self.db.insert(name, self.seal(table, &name, &nonce, value))?;
+        Ok(())
+    }
+
+    fn seal(&self, table: u8, name: &[u8; 32], nonce: &[u8; RECORD_NONCE_LEN], value: &Writer) -> Vec<u8> {
         let mut plain = Writer::new();
         plain.u8(table).raw(value.as_bytes());
         let mut bytes = nonce.to_vec();
-        bytes.extend_from_slice(&seal_record(&self.values, &nonce, &name, plain.as_bytes()));
-        self.db.insert(name, bytes)?;
-        Ok(())
+        bytes.extend_from_slice(&seal_record(&self.values, nonce, name, plain.as_bytes()));
+        bytes
     }
 
     /// Table and value of an entry.
@@ -209,6 +228,31 @@ impl Index for SledIndex {
         self.insert(TABLE_OBJECTS, info.root.as_bytes(), &w)
     }
 
+    /// In the order of sled's keys and with the randomness of a batch at once: several times as
+    /// quick as one by one.
+    fn put_all(
+        &self,
+        objects: &BTreeMap<Root, ObjectInfo>,
+        watch: &dyn Fn(u64, u64),
+    ) -> Result<(), Unusable> {
+        let mut named: Vec<_> =
+            objects.values().map(|info| (self.name(TABLE_OBJECTS, info.root.as_bytes()), info)).collect();
+        named.sort_unstable_by_key(|(name, _)| *name);
+        for (done, chunk) in named.chunks(BATCH).enumerate() {
+            watch((done * BATCH) as u64, named.len() as u64);
+            let mut nonces = [0; BATCH * RECORD_NONCE_LEN];
+            disk::fill_random(&mut nonces).map_err(|_| Unusable)?;
+            let mut batch = sled::Batch::default();
+            for ((name, info), nonce) in chunk.iter().zip(nonces.as_chunks().0) {
+                let mut value = Writer::new();
+                info.encode(&mut value);
+                batch.insert(name.as_slice(), self.seal(TABLE_OBJECTS, name, nonce, &value));
+            }
+            self.db.apply_batch(batch)?;
+        }
+        Ok(())
+    }
+
     fn remove(&self, root: &Root) -> Result<(), Unusable> {
         self.db.remove(self.name(TABLE_OBJECTS, root.as_bytes()))?;
         Ok(())
@@ -260,11 +304,7 @@ fn fill(
     mark: Mark,
     watch: &dyn Fn(u64, u64),
 ) -> Result<(), Unusable> {
-    let total = objects.len() as u64;
-    for (done, info) in (0..).zip(objects.values()) {
-        watch(done, total);
-        index.put(info)?;
-    }
+    index.put_all(objects, watch)?;
     index.set_mark(mark)
 }
 

@@ -13,14 +13,15 @@ use crate::index;
 use crate::journal::{Contents, Journal};
 use crate::keyfile::{self, Unlock};
 use crate::ledger::Ledger;
-use crate::object::Row;
+use crate::object::{ObjectInfo, Row};
 use crate::open_packs::OpenPacks;
 use crate::pack;
 use crate::store::{Folded, Inner, Store, index_dir, packs_dir, temp_dir, views_dir};
+use kith_crypto::content::Root;
 use kith_crypto::kdf::{Label, derive};
 use kith_crypto::passphrase::Cost;
 use kith_crypto::secret::Key;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
@@ -44,6 +45,10 @@ pub struct Opened {
     pub store: Store,
     /// The node's records, oldest first.
     pub records: Vec<Vec<u8>>,
+    /// All objects that the journal names, by root.
+    pub objects: Vec<ObjectInfo>,
+    /// Objects whose file is gone.
+    pub lost: HashSet<Root>,
     /// Places in the journal where records were damaged or lost. They stay until the next compaction.
     pub damaged_records: u64,
     /// Bytes of an unfinished write at the journal's end, moved to a `.torn` file.
@@ -135,9 +140,16 @@ fn open_with(
     }
     let mark = folded.mark.unwrap_or(journal.start_mark());
     let index_dir = disk.backend().is_real().then(|| index_dir(dir));
-    let (index, index_rebuilt) = index::open(index_dir.as_deref(), &key, &folded.objects, mark, watch);
-    let named = folded.objects.keys().map(|root| pack::path(&packs_dir(dir), &key, root)).collect();
-    sweep(&disk, dir, (damaged_records == 0).then_some(&named))?;
+    // The index is read, or made anew, while the folders are looked through.
+    let (lost, (index, index_rebuilt)) = std::thread::scope(|scope| {
+        let looking = scope.spawn(|| {
+            let named = folded.objects.keys().map(|root| (pack::name(&key, root), *root)).collect();
+            sweep(&disk, dir, named, damaged_records == 0)
+        });
+        let index = index::open(index_dir.as_deref(), &key, &folded.objects, mark, watch);
+        let lost = looking.join().unwrap_or_else(|_| Err(StoreError::Misuse("the look-through failed")))?;
+        Ok::<_, StoreError>((lost, index))
+    })?;
     let key_file = disk.read(&keyfile::path(dir))?;
     let store = Store::from_inner(Inner {
         dir: dir.to_owned(),
@@ -156,7 +168,8 @@ fn open_with(
         key_file,
         _lock: lock,
     });
-    Ok(Opened { store, records: folded.records, damaged_records, torn_bytes, index_rebuilt, migrated })
+    let (records, objects) = (folded.records, folded.objects.into_values().collect());
+    Ok(Opened { store, records, objects, lost, damaged_records, torn_bytes, index_rebuilt, migrated })
 }
 
 /// Writes a journal of an older release in today's form. That some of it was lost is not forgotten,
@@ -173,8 +186,14 @@ fn migrate(journal: &mut Journal, folded: &mut Folded, damaged: u64) -> Result<(
     Ok(())
 }
 
-/// Removes unfinished files and, when `named` is given, all packs that are not in it.
-fn sweep(disk: &Disk, dir: &Path, named: Option<&HashSet<PathBuf>>) -> Result<(), StoreError> {
+/// Removes unfinished files and, if `clean`, all packs that are not `named`. Returns the objects of
+/// the named ones that are not there.
+fn sweep(
+    disk: &Disk,
+    dir: &Path,
+    mut named: HashMap<String, Root>,
+    clean: bool,
+) -> Result<HashSet<Root>, StoreError> {
     for (path, _) in disk.list(&temp_dir(dir))? {
         disk.remove(&path)?;
     }
@@ -184,16 +203,19 @@ fn sweep(disk: &Disk, dir: &Path, named: Option<&HashSet<PathBuf>>) -> Result<()
             disk.remove(&path)?;
         }
     }
-    let Some(named) = named else { return Ok(()) };
     for (folder, kind) in disk.list(&packs_dir(dir))? {
         if folder == temp_dir(dir) || kind != Kind::Folder {
             continue;
         }
-        for (path, _) in disk.list(&folder)? {
-            if path.extension().is_some_and(|e| e == "pack") && !named.contains(&path) {
+        for (path, _) in disk.backend().list(&folder).at(&folder)? {
+            let name = path.file_name().and_then(|name| name.to_str());
+            let here =
+                |name: &&str| folder.file_name().is_some_and(|f| name.get(..2).is_some_and(|n| f == n));
+            let known = name.filter(here).and_then(|name| named.remove(name)).is_some();
+            if clean && !known && path.extension().is_some_and(|e| e == "pack") {
                 disk.remove(&path)?;
             }
         }
     }
-    Ok(())
+    Ok(named.into_values().collect())
 }

@@ -6,7 +6,6 @@ use kit::{CHEAP, as_if_killed, files, fresh, object, open, options};
 use kith_store::{Options, Store, StoreError, Unlock};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
-use std::time::{Duration, Instant};
 
 fn records(range: std::ops::Range<u32>) -> Vec<Vec<u8>> {
     range.map(|i| i.to_le_bytes().to_vec()).collect()
@@ -265,20 +264,6 @@ fn stats_add_up() {
     assert_eq!(stats.objects, 1);
     assert!((4 * 65_536..800_000).contains(&stats.pack_bytes), "{stats:?}");
     assert!(stats.journal_bytes > 17 && stats.index_bytes > 0 && stats.free_bytes > 0, "{stats:?}");
-}
-
-#[test]
-fn opening_is_quick() {
-    let (dir, store) = fresh();
-    store.append(&vec![vec![7; 200]; 2000]).unwrap();
-    (0..20).for_each(|seed| object(seed, 1).publish(&store, b"").unwrap());
-    drop(store);
-    let started = Instant::now();
-    let opened = open(dir.path());
-    let took = started.elapsed();
-    assert_eq!(opened.records.len(), 2020);
-    println!("opened in {took:?}, index rebuilt: {}", opened.index_rebuilt);
-    assert!(took < Duration::from_millis(1500), "{took:?}"); // ten times the goal: debug build, busy machine
 }
 
 /// Not a test by itself, so it is left out of a run.

@@ -229,8 +229,7 @@ async fn store_publication(api: Api, meta: Meta, audience: Audience, body: Body)
     let work = tokio::task::spawn_blocking(move || {
         let (mut publication, mut permit) = (None, None);
         let next = || match incoming.blocking_recv() {
-            Some(Ok(bytes)) => Ok(bytes.map(Vec::from)),
-            Some(Err(e)) => Err(e),
+            Some(chunk) => chunk,
             // The node is stopping: what came is not the whole.
             None => Err(Failure::new(Exit::Interrupted, "the file ended before it was complete")),
         };

@@ -44,6 +44,8 @@ pub trait Held: Send + Sync + Debug {}
 pub trait File: Send + Sync + Debug {
     /// Exactly `len` bytes at `at`; `UnexpectedEof` where the file ends before.
     fn read_at(&self, at: u64, len: usize) -> io::Result<Vec<u8>>;
+    /// Bytes that will be read soon, so that the disk can begin. Promises nothing.
+    fn will_read(&self, _at: u64, _len: u64) {}
     /// Writes all of `bytes` at `at`, and makes the file longer where needed. After an error any
     /// part of them may be there.
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()>;

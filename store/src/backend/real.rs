@@ -77,6 +77,10 @@ impl File for RealFile {
         Ok(bytes)
     }
 
+    fn will_read(&self, at: u64, len: u64) {
+        let _ = rustix::fs::fadvise(&self.0, at, std::num::NonZero::new(len), rustix::fs::Advice::WillNeed);
+    }
+
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
         self.0.write_all_at(bytes, at)
     }

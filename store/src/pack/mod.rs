@@ -26,12 +26,17 @@ use std::sync::{Mutex, PoisonError, RwLock};
 /// Bytes written to a pack before it flushes by itself: what a kill may cost a fetch.
 const FLUSH_EVERY_BYTES: u64 = 64 << 20;
 
-/// The file of an object's pack below the folder of packs.
+/// The file of an object's pack below the folder of packs, in a folder with the first two letters.
 pub(crate) fn path(packs: &Path, store: &Key, root: &Root) -> PathBuf {
+    let name = name(store, root);
+    packs.join(name.get(..2).unwrap_or_default()).join(name)
+}
+
+/// The name of that file.
+pub(crate) fn name(store: &Key, root: &Root) -> String {
     use kith_crypto::kdf::{Label, derive};
     let name = derive(Label::PACK_NAME, &[store.expose(), root.as_bytes()]);
-    let name = disk::hex(&disk::first16(name.expose()));
-    packs.join(name.get(..2).unwrap_or_default()).join(format!("{name}.pack"))
+    format!("{}.pack", disk::hex(&disk::first16(name.expose())))
 }
 
 /// An open pack. All methods take `&self` and may be called from several threads.
@@ -222,6 +227,15 @@ impl Pack {
             hold(&self.marks).drop_slot(slot, self.geometry.total());
             StoreError::DamagedBlock(position)
         })
+    }
+
+    /// Tells the disk that the data blocks from `first` on will be read soon, as far as there are any:
+    /// who reads in order keeps it busy while blocks are opened.
+    pub fn will_read(&self, first: u64, count: u64) {
+        let count = count.min(self.geometry.data_count().saturating_sub(first));
+        if count > 0 {
+            self.file.will_read(place_at(first), count * PLACE_LEN as u64);
+        }
     }
 
     /// Writes a block of this object (the caller verified it with this object's tree). It can be

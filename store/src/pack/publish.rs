@@ -15,14 +15,17 @@ use crate::store::Inner;
 use kith_crypto::aead::BulkKey;
 use kith_crypto::content::{BlockId, Geometry, Position, ReadCap, Root, SEALED_LEN, Sealed};
 use std::collections::BTreeSet;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 /// An object on its way into the store. Dropped without [`Publishing::commit`] it leaves nothing.
 #[derive(Debug)]
 pub struct Publishing {
     inner: Arc<Inner>,
-    file: Box<dyn File>,
+    file: Arc<dyn File>,
+    writeback: Writeback,
     temp: PathBuf,
     keys: PackKeys,
     cipher: BulkKey,
@@ -40,6 +43,41 @@ struct Tail {
     slots: BTreeSet<u64>,
 }
 
+/// Bytes that are written between two beginnings of a sync.
+const SYNC_EVERY_BYTES: u64 = 32 << 20;
+
+/// Brings a growing file to the disk while more is written, one sync at a time on a thread of its
+/// own, so that the last sync finds little to do. It promises nothing: that sync comes all the same.
+#[derive(Debug, Default)]
+struct Writeback {
+    unsynced_bytes: u64,
+    syncing: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl Writeback {
+    /// Bytes were written. The error is that of an earlier sync: what it lost no later one brings back.
+    fn note(&mut self, bytes: u64, file: &Arc<dyn File>) -> io::Result<()> {
+        self.unsynced_bytes += bytes;
+        let busy = self.syncing.as_ref().is_some_and(|thread| !thread.is_finished());
+        if self.unsynced_bytes < SYNC_EVERY_BYTES || busy {
+            return Ok(());
+        }
+        self.end()?;
+        self.unsynced_bytes = 0;
+        let file = Arc::clone(file);
+        let thread = std::thread::Builder::new().name("kith-writeback".into());
+        // Without a thread the last sync takes longer.
+        self.syncing = thread.spawn(move || file.sync()).ok();
+        Ok(())
+    }
+
+    /// Waits for the sync that is under way.
+    fn end(&mut self) -> io::Result<()> {
+        let lost = || Err(io::Error::other("a sync was interrupted"));
+        self.syncing.take().map_or(Ok(()), |thread| thread.join().unwrap_or_else(|_| lost()))
+    }
+}
+
 const WRONG_ORDER: StoreError = StoreError::Misuse("blocks of a new object come in another order");
 
 impl Publishing {
@@ -48,10 +86,11 @@ impl Publishing {
         let temp = inner.temp_pack()?;
         let claim = Claim::begin(Arc::clone(&inner), &temp);
         let keys = PackKeys::new(&inner.key, disk::random()?);
-        let file = inner.disk.create_new(&temp)?;
+        let file = Arc::from(inner.disk.create_new(&temp)?);
         let cipher = BulkKey::new(&keys.blocks);
         let tail = Tail::default();
-        Ok(Self { inner, file, temp, keys, cipher, data_count: 0, tail, root: None, claim })
+        let writeback = Writeback::default();
+        Ok(Self { inner, file, writeback, temp, keys, cipher, data_count: 0, tail, root: None, claim })
     }
 
     /// Takes the next block: data in order from 0, then nodes, head and root, each once.
@@ -70,7 +109,9 @@ impl Publishing {
         }
         self.cipher.seal(position.nonce(), &[], &mut bytes);
         let written = self.file.write_at(place_at(slot), &bytes).at(&self.temp);
-        self.inner.disk.measured(written, PLACE_LEN as u64)
+        self.inner.disk.measured(written, PLACE_LEN as u64)?;
+        let begun = self.writeback.note(bytes.len() as u64, &self.file);
+        self.inner.disk.guard(begun.at(&self.temp))
     }
 
     /// The place of the next block. No slot is given twice, so no nonce is used twice.
@@ -112,6 +153,8 @@ impl Publishing {
         let written = self.file.write_at(0, &page).and_then(|()| self.file.write_at(layout.map_at(1), &map));
         self.inner.disk.measured(written.at(&self.temp), layout.map_len() as u64)?;
         self.file.settle();
+        let written = self.writeback.end();
+        self.inner.disk.guard(written.at(&self.temp))?;
         self.inner.disk.guard(self.file.sync().at(&self.temp))?;
         let info = ObjectInfo {
             root: cap.root,
@@ -133,6 +176,7 @@ impl Publishing {
 
 impl Drop for Publishing {
     fn drop(&mut self) {
+        let _ = self.writeback.end();
         // After a commit the file has another name, and this finds nothing.
         let _ = self.inner.disk.remove(&self.temp);
     }
