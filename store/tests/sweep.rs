@@ -277,7 +277,7 @@ fn work_on(run: &mut Run, steps: &[Step], disk: &Faulty, full: bool) -> Result<(
             return Ok(()); // as above
         }
         let Err(first) = stepped else {
-            check_read_only_after(before.is_none() && *step != Step::Reopen, run, disk, full)?;
+            check_read_only_after(before.is_none().then_some(step), run, disk, full)?;
             continue;
         };
         disk.heal();
@@ -287,7 +287,7 @@ fn work_on(run: &mut Run, steps: &[Step], disk: &Faulty, full: bool) -> Result<(
             run.step(step)
         } else {
             can_be_read(run, disk).map_err(|loss| format!("after {first}: {loss}"))?;
-            check_read_only_after(before.is_none(), run, disk, full)?;
+            check_read_only_after(before.is_none().then_some(step), run, disk, full)?;
             run.step(step)
         };
         match again {
@@ -306,16 +306,25 @@ fn work_on(run: &mut Run, steps: &[Step], disk: &Faulty, full: bool) -> Result<(
     Ok(())
 }
 
-/// A failed sync makes the store read-only. Only a new file that nothing names yet may find the disk
-/// full without harm.
-fn check_read_only_after(fresh: bool, run: &Run, disk: &Faulty, full: bool) -> Result<(), Loss> {
-    let unnamed = |at: &Operation| {
-        let path = at.path.display().to_string();
-        path.ends_with(".tmp") || path.contains("journal/00000002.log") || path.ends_with(".torn")
+/// A failed sync makes the store read-only, and so does a failed write but for want of room. Only a new
+/// file that nothing names yet may find the disk full without harm.
+fn check_read_only_after(failed_in: Option<&Step>, run: &Run, disk: &Faulty, full: bool) -> Result<(), Loss> {
+    let (Some(step), Some(at)) = (failed_in.filter(|step| **step != Step::Reopen), disk.failed()) else {
+        return Ok(());
     };
-    let harmless = |at: &Operation| full && at.verb == Verb::Sync && unnamed(at);
-    let failed = disk.failed().filter(|at| fresh && at.verb.is_sync() && !harmless(at));
-    let Some(at) = failed else { return Ok(()) };
+    let path = at.path.display().to_string();
+    let new_segment = matches!(step, Step::Compact(_)) && path.ends_with(".log");
+    let unnamed =
+        new_segment || path.ends_with(".tmp") || path.ends_with(".torn") || path.contains("/packs/tmp/");
+    let ends = match at.verb {
+        Verb::Sync => !(full && unnamed),
+        Verb::SyncDir => true,
+        Verb::WriteAt => !full && !unnamed,
+        _ => false,
+    };
+    if !ends {
+        return Ok(());
+    }
     match run.store() {
         Some(store) if !store.read_only() => Err(format!("{at} failed and the store writes on")),
         _ => Ok(()),
@@ -442,6 +451,28 @@ fn a_migration_may_lose_power_at_any_operation() {
     figures.report("migration sweep");
     assert!(figures.losses.is_empty(), "{:?}", figures.losses);
     assert!(figures.operations > 40, "{figures:?}");
+}
+
+#[test]
+fn a_store_with_a_torn_journal_opens_on_a_full_disk() {
+    let disk = Crashing::default();
+    let mut run = Run::on(arc(disk.clone()), Model::default());
+    run.go(&[Step::Publish((1, 1), b"entry".to_vec()), Step::ViewAppend([1; 32], records("x", 2))]).unwrap();
+    run.close();
+    let image = disk.image(0);
+    for (path, _) in image.files().iter().filter(|(path, _)| path.extension().is_some_and(|e| e == "log")) {
+        assert!(image.tamper(path, |bytes| bytes.extend([0xa5; 300])));
+    }
+    let full = Failing::over(arc(image));
+    full.fail_at(0, Fault::Full, Lasting::UntilHealed);
+    let backend = arc(full.clone());
+    let (store, model, _, torn) = reopen(&backend, &run.allowed(), Look::Blocks).unwrap();
+    assert_eq!(torn, 300);
+    let refused = store.append(&[b"no room".to_vec()]);
+    assert!(matches!(refused, Err(StoreError::Full { .. })) && !store.read_only(), "{refused:?}");
+    full.heal();
+    let model = go_on(&backend, store, model, &workload(1)).unwrap();
+    reopen(&backend, &[model], Look::Blocks).unwrap();
 }
 
 /// The controls: disks that lie. The same sweep must find that acknowledged things are lost.
