@@ -90,8 +90,17 @@ fn journal_dir(dir: &Path) -> PathBuf {
 fn sync_above(disk: &Disk, dir: &Path) -> Result<(), StoreError> {
     for folder in dir.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty()) {
         match disk.backend().sync_dir(folder) {
-            Err(e) if matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::InvalidInput) => {
-                break; // not the user's own, so it was there before
+            // Not the user's own, or a file system that has no such thing: it was there before.
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    ErrorKind::PermissionDenied
+                        | ErrorKind::InvalidInput
+                        | ErrorKind::Unsupported
+                        | ErrorKind::ReadOnlyFilesystem
+                ) =>
+            {
+                break;
             }
             other => other.at(folder)?,
         }

@@ -216,13 +216,13 @@ fn power_sweep(make: Make, steps: &[Step], effort: Effort) -> Figures {
             return (false, Figures { operations: disk.operations(), ..Figures::default() });
         };
         let (mut figures, allowed) = (Figures { runs: 1, ..Figures::default() }, run.allowed());
-        let again = n % effort.again_every == 0;
+        let again = n.is_multiple_of(effort.again_every);
         for seed in (0..effort.seeds.min(4)).chain((4..effort.seeds).map(|seed| seed + 1000 * n)) {
             let result = try_image(&disk.image(seed), &allowed, again && seed % 3 == 0);
             figures.note(|| format!("power cut off at {at}, image {seed}"), result);
         }
         try_kill(&disk, &allowed, again, &mut figures, &format!("{at}"));
-        if n % effort.nested_every == 0 {
+        if n.is_multiple_of(effort.nested_every) {
             let context = format!("power cut off at {at}, image {n}");
             try_nested(&disk.image(4 + n), &allowed, effort.seeds.min(10) / 4, &mut figures, &context);
         }
@@ -527,7 +527,7 @@ fn drawn(model: &Model, code: u8, arg: u8, serial: usize) -> Vec<Step> {
         11 => vec![Step::ViewRewrite(friend, records(&tag, 1 + n % 2))],
         12 if arg < 100 => vec![Step::Evict],
         12 => any
-            .map(|which| if arg % 2 == 0 { Step::Pin(which) } else { Step::Unpin(which) })
+            .map(|which| if arg.is_multiple_of(2) { Step::Pin(which) } else { Step::Unpin(which) })
             .into_iter()
             .collect(),
         13 => vec![Step::Reopen],
