@@ -218,9 +218,11 @@ impl From<StoreError> for Failure {
         };
         let what = match &e {
             StoreError::NoRoom { what: Room::Quota, needed, available, limit } => {
+                // A stream of unknown length is refused where it does not fit any more.
+                let more = if human_bytes(*needed) == human_bytes(*available) { "more than " } else { "" };
                 let enough = limit.saturating_add(needed.saturating_sub(*available));
                 format!(
-                    "{} needed and {} available in the quota of {}: raise it with `kith store quota {}`, \
+                    "{more}{} needed and {} available in the quota of {}: raise it with `kith store quota {}`, \
                      or remove or unpin videos",
                     human_bytes(*needed),
                     human_bytes(*available),

@@ -271,7 +271,7 @@ impl Journal {
             }
             self.disk.remove_dir(&aside)
         })();
-        self.disk.guard(removed)
+        self.disk.guard_unless_full(removed) // it is done again with the next compaction
     }
 
     /// Reads everything again, changing nothing.

@@ -193,6 +193,26 @@ fn what_is_read_or_in_use_does_not_give_way() {
 }
 
 #[test]
+fn two_fetches_that_fit_alone_do_not_begin_together() {
+    let (disk, store) = memory();
+    store.set_limits(Limits { quota: Store::pack_len(16) + Store::pack_len(1), keep_free: 0 });
+    let things = [object(1, 16), object(2, 16)];
+    let begin = |thing: &Object| {
+        let (tree, root) = thing.tree();
+        store.begin_fetch(&thing.cap.verify_cap(), None, &root, tree.geometry(), DAY)
+    };
+    let first = begin(&things[0]).unwrap();
+    assert_eq!(first.present(), 1, "hardly anything has come");
+    let (what, needed, available) = no_room(begin(&things[1]));
+    assert_eq!((what, needed, available), (Room::Quota, Store::pack_len(16), Store::pack_len(1)));
+    assert_eq!(files(&disk, "packs").len(), 1);
+    // Given up, the first is a part of the cache like any other.
+    drop(first);
+    begin(&things[1]).unwrap();
+    assert_eq!(store.take_evicted(), [things[0].cap.root]);
+}
+
+#[test]
 fn a_publication_takes_room_as_it_grows() {
     let (disk, store) = memory();
     let small = Store::pack_len(1);

@@ -130,6 +130,33 @@ fn what_was_fetched_gives_way_and_what_is_pinned_stays() {
     assert_eq!(json(&b, &["store", "gc"])["freed_bytes"], 0);
 }
 
+/// A node that let a copy go passes on what it gave itself before, instead of promising it.
+#[test]
+fn what_gave_way_is_not_offered_any_more() {
+    let (a, b, c) = (Node::start("Ana"), start("Bo", "8MiB"), Node::start("Cleo"));
+    befriend(&a, &b);
+    befriend(&b, &c);
+    let videos = ["albatross", "booby"].map(|title| {
+        let (path, bytes) = random_file(&a, &format!("{title}.bin"), VIDEO);
+        let id = id_of(&publish(&a, &path, title, "fof"));
+        wait_found(&b, title, &id);
+        wait_found(&c, title, &id);
+        json(&b, &["get", &id]);
+        (id, bytes)
+    });
+    assert_eq!(json(&b, &["status"])["evicted"], 1, "the first gave way to the second");
+    let sent = || friend(&a, "Bo").unwrap()["sent_bytes"].as_u64().unwrap();
+    let from_ana = [1, 0].map(|n: usize| {
+        let ((id, bytes), before) = (&videos[n], sent());
+        let out = c.scratch(&format!("{n}.out"));
+        kith(&c, &["get", id, "-o", out.to_str().unwrap()]).expect_code(&[0]);
+        assert_same(&out, bytes);
+        sent() - before
+    });
+    assert!(from_ana[0] < VIDEO as u64 / 4, "Bo gives what he has: {from_ana:?}");
+    assert!(from_ana[1] > VIDEO as u64, "and passes on what he let go: {from_ana:?}");
+}
+
 #[test]
 fn a_lower_share_is_what_gc_frees() {
     let (a, b) = (Node::start("Ana"), start("Bo", "20MiB")); // a cache of three

@@ -186,7 +186,23 @@ const ROOM_WAIT: Duration = Duration::from_secs(5);
 pub const PUBLISH_HEADER: &str = "kith-publish";
 
 async fn publish_video(State(api): State<Api>, request: Request) -> Answer {
-    let meta = request.headers().get(PUBLISH_HEADER).and_then(|v| serde_json::from_slice(v.as_bytes()).ok());
+    let (parts, body) = request.into_parts();
+    match check_publication(&api, &parts.headers, body.size_hint().exact()).await {
+        Ok((meta, audience)) => store_publication(api, meta, audience, body).await,
+        Err(refused) => {
+            api.tasks.spawn("refused upload", drain(body));
+            Err(refused.into())
+        }
+    }
+}
+
+/// What can be refused before anything is sent.
+async fn check_publication(
+    api: &Api,
+    headers: &axum::http::HeaderMap,
+    len: Option<u64>,
+) -> Result<(Meta, Audience), Failure> {
+    let meta = headers.get(PUBLISH_HEADER).and_then(|v| serde_json::from_slice(v.as_bytes()).ok());
     let meta: Meta = meta.ok_or_else(|| Failure::new(Exit::Usage, "the request lacks its description"))?;
     meta.check()?;
     let to = meta.to.clone();
@@ -196,9 +212,11 @@ async fn publish_video(State(api): State<Api>, request: Request) -> Answer {
             audience_of(cx.service.state(), &to)
         })
         .await?;
-    // What can be known to find no room is refused before it is sent.
-    let len = request.body().size_hint().exact().unwrap_or(0);
-    api.store.room_for(kith_crypto::content::padded_blocks(len)).map_err(Failure::from)?;
+    api.store.room_for(kith_crypto::content::padded_blocks(len.unwrap_or(0)))?;
+    Ok((meta, audience))
+}
+
+async fn store_publication(api: Api, meta: Meta, audience: Audience, body: Body) -> Answer {
     let mut key = [0; 32];
     getrandom::fill(&mut key).map_err(|_| Failure::new(Exit::Failure, "the system gives no randomness"))?;
     let now_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
@@ -256,7 +274,9 @@ async fn publish_video(State(api): State<Api>, request: Request) -> Answer {
             })
             .await
     });
-    forward(request.into_body(), chunks).await;
+    if let Some(rest) = forward(body, chunks).await {
+        api.tasks.spawn("refused upload", drain(rest));
+    }
     Ok(Json(value.await?))
 }
 
@@ -269,14 +289,27 @@ fn permit_publishing(commands: &mpsc::Sender<Command>) -> Option<Publishing> {
     permit.blocking_recv().ok()
 }
 
-/// Moves a request's body into a bounded channel; a broken body is an error there, never an end.
-async fn forward(mut body: Body, to: mpsc::Sender<Result<Option<Bytes>, Failure>>) {
+/// So long the rest of a refused upload is taken.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// Takes the rest of an upload that was refused and throws it away. Were the connection closed instead,
+/// whoever is still sending would see that before the answer.
+async fn drain(mut body: Body) {
+    let rest = async {
+        while let Some(Ok(_)) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {}
+    };
+    let _ = tokio::time::timeout(DRAIN, rest).await;
+}
+
+/// Moves a request's body into a bounded channel; a broken body is an error there, never an end. What
+/// nobody takes any more comes back.
+async fn forward(mut body: Body, to: mpsc::Sender<Result<Option<Bytes>, Failure>>) -> Option<Body> {
     loop {
         let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
         let chunk = match frame {
             None => {
                 let _ = to.send(Ok(None)).await;
-                return;
+                return None;
             }
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(bytes) => Ok(Some(bytes)),
@@ -285,8 +318,11 @@ async fn forward(mut body: Body, to: mpsc::Sender<Result<Option<Bytes>, Failure>
             Some(Err(_)) => Err(Failure::new(Exit::Interrupted, "the file ended before it was complete")),
         };
         let failed = chunk.is_err();
-        if to.send(chunk).await.is_err() || failed {
-            return;
+        if to.send(chunk).await.is_err() {
+            return (!failed).then_some(body);
+        }
+        if failed {
+            return None;
         }
     }
 }

@@ -831,6 +831,7 @@ mod tests {
         assert_eq!(config.circuit_snapshot, Duration::from_secs(6 * 3_600));
         assert_eq!((config.log_level, config.link_half_open), (LogLevel::Warn, 64));
         assert_eq!(config.invite_expires, Duration::from_secs(7 * 86_400));
+        assert_eq!(config.store, kith_store::Limits { quota: 20 << 30, keep_free: 512 << 20 });
     }
 
     #[test]
