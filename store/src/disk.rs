@@ -89,6 +89,9 @@ impl Disk {
 
     /// Makes a folder (and its parents) with mode 0700; one that is there stays as it is.
     pub(crate) fn make_dir(&self, path: &Path) -> Result<(), StoreError> {
+        if self.is_dir(path) {
+            return Ok(()); // a full disk must not keep a store from being opened
+        }
         self.backend.make_dir(path).at(path)
     }
 
