@@ -366,6 +366,8 @@ fn core(
             core.hold(now, cap, pack.geometry());
         }
     }
+    // What was damaged when the node stopped is not offered before it is healed.
+    state.damaged.keys().for_each(|root| core.release(root));
     Ok((core, views))
 }
 
