@@ -6,6 +6,7 @@
 //! nobody gives is tried again later and later, and at once when a friend comes on line. Who finds
 //! the damage (a check, a round, a reader, a friend's request) is the callers' matter.
 
+use crate::records::Record;
 use crate::service::{FetchHandle, Service, Wanted};
 use kith_crypto::content::Root;
 use kith_onion::{Core, Now, Route};
@@ -67,6 +68,12 @@ pub struct Damaged {
 }
 
 impl Heal {
+    /// What was damaged when the node stopped.
+    pub fn resume(damaged: &BTreeMap<Root, u64>) -> Self {
+        let objects = damaged.iter().take(MAX_DAMAGED).map(|(root, blocks)| (*root, Damage::of(*blocks)));
+        Self { objects: objects.collect(), ..Self::default() }
+    }
+
     /// Damaged objects.
     pub fn list(&self) -> Vec<Damaged> {
         let damaged = |(root, damage): (&Root, &Damage)| Damaged {
@@ -152,8 +159,8 @@ impl Service {
             "{blocks} blocks of a video are damaged here and will be fetched again: check the disk"
         );
         if self.heal.objects.len() < MAX_DAMAGED {
-            let damage = Damage { blocks, failed: 0, next: now.at, fetch: None, rootless: false, why: None };
-            self.heal.objects.insert(root, damage);
+            self.remember(Record::Damaged(root, blocks));
+            self.heal.objects.insert(root, Damage::of(blocks));
             self.heal.next = now.at;
         }
     }
@@ -197,6 +204,7 @@ impl Service {
         for root in healed {
             if let Some(damage) = self.heal.objects.remove(&root) {
                 self.heal.healed_blocks += damage.blocks;
+                self.remember(Record::Damaged(root, 0));
                 tracing::info!("the damaged blocks of a video are back");
             }
         }
@@ -205,7 +213,12 @@ impl Service {
 
     fn begin_heals(&mut self, now: Now, core: &mut Core) {
         let store = self.store().clone();
-        self.heal.objects.retain(|root, _| store.object(root).is_some());
+        let gone: Vec<Root> =
+            self.heal.objects.keys().copied().filter(|root| store.object(root).is_none()).collect();
+        for root in gone {
+            self.heal.forget(&root);
+            self.remember(Record::Damaged(root, 0));
+        }
         let mut busy = self.heal.objects.values().filter(|damage| damage.fetch.is_some()).count();
         let idle = self.heal.objects.iter().filter(|(_, damage)| damage.fetch.is_none());
         let due: Vec<Root> = idle.filter(|(_, d)| d.next <= now.at).map(|(root, _)| *root).collect();
@@ -238,6 +251,7 @@ impl Service {
             // Somebody else's fetch brought them.
             Ok(Wanted::Local(cap)) => {
                 self.heal.objects.remove(&root);
+                self.remember(Record::Damaged(root, 0));
                 if let Ok(pack) = self.store().pack(&root) {
                     core.hold(now, cap.verify_cap(), pack.geometry());
                 }
@@ -252,6 +266,10 @@ impl Service {
 }
 
 impl Damage {
+    const fn of(blocks: u64) -> Self {
+        Self { blocks, failed: 0, next: Duration::ZERO, fetch: None, rootless: false, why: None }
+    }
+
     fn later(&mut self, now: Now) {
         self.next = now.at + AGAIN * (1 << self.failed.min(MAX_SHIFT));
         self.failed = self.failed.saturating_add(1);

@@ -234,6 +234,8 @@ pub enum Record {
     CircleRemoved(u64),
     /// How far the round of checks over the store is.
     Scrub(Scrub),
+    /// So many blocks of an object are damaged here; 0: it is whole again, or gone.
+    Damaged(Root, u64),
 }
 
 /// The round of checks over everything stored.
@@ -433,6 +435,9 @@ impl Record {
                 w.raw(&scrub.after.map_or([0; 32], |root| root.0)).u32(scrub.found);
                 w.u64(scrub.ended_s).u32(scrub.found_before);
             }
+            Self::Damaged(root, blocks) => {
+                w.u8(31).raw(&root.0).u64(*blocks);
+            }
         }
         w.into_bytes()
     }
@@ -562,6 +567,7 @@ impl Record {
                 let (found, ended_s, found_before) = (r.u32()?, r.u64()?, r.u32()?);
                 Self::Scrub(Scrub { started_s, after, found, ended_s, found_before })
             }
+            31 => Self::Damaged(Root(r.array()?), r.u64()?),
             _ => return Ok(None),
         };
         r.finish()?;
@@ -615,6 +621,8 @@ pub struct State {
     pub circles: BTreeMap<u64, Circle>,
     /// The round of checks over the store.
     pub scrub: Scrub,
+    /// Objects with damaged blocks, and how many.
+    pub damaged: BTreeMap<Root, u64>,
 }
 
 impl State {
@@ -717,6 +725,12 @@ impl State {
                 self.met.insert(key, at_s);
             }
             Record::Scrub(scrub) => self.scrub = scrub,
+            Record::Damaged(root, 0) => {
+                self.damaged.remove(&root);
+            }
+            Record::Damaged(root, blocks) => {
+                self.damaged.insert(root, blocks);
+            }
             Record::Circle(id, circle) => {
                 self.circles.insert(id, circle);
             }
@@ -790,6 +804,7 @@ impl State {
         out.extend(self.met.iter().map(|(key, at_s)| Record::Met(*key, *at_s).encode()));
         out.extend(self.circles.iter().map(|(id, c)| Record::Circle(*id, c.clone()).encode()));
         out.extend((self.scrub != Scrub::default()).then(|| Record::Scrub(self.scrub).encode()));
+        out.extend(self.damaged.iter().map(|(root, blocks)| Record::Damaged(*root, *blocks).encode()));
         out
     }
 
@@ -921,6 +936,9 @@ mod tests {
                 found: 18,
                 ..Scrub::default()
             }),
+            Record::Damaged(Root([19; 32]), 20),
+            Record::Damaged(Root([21; 32]), 22),
+            Record::Damaged(Root([21; 32]), 0),
         ]
     }
 

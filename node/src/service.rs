@@ -203,6 +203,7 @@ pub struct Service {
 impl Service {
     /// A service over the replayed state. `damaged`: some of the journal could not be read.
     pub fn new(state: State, store: Arc<Store>, damaged: bool) -> Self {
+        let heal = Heal::resume(&state.damaged);
         Self {
             state,
             store,
@@ -231,7 +232,7 @@ impl Service {
             unsaved: Vec::new(),
             check_blocked: false,
             dials: HashMap::new(),
-            heal: Heal::default(),
+            heal,
             rewrite_waiters: Vec::new(),
             checking: Arc::default(),
         }
@@ -464,6 +465,11 @@ impl Service {
             }
             Event::Fetch(..) => {} // the driver handles these: they need storage
         }
+    }
+
+    /// Stores a record with the next turn.
+    pub(crate) fn remember(&mut self, record: Record) {
+        self.unsaved.push(record);
     }
 
     /// Remembers that the friend was met, to the day.
@@ -736,7 +742,10 @@ impl Service {
             core.cancel_fetch(now, id);
             self.end_fetch(id, Err(Failure::new(Exit::Failure, "the video was removed here meanwhile")));
         }
-        self.heal.forget(&root);
+        if self.heal.blocks_of(&root) > 0 {
+            self.heal.forget(&root);
+            self.remember(Record::Damaged(root, 0));
+        }
         storage.block(Block::Drop(root));
     }
 

@@ -389,6 +389,8 @@ fn core(
             core.hold(now, VerifyCap { root: object.root, tree: object.tree }, geometry);
         }
     }
+    // What was damaged when the node stopped is not offered before it is healed.
+    state.damaged.keys().for_each(|root| core.release(root));
     Ok((core, views))
 }
 

@@ -123,7 +123,7 @@ fn a_lost_pack_comes_again_whole() {
 
 #[test]
 fn what_nobody_gives_is_told_and_healed_when_a_friend_is_back() {
-    let ([mut a, b], id, bytes) = shared();
+    let ([mut a, mut b], id, bytes) = shared();
     assert!(a.terminate().success());
     wait_until(SOON, "Bo sees that Ana is gone", || !is_online(&b, "Ana"));
     damage(&pack(&b), &[3]);
@@ -137,6 +137,9 @@ fn what_nobody_gives_is_told_and_healed_when_a_friend_is_back() {
         doctor.code != 0 && doctor.out().contains("1 block of") && doctor.out().contains("(Goshawk)"),
         "{doctor:?}"
     );
+    b.kill9();
+    b.restart();
+    assert_eq!(json(&b, &["status"])["damaged"]["blocks"], 1, "a restart does not forget it");
     // A reader is told, and what is whole is still read.
     let refused = kith(&b, &["get", &id, "-o", b.scratch("no.bin").to_str().unwrap()]);
     refused.expect_code(&[6, 8]);
