@@ -262,8 +262,21 @@ async fn forward(mut body: Body, to: mpsc::Sender<Result<Option<Bytes>, Failure>
             Some(Err(_)) => Err(Failure::new(Exit::Interrupted, "the file ended before it was complete")),
         };
         let failed = chunk.is_err();
-        if to.send(chunk).await.is_err() || failed {
+        if to.send(chunk).await.is_err() {
+            return discard(body).await;
+        }
+        if failed {
             return;
         }
     }
+}
+
+/// Reads what still comes of a body that nobody wants. Who is still writing when the connection ends
+/// hears of a broken connection, and not why its video was refused.
+async fn discard(mut body: Body) {
+    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+    let rest = async {
+        while let Some(Ok(_)) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {}
+    };
+    let _ = tokio::time::timeout(PATIENCE, rest).await;
 }
