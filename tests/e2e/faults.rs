@@ -35,7 +35,9 @@ fn a_store_that_moved_away_is_named_and_nothing_is_lost() {
     let id = id_of(&publish(&a, &path, "Dunlin", "friends"));
     let (store, moved) = (a.home.join("store"), a.home.join("moved"));
     fs::rename(&store, &moved).unwrap();
-    let refused = try_publish(&a, &path, "Redshank");
+    // Long enough that the refusal comes while the file is still on its way to the node.
+    let (long, _) = random_file(&a, "long.bin", 24 * MIB);
+    let refused = try_publish(&a, &long, "Redshank");
     refused.expect_refusal(&[1, 4, 9]);
     assert!(refused.err().contains(store.to_str().unwrap()), "the path is named: {}", refused.err());
     // It stays up: the link lives and questions are answered.
