@@ -11,6 +11,7 @@
 //! write orders: `docs/protocol/store.md`.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
+pub mod archive;
 mod disk;
 mod error;
 mod index;
