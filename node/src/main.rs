@@ -5,6 +5,8 @@
 //! rest in `kith-store`.
 
 pub mod api;
+pub mod backup;
+pub mod bundle;
 pub mod cli;
 pub mod client;
 pub mod commands;
@@ -14,9 +16,12 @@ pub mod demo;
 pub mod doctor;
 pub mod driver;
 pub mod exit;
+pub mod frames;
 pub mod limits;
 pub mod logs;
 pub mod media_type;
+pub mod new_file;
+pub mod passphrase;
 pub mod paths;
 pub mod publish;
 pub mod ranges;
@@ -96,6 +101,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Up(args) => up(paths, args, cli.json).await,
         Command::Init(args) => init(&paths, &args, cli.json).await,
+        Command::Restore(args) => commands::restore(&paths, &args, cli.json),
         Command::Demo(args) => demo::run(&args).await,
         Command::Paths => commands::paths(&up::paths_json(&paths), cli.json),
         Command::Completions { shell } => commands::completions(shell),
@@ -131,11 +137,14 @@ async fn ask(shell: &Shell, command: Command) -> Result<(), Failure> {
         Command::Get(args) => shell.fetch(&args).await,
         Command::Watch(args) => shell.watch(&args).await,
         Command::Store { command: cli::StoreCommand::Stats } => shell.store_stats().await,
+        Command::Backup(args) => shell.backup(&args).await,
+        Command::Bundle { command } => shell.bundle(&command).await,
         Command::Net { command } => shell.net(&command).await,
         Command::Config { command } => shell.config(&command).await,
         Command::Doctor { name } => shell.doctor(name.as_deref()).await,
         // Handled before a node is asked.
-        Command::Up(_) | Command::Init(_) | Command::Demo(_) | Command::Paths => Ok(()),
+        Command::Up(_) | Command::Init(_) | Command::Restore(_) => Ok(()),
+        Command::Demo(_) | Command::Paths => Ok(()),
         Command::Completions { .. } | Command::Man { .. } | Command::Version => Ok(()),
     }
 }

@@ -226,6 +226,11 @@ pub enum Record {
     Circle(u64, Circle),
     /// A circle is gone.
     CircleRemoved(u64),
+    /// This node was restored from a backup at this time (unix seconds), and its owner agrees that the
+    /// friend's node makes new keys with it; 0: that is done.
+    Restored(FriendKey, u64),
+    /// Reads an object whose blocks did not come out of a backup.
+    Known(ReadCap),
 }
 
 fn put_key(w: &mut Writer, key: FriendKey) {
@@ -405,6 +410,12 @@ impl Record {
             Self::CircleRemoved(id) => {
                 w.u8(28).u64(*id);
             }
+            Self::Restored(key, at_s) => {
+                w.u8(40).raw(&key.0).u64(*at_s);
+            }
+            Self::Known(cap) => {
+                w.u8(41).raw(&cap.root.0).raw(cap.key.expose());
+            }
         }
         w.into_bytes()
     }
@@ -528,6 +539,8 @@ impl Record {
                 Self::Circle(id, Circle { name, members })
             }
             28 => Self::CircleRemoved(r.u64()?),
+            40 => Self::Restored(key(&mut r)?, r.u64()?),
+            41 => Self::Known(ReadCap { root: Root(r.array()?), key: Key::new(r.array()?) }),
             _ => return Ok(None),
         };
         r.finish()?;
@@ -579,6 +592,10 @@ pub struct State {
     pub met: BTreeMap<FriendKey, u64>,
     /// Circles.
     pub circles: BTreeMap<u64, Circle>,
+    /// Friends with whom this node has made no new keys since it was restored, and when that was.
+    pub restored: BTreeMap<FriendKey, u64>,
+    /// Read keys of objects whose blocks did not come out of a backup.
+    pub known: BTreeMap<Root, Key>,
 }
 
 impl State {
@@ -589,6 +606,7 @@ impl State {
             Record::Friend(friend) => {
                 let key = FriendKey(friend.record.keys.sign);
                 self.gone.remove(&key);
+                self.restored.remove(&key);
                 self.friends.insert(key, *friend);
             }
             Record::FriendRemoved(key) => {
@@ -636,7 +654,11 @@ impl State {
             }
             Record::Removed(root) => {
                 self.publications.remove(&root);
+                self.known.remove(&root);
             }
+            Record::Restored(key, 0) => drop(self.restored.remove(&key)),
+            Record::Restored(key, at_s) => drop(self.restored.insert(key, at_s)),
+            Record::Known(cap) => drop(self.known.insert(cap.root, cap.key)),
             Record::Renamed(name) => {
                 if let Some(me) = &mut self.me {
                     me.name = name;
@@ -697,6 +719,7 @@ impl State {
     fn forget_settings(&mut self, key: FriendKey) {
         self.settings.remove(&key);
         self.met.remove(&key);
+        self.restored.remove(&key);
         self.circles.values_mut().for_each(|circle| {
             circle.members.remove(&key);
         });
@@ -752,6 +775,9 @@ impl State {
         out.extend(self.settings.iter().map(|(key, s)| Record::FriendSettings(*key, *s).encode()));
         out.extend(self.met.iter().map(|(key, at_s)| Record::Met(*key, *at_s).encode()));
         out.extend(self.circles.iter().map(|(id, c)| Record::Circle(*id, c.clone()).encode()));
+        out.extend(self.restored.iter().map(|(key, at_s)| Record::Restored(*key, *at_s).encode()));
+        let known = self.known.iter().map(|(root, key)| ReadCap { root: *root, key: key.clone() });
+        out.extend(known.map(|cap| Record::Known(cap).encode()));
         out
     }
 
@@ -877,6 +903,8 @@ mod tests {
             Record::Circle(14, Circle { name: "Zoo".into(), members: [key].into() }),
             Record::Circle(15, Circle { name: "Gone".into(), members: BTreeSet::new() }),
             Record::CircleRemoved(15),
+            Record::Restored(key, 16),
+            Record::Known(ReadCap { root: Root([33; 32]), key: Key::new([34; 32]) }),
         ]
     }
 
@@ -903,6 +931,7 @@ mod tests {
         let friend = again.friends.values().next().unwrap();
         assert_eq!((friend.record.counter_out, friend.record.counter_in), (10, 11));
         assert_eq!(again.publications.len(), 1);
+        assert_eq!((again.restored.len(), again.known.len()), (1, 1));
         assert!(again.publications.values().all(|p| p.audience.is_none()));
         assert_eq!(again.free_name("Bob"), "Bob 2");
         assert_eq!((friend.verified_s, friend.rotated_s, friend.record.own_keys), (Some(48), Some(47), 1));

@@ -53,11 +53,11 @@ fn random<const N: usize>() -> Result<[u8; N], Failure> {
     Ok(bytes)
 }
 
-fn unix_now() -> u64 {
+pub(crate) fn unix_now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
-fn options<'a>(dir: &'a Path, passphrase: Option<&'a [u8]>) -> Options<'a> {
+pub(crate) fn options<'a>(dir: &'a Path, passphrase: Option<&'a [u8]>) -> Options<'a> {
     let unlock = passphrase.map_or(Unlock::KeyFile, Unlock::Passphrase);
     Options { dir, unlock, cost: Cost::RECOMMENDED }
 }
@@ -245,6 +245,7 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
     tasks.spawn("streams", serve_tcp(web, streams.router(), tasks.clone()));
     let mut service = Service::new(state, store, damaged);
     service.index(&mut core, usize::MAX);
+    service.allow_restored(now, &mut core);
     let driver = Driver::new(core, clock, storage, service, command_receiver, listeners);
     let driving = tokio::spawn(driver.run());
     let socket_path = paths.socket.clone();

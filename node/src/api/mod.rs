@@ -3,6 +3,8 @@
 //!
 //! The socket is 0600, so whoever can connect is the node's owner.
 
+mod backup;
+mod bundle;
 mod circles;
 mod fetch;
 mod friends;
@@ -10,6 +12,7 @@ mod node;
 mod search;
 mod videos;
 
+pub use backup::done_json as backup_json;
 pub use videos::{PUBLISH_HEADER, entry_of};
 
 use friends::no_friend;
@@ -114,6 +117,8 @@ impl Api {
             .merge(videos::routes())
             .merge(search::routes())
             .merge(fetch::routes())
+            .merge(backup::routes())
+            .merge(bundle::routes())
             .fallback(|| async { ApiError(Failure::new(Exit::NotFound, "there is no such request")) })
             .with_state(self)
     }

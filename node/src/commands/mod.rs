@@ -1,6 +1,8 @@
 //! What each command does: ask the node, show the answer. No state, no protocol.
 
 mod about;
+mod backup;
+mod bundle;
 mod circles;
 mod config;
 mod doctor;
@@ -11,6 +13,7 @@ mod node;
 mod videos;
 
 pub use about::{completions, man, version};
+pub use backup::restore;
 pub use config::value_json;
 pub use node::{passphrase, paths};
 
