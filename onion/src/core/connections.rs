@@ -431,7 +431,8 @@ impl Core {
                 if verified.mode() == Mode::Recovery {
                     friend.recovery_counter = verified.counter();
                 }
-                let highest = friend.record.counter_in.max(verified.counter());
+                // Above all that came before, also after a recovery call from a clock that runs behind.
+                let highest = verified.counter().max(friend.record.counter_in.saturating_add(1));
                 friend.record.counter_in = highest;
                 let mut changes = vec![Change::CounterIn(key, highest)];
                 // The call proves what the friend has; that is durable before it learns that we know.
