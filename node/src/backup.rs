@@ -44,8 +44,9 @@ fn is_kept(record: &Record) -> bool {
     match record {
         // The keys of the last links: see the head of this file.
         Record::Ratchet(..) | Record::Restored(..) => false,
-        // An invite given may be used up by the time of the restore; nobody would know.
-        Record::Given(_) => false,
+        // An invite given may be used up by the time of the restore, and nobody would know; one taken
+        // would let whoever has the backup in.
+        Record::Given(_) | Record::Taken(..) => false,
         // Only says that a view is still on disk.
         Record::FriendRemoved(_) => false,
         _ => true,
@@ -182,8 +183,9 @@ pub fn check_free(paths: &Paths) -> Result<(), Failure> {
         let what = format!("there is a node in {dir} already, and it stays as it is: choose another --home");
         return Err(Failure::new(Exit::Failure, what));
     }
-    let is_empty = std::fs::read_dir(&paths.store_dir).map_or(true, |mut dir| dir.next().is_none());
-    if is_empty && paths.store_dir.symlink_metadata().is_ok_and(|m| !m.is_dir()) || !is_empty {
+    let is_there = paths.store_dir.symlink_metadata().is_ok();
+    let is_empty = std::fs::read_dir(&paths.store_dir).is_ok_and(|mut dir| dir.next().is_none());
+    if is_there && !is_empty {
         let what = format!("something lies in {dir} already: move it away, or choose another --home");
         return Err(Failure::new(Exit::Failure, what));
     }
@@ -271,7 +273,7 @@ impl Aside {
         let path = store_dir.with_added_extension("restoring");
         match std::fs::remove_dir_all(&path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Failure::from(e).context(format!("cannot remove {}", path.display())));
+                Err(Failure::from(e).context(format!("cannot remove {}", path.display())))
             }
             _ => Ok(Self(path)),
         }
@@ -410,5 +412,110 @@ impl<R: Read> Read for Counted<'_, R> {
         self.count += n as u64;
         (self.moved)(self.count);
         Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::{Friend, Myself};
+    use kith_crypto::identity::Identity;
+    use kith_crypto::pair::PairRoot;
+    use kith_crypto::rng::Rng;
+    use kith_crypto::secret::Key;
+    use kith_onion::ratchet::Ratchet;
+    use kith_onion::{FriendKey, FriendRecord, GivenInvite, InviteId, Traffic};
+    use kith_store::archive::Sealer;
+
+    const PSK: [u8; 32] = [0xa7; 32];
+    const INVITE: [u8; 32] = [0xb9; 32];
+
+    fn state() -> State {
+        let id = Identity::generate(&mut Rng::from_seed([1; 32]));
+        let other = Identity::generate(&mut Rng::from_seed([2; 32]));
+        let root = PairRoot::new(&id, other.public(), None).unwrap();
+        let record = FriendRecord { counter_out: 77, ..FriendRecord::new(*other.public(), root, vec![], 0) };
+        let key = FriendKey(other.public().sign);
+        let ratchet = Ratchet { generation: 9, psk: Key::new(PSK), since_s: 1, next: None };
+        let friend = Friend {
+            record,
+            name: "Bo".into(),
+            since_s: 1,
+            traffic: Traffic::default(),
+            verified_s: Some(5),
+            rotated_s: None,
+        };
+        let invite = GivenInvite {
+            id: InviteId(1),
+            secret: Key::new(INVITE),
+            expires: u32::MAX,
+            tries: vec![],
+            bound: None,
+        };
+        let mut state = State::default();
+        let records = [
+            Record::Myself(Myself {
+                secrets: id.secrets(),
+                secret: Key::new([8; 32]),
+                name: "Ana".into(),
+                created_s: 1,
+                own_keys: 0,
+                rotated_s: 0,
+                older: Vec::new(),
+            }),
+            Record::Friend(Box::new(friend)),
+            Record::Ratchet(key, Box::new(ratchet)),
+            Record::Given(invite),
+        ];
+        records.into_iter().for_each(|r| state.apply(r));
+        state
+    }
+
+    fn has(bytes: &[u8], secret: &[u8; 32]) -> bool {
+        bytes.windows(32).any(|w| w == secret)
+    }
+
+    #[test]
+    fn a_backup_holds_friendships_and_nothing_that_opens_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let Opened { store, .. } = Store::create(&up::options(&dir.path().join("s"), None)).unwrap();
+        let state = state();
+        let all: Vec<u8> = state.live().concat();
+        assert!(has(&all, &PSK) && has(&all, &INVITE), "the control: the journal holds them");
+        let snapshot = Snapshot::of(&state, &store, 5);
+        let (plain, _) = snapshot.write(&store, None, true, Vec::new(), &mut || {}).unwrap();
+        assert!(!has(&plain, &PSK) && !has(&plain, &INVITE));
+        let root = state.friends.values().next().unwrap().record.root.key().expose();
+        assert!(has(&plain, root) && has(&plain, &state.me.as_ref().unwrap().secrets[0]));
+    }
+
+    #[test]
+    fn a_restored_state_is_the_old_one_with_its_owners_word_for_each_friend() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::resolve(Some(&dir.path().join("home")), |_| None, 0).unwrap();
+        let file = dir.path().join("b.kith");
+        let Opened { store, .. } = Store::create(&up::options(&dir.path().join("s"), None)).unwrap();
+        let header = Header::backup(Cost { memory_kib: 64, passes: 1 }, [3; 32]);
+        let key = header.key_of_passphrase(b"x").unwrap();
+        let sealer = Sealer::begin(File::create(&file).unwrap(), &header, &key).unwrap();
+        let before = state();
+        let snapshot = Snapshot::of(&before, &store, 5);
+        let (sealer, _) = snapshot.write(&store, Some(b"# mine"), false, sealer, &mut || {}).unwrap();
+        sealer.finish().unwrap();
+        let request =
+            Request { file: &file, paths: &paths, passphrase: b"x", store_passphrase: Some(b"locked") };
+        let made = restore(&request, &mut |_| {}).unwrap();
+        assert_eq!(
+            (made.name.as_str(), made.friends.as_slice(), made.created_s),
+            ("Ana", &["Bo".into()][..], 5)
+        );
+        assert_eq!(std::fs::read(&paths.config_file).unwrap(), b"# mine");
+
+        let state = up::open(&paths, Some(b"locked")).unwrap().state;
+        let (key, friend) = state.friends.iter().next().unwrap();
+        assert!(state.restored.contains_key(key) && state.given.is_empty());
+        assert_eq!(friend.record.ratchet, Ratchet::initial(&friend.record.root));
+        assert_eq!((friend.record.counter_out, friend.verified_s), (77, Some(5)));
+        assert!(up::open(&paths, Some(b"other")).is_err());
     }
 }

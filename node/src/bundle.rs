@@ -233,3 +233,165 @@ impl<'a> Taking<'a> {
 fn wrong(e: ArchiveError) -> Failure {
     backup::failure(e, Path::new("the bundle"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kith_crypto::content::{Builder, Head, Position, Sealed};
+    use kith_crypto::passphrase::Cost;
+    use kith_store::{Opened, Options, Unlock};
+
+    #[derive(Default)]
+    struct Fake {
+        read: Option<Key>,
+        room: u64,
+        asked: Vec<u64>,
+        complete: Vec<Root>,
+    }
+
+    impl Receiver for Fake {
+        fn read_key(&mut self, _: &Root) -> Option<Key> {
+            self.read.clone()
+        }
+        fn make_room(&mut self, _: &Root, bytes: u64) -> Result<(), Failure> {
+            self.asked.push(bytes);
+            if bytes > self.room { Err(Failure::new(Exit::Full, "no room")) } else { Ok(()) }
+        }
+        fn complete(&mut self, cap: VerifyCap, _: Geometry) {
+            self.complete.push(cap.root);
+        }
+        fn now_s(&self) -> u64 {
+            3
+        }
+    }
+
+    fn store(dir: &Path) -> Store {
+        let cost = Cost { memory_kib: 64, passes: 1 };
+        let Opened { store, .. } = Store::create(&Options { dir, unlock: Unlock::KeyFile, cost }).unwrap();
+        store
+    }
+
+    fn publish(store: &Store, key: u8) -> ObjectInfo {
+        let mut builder = Builder::new(Key::new([key; 32]));
+        let mut publishing = store.publish().unwrap();
+        for n in 0..4 {
+            publishing.write(builder.push(vec![n]).unwrap()).unwrap();
+        }
+        let mut rest: Vec<Sealed> = Vec::new();
+        let (cap, geometry) =
+            builder.finish(&Head { len: 4 * 65_536, ..Head::default() }, |sealed| rest.push(sealed));
+        rest.into_iter().for_each(|sealed| publishing.write(sealed).unwrap());
+        publishing.commit(&cap, geometry, 1, vec![1]).unwrap();
+        store.object(&cap.root).unwrap()
+    }
+
+    fn ana(secret: u8, blocked: bool) -> Sender {
+        Sender { key: FriendKey([1; 32]), name: "ana".into(), blocked, secret: Key::new([secret; 32]) }
+    }
+
+    fn bundle(store: &Store, objects: &[ObjectInfo]) -> Vec<u8> {
+        export(store, objects, &Key::new([5; 32]), 9, Vec::new(), &mut || {}).unwrap().0
+    }
+
+    fn room() -> Fake {
+        Fake { room: u64::MAX, ..Fake::default() }
+    }
+
+    #[test]
+    fn a_bundle_is_for_one_friend_from_one_friend() {
+        let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (from, to) = (store(a.path()), store(b.path()));
+        let object = publish(&from, 1);
+        let bytes = bundle(&from, std::slice::from_ref(&object));
+        let refused = |senders: &[Sender]| import(&to, &bytes[..], senders, &mut room()).unwrap_err();
+        let foreign = refused(&[ana(6, false), ana(7, false)]);
+        assert!(foreign.exit == Exit::Refused && foreign.what.contains("not for this node"), "{foreign}");
+        let blocked = refused(&[ana(5, true)]);
+        assert!(blocked.exit == Exit::Refused && blocked.what.contains("blocked"), "{blocked}");
+        assert!(to.objects().is_empty());
+        let mut node = room();
+        let imported = import(&to, &bytes[..], &[ana(6, false), ana(5, false)], &mut node).unwrap();
+        assert_eq!(
+            (imported.from.name.as_str(), imported.unreadable.as_slice()),
+            ("ana", &[object.root][..])
+        );
+        assert_eq!(node.complete, [object.root]);
+        assert!(to.object(&object.root).unwrap().read.is_none(), "nothing that reads it came along");
+        // A second time asks for no room.
+        let mut node = Fake { room: 0, ..Fake::default() };
+        import(&to, &bytes[..], &[ana(5, false)], &mut node).unwrap();
+        assert_eq!(node.asked, [0]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_before_it_comes_and_what_came_is_named() {
+        let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (from, to) = (store(a.path()), store(b.path()));
+        let objects = [publish(&from, 1), publish(&from, 2)];
+        let bytes = bundle(&from, &objects);
+        let nothing = import(&to, &bytes[..], &[ana(5, false)], &mut Fake::default()).unwrap_err();
+        assert!(nothing.exit == Exit::Full && nothing.what.contains("nothing of it"), "{nothing}");
+        assert!(to.objects().is_empty());
+
+        struct One(Fake);
+        impl Receiver for One {
+            fn read_key(&mut self, root: &Root) -> Option<Key> {
+                self.0.read_key(root)
+            }
+            fn make_room(&mut self, root: &Root, bytes: u64) -> Result<(), Failure> {
+                self.0.room = if self.0.asked.is_empty() { bytes } else { 0 };
+                self.0.make_room(root, bytes)
+            }
+            fn complete(&mut self, cap: VerifyCap, geometry: Geometry) {
+                self.0.complete(cap, geometry);
+            }
+            fn now_s(&self) -> u64 {
+                3
+            }
+        }
+        let mut node = One(Fake::default());
+        let half = import(&to, &bytes[..], &[ana(5, false)], &mut node).unwrap_err();
+        let id: String = objects[0].root.to_hex().chars().take(8).collect();
+        assert!(half.exit == Exit::Full && half.what.contains(&format!("6 blocks of {id}")), "{half}");
+        assert_eq!((node.0.complete.len(), to.objects().len()), (1, 1));
+        assert_eq!(check_disk(a.path(), u64::MAX / 2).unwrap_err().exit, Exit::Full);
+        assert!(check_disk(a.path(), 1).is_ok());
+    }
+
+    #[test]
+    fn a_liar_is_named_and_a_bundle_with_keys_is_no_bundle() {
+        let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (from, to) = (store(a.path()), store(b.path()));
+        let object = publish(&from, 1);
+        let make = |read: Option<Key>, lie: bool| {
+            let header = Header::bundle([1; 32]);
+            let sealer = Sealer::begin(Vec::new(), &header, &header.key(&Key::new([5; 32]))).unwrap();
+            let mut items = ItemWriter::begin(sealer, 1).unwrap();
+            let about = ObjectItem {
+                root: object.root,
+                tree: object.tree.clone(),
+                read,
+                own: false,
+                data_count: 4,
+                added_unix_s: 0,
+                blocks: 6,
+            };
+            items.object(about).unwrap();
+            let pack = from.pack(&object.root).unwrap();
+            items.block(Position::Root, pack.read(Position::Root).unwrap()).unwrap();
+            let mut block = pack.read(Position::Data(0)).unwrap();
+            block[0] ^= u8::from(lie);
+            items.block(Position::Data(0), block).unwrap();
+            items.seal().unwrap().0
+        };
+        let smuggled = make(object.read.clone(), false);
+        let refused = import(&to, &smuggled[..], &[ana(5, false)], &mut room()).unwrap_err();
+        assert!(refused.exit == Exit::Verification && to.objects().is_empty(), "{refused}");
+        let lied = import(&to, &make(None, true)[..], &[ana(5, false)], &mut room()).unwrap_err();
+        assert!(lied.exit == Exit::Verification && lied.what.contains("from ana"), "{lied}");
+        assert!(lied.what.contains("1 blocks"), "{lied}");
+        assert!(!to.pack(&object.root).unwrap().has(Position::Data(0)));
+        let control = import(&to, &make(None, false)[..], &[ana(5, false)], &mut room()).unwrap();
+        assert_eq!(control.objects[0].present, 2);
+    }
+}

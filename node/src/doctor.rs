@@ -458,6 +458,16 @@ mod tests {
     }
 
     #[test]
+    fn restores_and_clones_are_told_on_both_sides() {
+        let theirs = Friend { out_of_step: Some(OutOfStep::Theirs), ..bo(None) };
+        check(&theirs, Level::Wrong, "out of step", "kith friend verify Bo --restored");
+        check(&Friend { online: true, ..theirs }, Level::Wrong, "older keys", "kith id rotate");
+        let ours = Friend { restored: true, out_of_step: Some(OutOfStep::Ours), ..bo(None) };
+        check(&ours, Level::Wrong, "since you restored", "friend verify YOUR-NAME-THERE --restored");
+        check(&Friend { online: true, ..ours }, Level::Fine, "online", "");
+    }
+
+    #[test]
     fn names_are_words_of_a_shell() {
         assert_eq!(shell_word("Zoë-2"), "Zoë-2");
         assert_eq!(shell_word("Ana 2"), "'Ana 2'");

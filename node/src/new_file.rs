@@ -22,6 +22,9 @@ fn taken(path: &Path) -> Failure {
 impl NewFile {
     /// Begins beside `path`. Refused when something has that name.
     pub fn begin(path: &Path) -> Result<Self, Failure> {
+        if path == Path::new("-") {
+            return Err(Failure::new(Exit::Usage, "this needs a file of its own: give its name"));
+        }
         let path = std::path::absolute(path).context(format!("cannot use {}", path.display()))?;
         if path.symlink_metadata().is_ok() {
             return Err(taken(&path));

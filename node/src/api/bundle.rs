@@ -1,6 +1,5 @@
 //! Bundles: sealed here, because their key comes from the friendship; files are the command's.
 
-use super::videos::forward;
 use super::*;
 use crate::backup;
 use crate::bundle::{self, Imported, MAX_OBJECTS, Receiver, Sender};
@@ -109,8 +108,28 @@ async fn import(State(api): State<Api>, request: Request) -> Answer {
         let imported = work.await.map_err(|_| bug())??;
         Ok(imported_json(&imported))
     });
-    forward(request.into_body(), chunks).await;
+    // Beside the answer, which may come before the end: a refused bundle is not read in vain, and the
+    // connection is not broken off before its sender has heard why.
+    api.tasks.spawn("bundle upload", feed(request.into_body(), chunks));
     Ok(Json(value.await?))
+}
+
+/// Moves a request's body into a bounded channel; what nobody takes any more is read and thrown away.
+async fn feed(mut body: Body, to: mpsc::Sender<Result<Option<Bytes>, Failure>>) {
+    loop {
+        match std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            None => return drop(to.send(Ok(None)).await),
+            Some(Ok(frame)) => {
+                if let Ok(bytes) = frame.into_data() {
+                    let _ = to.send(Ok(Some(bytes))).await;
+                }
+            }
+            Some(Err(_)) => {
+                let cut = Failure::new(Exit::Interrupted, "the file ended before it was complete");
+                return drop(to.send(Err(cut)).await);
+            }
+        }
+    }
 }
 
 fn imported_json(imported: &Imported) -> Value {

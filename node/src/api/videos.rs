@@ -247,7 +247,7 @@ fn permit_publishing(commands: &mpsc::Sender<Command>) -> Option<Publishing> {
 }
 
 /// Moves a request's body into a bounded channel; a broken body is an error there, never an end.
-pub(super) async fn forward(mut body: Body, to: mpsc::Sender<Result<Option<Bytes>, Failure>>) {
+async fn forward(mut body: Body, to: mpsc::Sender<Result<Option<Bytes>, Failure>>) {
     loop {
         let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
         let chunk = match frame {
