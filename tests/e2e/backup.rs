@@ -46,11 +46,11 @@ fn doctor(node: &Node, name: &str) -> String {
     kith(node, &["doctor", name, "--json"]).out()
 }
 
-fn generation_moves(a: &mut Node, b: &mut Node) {
-    // Rotation is what moves the keys of a friendship on command; links are made anew with it.
-    for node in [a, b] {
+fn link_anew(a: &mut Node, b: &mut Node) {
+    for node in [&mut *a, &mut *b] {
         node.restart();
     }
+    wait_connected(a, b);
 }
 
 /// The main promise: the home is lost, the backup is there, the friend says yes, and a video comes.
@@ -59,19 +59,21 @@ fn a_lost_home_comes_back_from_its_backup_when_the_friend_agrees() {
     let [mut a, mut b] = line_of();
     let (film, bytes) = random_file(&b, "film.bin", 300_000);
     let id = id_of(&publish(&b, &film, "Sandpiper", "friends"));
+    wait_found(&a, "sandpiper", &id);
+    json(&a, &["get", &id]);
+    let gone = id_of(&publish(&b, &random_file(&b, "gone.bin", 9_000).0, "Gone", "friends"));
     json(&b, &["circle", "create", "Near"]);
     json(&b, &["circle", "add", "Near", "Ana"]);
     json(&b, &["config", "set", "limits.up", "7MB/s"]);
     let (file, made) = back_up(&b, "b.kith", &[]);
-    assert_eq!((&made["friends"], &made["publications"]), (&1.into(), &1.into()), "{made}");
+    assert_eq!((&made["friends"], &made["publications"]), (&1.into(), &2.into()), "{made}");
     assert_eq!(made["objects"], 0, "small without content: {made}");
     assert!(made["bytes"].as_u64().unwrap() < 200_000, "{made}");
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     let before = json(&b, &["id"]);
 
     // Life goes on: new links, another friend's film, then the disk dies.
-    generation_moves(&mut a, &mut b);
-    wait_connected(&a, &b);
+    link_anew(&mut a, &mut b);
     let (theirs, their_bytes) = random_file(&a, "theirs.bin", 200_000);
     let theirs = id_of(&publish(&a, &theirs, "Whimbrel", "friends"));
     wait_found(&b, "whimbrel", &theirs);
@@ -86,7 +88,7 @@ fn a_lost_home_comes_back_from_its_backup_when_the_friend_agrees() {
     b.restart_at(&listen);
     assert_eq!(json(&b, &["config", "get", "limits.up"])["value"], "7MB/s");
     assert_eq!(json(&b, &["circle", "list"])[0]["friends"], serde_json::json!(["Ana"]));
-    assert_eq!(json(&b, &["video", "list"])[0]["id"], id.as_str());
+    assert_eq!(json(&b, &["video", "list"]).as_array().unwrap().len(), 2);
 
     // The control: nothing connects before the friend's owner says so, and both are told what to do.
     wait_until(SOON, "Ana is asked about Bo", || doctor(&a, "Bo").contains("friend verify Bo --restored"));
@@ -100,12 +102,28 @@ fn a_lost_home_comes_back_from_its_backup_when_the_friend_agrees() {
     let out = b.scratch("theirs-back.bin");
     json(&b, &["get", &theirs, "-o", text(&out)]);
     assert_same(&out, &their_bytes);
-    // What it published itself was not in the small backup; the entry is back, the bytes are not.
-    kith(&b, &["get", &id, "-o", text(&b.scratch("own.bin"))]).expect_refusal(&[6, 8]);
-    assert_eq!(bytes.len(), 300_000);
+    // What it published itself was not in the small backup: the entries are back, the bytes are not. A
+    // friend who has them gives them back; what nobody has can be withdrawn.
+    let own = b.scratch("own.bin");
+    kith(&b, &["get", &id, "-o", text(&own)]).expect_refusal(&[6, 8]);
+    let (stick, _) = export(&a, "back.kith", "Bo", &[&id]);
+    assert_eq!(json(&b, &["bundle", "import", text(&stick)])["videos"][0]["readable"], true);
+    assert_eq!(json(&b, &["get", &id, "-o", text(&own)])["mode"], "local");
+    assert_same(&own, &bytes);
+    json(&b, &["video", "rm", &gone]);
+    assert_eq!(json(&b, &["video", "list"]).as_array().unwrap().len(), 1);
 
-    // It stays so after restarts of both: the word was needed once.
-    generation_moves(&mut a, &mut b);
+    // The link stays after restarts of both: the word was needed once.
+    link_anew(&mut a, &mut b);
+
+    // The same file again, generations later: each way back has turned the ratchet on.
+    let listen = b.listen();
+    b.kill9();
+    fs::remove_dir_all(&b.home).unwrap();
+    restore(&b, &file, SECRET).json();
+    b.restart_at(&listen);
+    wait_until(SOON, "Ana is asked again", || doctor(&a, "Bo").contains("friend verify Bo --restored"));
+    json(&a, &["friend", "verify", "Bo", "--restored"]);
     wait_connected(&a, &b);
 }
 
@@ -140,6 +158,8 @@ fn content_comes_along_when_asked_and_keys_of_what_was_fetched_always() {
         } else {
             // Known, so that it can be fetched again, but not here.
             kith(&b, &["get", &theirs]).expect_refusal(&[6]);
+            json(&b, &["video", "rm", &theirs]);
+            kith(&b, &["get", &theirs]).expect_refusal(&[4]);
         }
         b.terminate();
     }

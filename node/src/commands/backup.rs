@@ -173,9 +173,16 @@ pub fn restore(paths: &Paths, args: &cli::Restore, json: bool) -> Result<(), Fai
     if json {
         return out(&value.to_string());
     }
+    let missing = match (made.publications, made.objects) {
+        (0, _) | (_, 1..) => "",
+        _ => {
+            "\nThe videos themselves were not in the backup: a friend who has one can give it back with `kith \
+             bundle export`."
+        }
+    };
     let config = if made.config_kept { "\nconfig.toml was there already and stays as it is." } else { "" };
     out(&format!(
-        "Made the node of {} as it was {}.\nFingerprint {}\n{} friends, {} publications, {} videos.{config}\n\
+        "Made the node of {} as it was {}.\nFingerprint {}\n{} friends, {} publications, {} videos.{missing}{config}\n\
          Start it with `kith up`. No friend's node answers it before the friend agrees, because a thief with \
          your backup would look the same. Ask each of them, by another way than kith, to run:\n  \
          kith friend verify YOUR-NAME-THERE --restored\n\
