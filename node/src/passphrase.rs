@@ -36,7 +36,6 @@ pub fn given(file: Option<&Path>, variable: &str) -> Result<Option<Passphrase>, 
         Some(path) => {
             let file =
                 File::open(path).context(format!("cannot open the passphrase file {}", path.display()))?;
-            warn_if_loose(&file, path);
             read(file)?
         }
         None => match std::env::var_os(variable) {
@@ -71,6 +70,19 @@ pub fn asked_twice(may_be_empty: bool) -> Result<Option<Option<Passphrase>>, Fai
     Err(Failure::new(Exit::Usage, "the passphrase was not typed twice alike: try again"))
 }
 
+/// Says so when others can read a passphrase file; called when it has served, because a failure is told
+/// in one line. It is no refusal, unlike for a key file: the file is the user's or the service
+/// manager's, which mounts secrets with modes of its own, and what others could read they may have
+/// read already.
+pub fn warn_if_loose(file: Option<&Path>) {
+    let Some(path) = file else { return };
+    let loose = path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o077 != 0);
+    if loose {
+        let path = terminal::safe(&path.display().to_string());
+        eprintln!("kith: other users can reach the passphrase file {path}: give it mode 0600");
+    }
+}
+
 fn read(from: impl Read) -> Result<Passphrase, Failure> {
     // All the room at once: a buffer that grows would leave copies behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(MAX + 3));
@@ -93,17 +105,6 @@ fn checked(bytes: Passphrase) -> Result<Passphrase, Failure> {
         return Err(Failure::new(Exit::Usage, format!("the passphrase is longer than {MAX} bytes")));
     }
     Ok(bytes)
-}
-
-/// Says so when others can read a passphrase file. It is no refusal, unlike for a key file: the file
-/// is the user's or the service manager's, which mounts secrets with modes of its own, and what
-/// others could read they may have read already.
-fn warn_if_loose(file: &File, path: &Path) {
-    let loose = file.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o077 != 0);
-    if loose {
-        let path = terminal::safe(&path.display().to_string());
-        eprintln!("kith: other users can reach the passphrase file {path}: give it mode 0600");
-    }
 }
 
 /// Asks on the terminal without showing what is typed; `None` when standard input is none.

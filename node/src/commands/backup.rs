@@ -50,6 +50,7 @@ impl Shell {
         let (file, mut value) =
             if is_up { self.running(args, sealer).await? } else { self.stopped(args, sealer)? };
         let bytes = file.finish()?;
+        passphrase::warn_if_loose(args.passphrase_file.as_deref());
         if let Some(fields) = value.as_object_mut() {
             fields.insert("path".into(), json!(path));
             fields.insert("bytes".into(), json!(bytes));
@@ -161,6 +162,7 @@ pub fn restore(paths: &Paths, args: &cli::Restore, json: bool) -> Result<(), Fai
     let made = backup::restore(&request, &mut |bytes| progress.set_position(bytes));
     progress.finish_and_clear();
     let made = made?;
+    both.iter().for_each(|file| passphrase::warn_if_loose(file.as_deref()));
     let value = json!({
         "name": made.name,
         "fingerprint": made.fingerprint,
