@@ -14,7 +14,7 @@ use kith_crypto::content::{ReadCap, Root};
 use kith_crypto::passphrase::Cost;
 use kith_store::archive::{
     ArchiveError, Header, Importer, Item, ItemReader, ItemWriter, Kind, Locked, ObjectItem, block_count,
-    write_object,
+    class_of, write_object,
 };
 use kith_store::{ObjectInfo, Opened, Store, StoreError};
 use rustix::fs::FlockOperation;
@@ -115,7 +115,7 @@ fn key_of(object: &ObjectInfo) -> ObjectItem {
         root: object.root,
         tree: object.tree.clone(),
         read: object.read.clone(),
-        own: object.own,
+        class: Some(class_of(object)),
         data_count: object.data_count,
         added_unix_s: object.added_unix_s,
         blocks: 0,

@@ -182,7 +182,7 @@ impl<'a> Taking<'a> {
     }
 
     fn begin(&mut self, object: &ObjectItem) -> Result<(Importer<'a>, VerifyCap), Failure> {
-        if object.read.is_some() || object.own {
+        if object.read.is_some() || object.class.is_some() {
             return Err(wrong(ArchiveError::Damaged("it holds what only a backup may hold")));
         }
         if self.imported.objects.len() >= MAX_OBJECTS {
@@ -371,7 +371,7 @@ mod tests {
                 root: object.root,
                 tree: object.tree.clone(),
                 read,
-                own: false,
+                class: None,
                 data_count: 4,
                 added_unix_s: 0,
                 blocks: 6,

@@ -18,10 +18,12 @@ const BLOCK: u8 = 5;
 const END: u8 = 6;
 /// Longest record or configuration.
 const MAX_BYTES: usize = 1 << 20;
-const OBJECT_LEN: usize = 32 + 32 + 1 + 32 + 8 + 8 + 8;
+const OBJECT_LEN: usize = 32 + 32 + 1 + 1 + 32 + 8 + 8 + 8;
 const BLOCK_HEAD: usize = 1 + 8;
-const FLAG_OWN: u8 = 1;
-const FLAG_READ: u8 = 2;
+/// Own, pinned, cached, mirrored.
+const CLASSES: u8 = 4;
+/// A bundle does not say why its maker keeps something.
+const NO_CLASS: u8 = 255;
 
 /// An object, before its blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,8 +34,9 @@ pub struct ObjectItem {
     pub tree: Key,
     /// Its read key; never in a bundle.
     pub read: Option<Key>,
-    /// Published by the node that was backed up; never in a bundle.
-    pub own: bool,
+    /// Why it was kept, as the store's rows number it: 0 own, 1 pinned, 2 cached, 3 mirrored; never in
+    /// a bundle.
+    pub class: Option<u8>,
     /// Data blocks of the whole object.
     pub data_count: u64,
     /// When it was added, in seconds since 1970; 0 in a bundle.
@@ -129,20 +132,24 @@ impl Item {
 
 impl ObjectItem {
     fn encode(&self, w: &mut Writer) {
-        let flag = |on: bool, bit: u8| if on { bit } else { 0 };
         w.raw(self.root.as_bytes()).raw(self.tree.expose());
-        w.u8(flag(self.own, FLAG_OWN) | flag(self.read.is_some(), FLAG_READ));
+        w.u8(self.class.unwrap_or(NO_CLASS)).u8(u8::from(self.read.is_some()));
         w.raw(self.read.as_ref().map_or(&[0; 32], |key| key.expose()));
         w.u64(self.data_count).u64(self.added_unix_s).u64(self.blocks);
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let (root, tree) = (Root(r.array()?), Key::new(r.array()?));
-        let bad = r.invalid("object flags");
-        let flags = r.u8()?;
+        let bad = r.invalid("class");
+        let class = match r.u8()? {
+            NO_CLASS => None,
+            class if class < CLASSES => Some(class),
+            _ => return Err(bad),
+        };
+        let bad = r.invalid("unused read key");
+        let has_read = r.flag("read key")?;
         let read: [u8; 32] = r.array()?;
-        let has_read = flags & FLAG_READ != 0;
-        if flags & !(FLAG_OWN | FLAG_READ) != 0 || (!has_read && read != [0; 32]) {
+        if !has_read && read != [0; 32] {
             return Err(bad);
         }
         let bad = r.invalid("block count");
@@ -152,7 +159,7 @@ impl ObjectItem {
             return Err(bad);
         }
         let read = has_read.then(|| Key::new(read));
-        Ok(Self { root, tree, read, own: flags & FLAG_OWN != 0, data_count, added_unix_s, blocks })
+        Ok(Self { root, tree, read, class, data_count, added_unix_s, blocks })
     }
 }
 

@@ -15,7 +15,7 @@ mod tests;
 
 pub use error::ArchiveError;
 pub use item::{Counts, Item, ItemReader, ItemWriter, ObjectItem};
-pub use objects::{Importer, Kept, block_count, write_object};
+pub use objects::{Importer, Kept, block_count, class_of, write_object};
 
 use kith_crypto::aead::{BulkKey, TAG_LEN};
 use kith_crypto::codec::{DecodeError, Reader, Writer};

@@ -31,6 +31,11 @@ pub fn block_count(store: &Store, root: &Root) -> u64 {
     store.pack(root).map_or(0, |pack| if pack.has(Position::Root) { pack.present() } else { 0 })
 }
 
+/// The number of the reason for which an object is kept; see [`ObjectItem::class`].
+pub const fn class_of(info: &ObjectInfo) -> u8 {
+    if info.own { 0 } else { 2 }
+}
+
 /// Appends an object with the blocks that are here. `keys`: with its read key, for a backup; else
 /// nothing but what checks it. Damaged blocks are left out. `moved` is called after each block.
 /// Returns the number of blocks.
@@ -47,7 +52,7 @@ pub fn write_object<W: Write>(
         root: info.root,
         tree: info.tree.clone(),
         read: info.read.clone().filter(|_| keys),
-        own: info.own && keys,
+        class: keys.then(|| class_of(info)),
         data_count: geometry.data_count(),
         added_unix_s: if keys { info.added_unix_s } else { 0 },
         blocks: geometry.total(),

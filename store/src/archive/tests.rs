@@ -219,7 +219,7 @@ fn item(object: &Object) -> ObjectItem {
         root: object.cap.root,
         tree: object.cap.verify_cap().tree,
         read: None,
-        own: false,
+        class: None,
         data_count: object.geometry.data_count(),
         added_unix_s: 0,
         blocks: object.geometry.total(),
@@ -266,7 +266,7 @@ fn an_object_goes_from_store_to_store_and_stays_what_it_is() {
         assert_eq!(count, object.geometry.total());
         let items = read(&bytes).unwrap();
         let Some(Item::Object(carried)) = items.get(1) else { panic!("{items:?}") };
-        assert!(carried.read.is_none() && !carried.own, "a bundle reads nothing");
+        assert!(carried.read.is_none() && carried.class.is_none(), "a bundle reads nothing");
 
         let kept = import(&to, &bytes, Some(object.cap.key.clone())).unwrap().unwrap();
         assert!(kept.complete && kept.new == kept.total && kept.present == kept.total);
@@ -418,7 +418,7 @@ fn vectors_stand() {
         root: Root([1; 32]),
         tree: Key::new([2; 32]),
         read: Some(Key::new([3; 32])),
-        own: true,
+        class: Some(1),
         data_count: 4,
         added_unix_s: 5,
         blocks: 6,
@@ -438,10 +438,11 @@ fn vectors_stand() {
             (8, "the record"),
             (5, "CONFIG, 10 bytes"),
             (10, "the file"),
-            (5, "OBJECT, 121 bytes"),
+            (5, "OBJECT, 122 bytes"),
             (32, "root"),
             (32, "tree key"),
-            (1, "flags: 1 own, 2 read key"),
+            (1, "class 1: pinned"),
+            (1, "it has a read key"),
             (32, "read key"),
             (8, "data blocks of the object"),
             (8, "added, Unix seconds"),
