@@ -7,8 +7,7 @@
 use crate::StoreError;
 use crate::backend::{Backend, File, Kind, Real};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Names the path that an answer of the operating system is about.
 pub(crate) trait At<T> {
@@ -27,7 +26,8 @@ impl<T> At<T> for std::io::Result<T> {
 #[derive(Clone, Debug)]
 pub(crate) struct Disk {
     backend: Arc<dyn Backend>,
-    read_only: Arc<AtomicBool>,
+    /// Why nothing is written any more, once that is so.
+    read_only: Arc<OnceLock<String>>,
 }
 
 impl Disk {
@@ -47,7 +47,12 @@ impl Disk {
     // Health.
 
     pub(crate) fn is_read_only(&self) -> bool {
-        self.read_only.load(Ordering::Acquire)
+        self.read_only.get().is_some()
+    }
+
+    /// Why nothing is written any more, if so.
+    pub(crate) fn read_only_reason(&self) -> Option<&str> {
+        self.read_only.get().map(String::as_str)
     }
 
     pub(crate) fn check(&self) -> Result<(), StoreError> {
@@ -56,8 +61,9 @@ impl Disk {
 
     /// Passes `result` on; an error makes the store read-only.
     pub(crate) fn guard<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
-        if result.is_err() {
-            self.read_only.store(true, Ordering::Release);
+        if let Err(e) = &result {
+            // The first reason stands; what fails later follows from it.
+            let _ = self.read_only.set(e.to_string());
         }
         result
     }
@@ -66,6 +72,17 @@ impl Disk {
     /// does no harm, and the store goes on once there is room again.
     pub(crate) fn guard_unless_full<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         if matches!(result, Err(StoreError::Full { .. })) { result } else { self.guard(result) }
+    }
+
+    /// Says of a full disk how much was to be written and how much is free.
+    pub(crate) fn measured<T>(&self, result: Result<T, StoreError>, bytes: u64) -> Result<T, StoreError> {
+        result.map_err(|e| match e {
+            StoreError::Full { path, .. } => {
+                let available = path.parent().map_or(0, |dir| self.backend.free_bytes(dir));
+                StoreError::Full { path, needed: bytes, available }
+            }
+            other => other,
+        })
     }
 
     // Names.
@@ -132,6 +149,11 @@ impl Disk {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(StoreError::io(path, e)),
             _ => Ok(()),
         }
+    }
+
+    /// Removes an empty folder; one that is not empty stays.
+    pub(crate) fn remove_dir(&self, path: &Path) -> Result<(), StoreError> {
+        self.backend.remove_dir(path).at(path)
     }
 
     /// The paths inside a folder, sorted, with what they are; none if the folder is not there.

@@ -308,10 +308,11 @@ mod tests {
             root: Root([root; 32]),
             tree: Key::new([2; 32]),
             read: None,
-            own: false,
+            class: crate::Class::Cached,
             complete: false,
             data_count: 3,
             added_unix_s: 4,
+            used_day: 5,
         }
     }
 

@@ -4,9 +4,14 @@
 //! a segment that it does not name does not exist. Write order: a segment is durable before `keys`
 //! names it, and `keys` has forgotten a segment (and its key) before that file is removed. So a kill
 //! at any point leaves one journal or the other, and what was compacted away cannot be opened again.
+//! A journal of format version 1 is opened as it is, and the caller writes its contents anew with
+//! [`Journal::migrate`]: first its files are copied to `journal/v1`, then the swap of a compaction
+//! puts a journal of today's version in its place. A kill leaves the old one or the new one; a copy
+//! that was cut short is made again. Later versions are refused and left alone.
 //! What the records mean is the callers' matter.
 
 use crate::StoreError;
+use crate::backend::Kind;
 use crate::disk::{self, At, Disk};
 use crate::log::{Hash16, Log, Record, Seal};
 use kith_crypto::aead::{RECORD_NONCE_LEN, open_record, seal_record};
@@ -17,7 +22,7 @@ use zeroize::Zeroizing;
 
 const MAGIC: [u8; 8] = *b"KITHJRNL";
 const KEYS_MAGIC: [u8; 8] = *b"KITHJKEY";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const HEADER_LEN: usize = 8 + 1 + 8;
 /// Most segments that a key file may list. Today's writer keeps one.
 const MAX_SEGMENTS: usize = 1024;
@@ -52,7 +57,14 @@ pub(crate) struct Journal {
     segments: Vec<(u64, Key)>,
     active: u64,
     log: Log,
+    /// Format version of the files.
+    version: u8,
     disk: Disk,
+}
+
+/// Where the files of an older version are kept after a migration.
+fn older_dir(dir: &Path) -> PathBuf {
+    dir.join("v1")
 }
 
 fn segment_path(dir: &Path, number: u64) -> PathBuf {
@@ -74,21 +86,26 @@ fn segment_seal(key: &Key, number: u64) -> Seal {
 }
 
 /// The seal of the segment in `path`, once its header proved to be the right one.
-fn check_header(path: &Path, header: &[u8], number: u64, key: &Key) -> Result<Seal, StoreError> {
+fn check_header(
+    path: &Path,
+    header: &[u8],
+    (number, key): (u64, &Key),
+    version: u8,
+) -> Result<Seal, StoreError> {
     let mut r = Reader::new(header);
     let fields = (|| Ok::<_, DecodeError>((r.array()?, r.u8()?, r.u64()?)))();
     match fields {
         Ok((MAGIC, version, _)) if version > VERSION => {
             Err(StoreError::NewerVersion { path: path.to_owned(), version })
         }
-        Ok((MAGIC, VERSION, found)) if found == number => Ok(segment_seal(key, number)),
+        Ok((MAGIC, written, found)) if written == version && found == number => Ok(segment_seal(key, number)),
         _ => Err(StoreError::damaged(path, "its header is not that of this segment")),
     }
 }
 
-fn keys_head() -> Vec<u8> {
+fn keys_head(version: u8) -> Vec<u8> {
     let mut w = Writer::new();
-    w.raw(&KEYS_MAGIC).u8(VERSION);
+    w.raw(&KEYS_MAGIC).u8(version);
     w.into_bytes()
 }
 
@@ -99,26 +116,29 @@ fn encode_keys(wrap: &Key, nonce: &[u8; RECORD_NONCE_LEN], segments: &[(u64, Key
         plain.u64(*number).raw(key.expose());
     });
     let plain = Zeroizing::new(plain.into_bytes());
-    let mut bytes = keys_head();
+    let mut bytes = keys_head(VERSION);
     bytes.extend_from_slice(nonce);
-    bytes.extend_from_slice(&seal_record(wrap, nonce, &keys_head(), &plain));
+    bytes.extend_from_slice(&seal_record(wrap, nonce, &keys_head(VERSION), &plain));
     bytes
 }
 
-fn decode_keys(wrap: &Key, path: &Path, bytes: &[u8]) -> Result<Vec<(u64, Key)>, StoreError> {
+/// The segments and the version in which they are written.
+fn decode_keys(wrap: &Key, path: &Path, bytes: &[u8]) -> Result<(Vec<(u64, Key)>, u8), StoreError> {
     let damaged = |_| StoreError::damaged(path, "not a list of journal keys or incomplete");
     let mut r = Reader::new(bytes);
     let magic = r.array().map_err(damaged)?;
     let version = r.u8().map_err(damaged)?;
-    if magic == KEYS_MAGIC && version > VERSION {
+    if magic != KEYS_MAGIC {
+        return Err(StoreError::damaged(path, "not a list of journal keys"));
+    }
+    if version > VERSION {
         return Err(StoreError::NewerVersion { path: path.to_owned(), version });
     }
     let nonce = r.array().map_err(damaged)?;
-    // The head is authenticated as this release writes it, so another magic or version fails here.
-    let plain = open_record(wrap, &nonce, &keys_head(), r.remaining())
+    let plain = open_record(wrap, &nonce, &keys_head(version), r.remaining())
         .map(Zeroizing::new)
         .map_err(|_| StoreError::damaged(path, "its contents fail their check"))?;
-    decode_list(&plain).map_err(damaged)
+    Ok((decode_list(&plain).map_err(damaged)?, version))
 }
 
 fn decode_list(plain: &[u8]) -> Result<Vec<(u64, Key)>, DecodeError> {
@@ -148,7 +168,10 @@ impl Journal {
     fn start(dir: &Path, wrap: Key, disk: &Disk) -> Result<(Self, Contents), StoreError> {
         // A creation that was killed leaves at most an empty segment. More than that without its
         // keys is a loss that must not be papered over with a fresh journal.
-        for (path, _) in disk.list(dir)? {
+        for (path, kind) in disk.list(dir)? {
+            if kind == Kind::Folder {
+                return Err(StoreError::damaged(&keys_path(dir), "it is missing beside a journal"));
+            }
             let len = disk.open(&path)?.len().at(&path)?;
             if len > HEADER_LEN as u64 && path != disk::beside(&keys_path(dir)) {
                 return Err(StoreError::damaged(&keys_path(dir), "it is missing beside a journal"));
@@ -161,12 +184,12 @@ impl Journal {
         let segments = vec![(1, key)];
         disk.replace(&keys_path(dir), &encode_keys(&wrap, &disk::random()?, &segments))?;
         let (dir, disk) = (dir.to_owned(), disk.clone());
-        Ok((Self { dir, wrap, segments, active: 1, log, disk }, Contents::default()))
+        Ok((Self { dir, wrap, segments, active: 1, log, version: VERSION, disk }, Contents::default()))
     }
 
     fn resume(
         dir: &Path,
-        segments: Vec<(u64, Key)>,
+        (segments, version): (Vec<(u64, Key)>, u8),
         wrap: Key,
         disk: &Disk,
     ) -> Result<(Self, Contents), StoreError> {
@@ -174,7 +197,7 @@ impl Journal {
         let mut newest = None;
         for (number, key) in &segments {
             let path = segment_path(dir, *number);
-            let seal = |head: &[u8]| check_header(&path, head, *number, key);
+            let seal = |head: &[u8]| check_header(&path, head, (*number, key), version);
             let (log, replay, torn) = Log::open(&path, HEADER_LEN, seal, disk)
                 .map_err(|e| if e.is_missing() { StoreError::damaged(&path, "it is missing") } else { e })?;
             contents.damaged += replay.damaged;
@@ -185,7 +208,7 @@ impl Journal {
         let (active, log) =
             newest.ok_or_else(|| StoreError::damaged(&keys_path(dir), "it names no segment"))?;
         let (dir, disk) = (dir.to_owned(), disk.clone());
-        let journal = Self { dir, wrap, segments, active, log, disk };
+        let journal = Self { dir, wrap, segments, active, log, version, disk };
         journal.sweep()?;
         Ok((journal, contents))
     }
@@ -200,7 +223,48 @@ impl Journal {
                 })
         };
         let list = self.disk.list(&self.dir)?;
-        list.iter().filter(|(path, _)| !named(path)).try_for_each(|(path, _)| self.disk.remove(path))
+        let strange = list.iter().filter(|(path, kind)| *kind != Kind::Folder && !named(path));
+        strange.map(|(path, _)| path).try_for_each(|path| self.disk.remove(path))
+    }
+
+    /// Whether the files are of an older version and wait for [`Journal::migrate`].
+    pub(crate) const fn is_older(&self) -> bool {
+        self.version < VERSION
+    }
+
+    /// Replaces a journal of an older version by one of today's with these records, and keeps the
+    /// old files aside.
+    pub(crate) fn migrate(&mut self, payloads: &[Vec<u8>]) -> Result<Vec<Mark>, StoreError> {
+        let aside = older_dir(&self.dir);
+        self.disk.make_dir(&aside)?;
+        // The keys are copied last: with them the copy is whole.
+        self.disk.remove(&keys_path(&aside))?;
+        self.disk.sync_dir(&aside)?;
+        for (number, _) in &self.segments {
+            let bytes = self.disk.read(&segment_path(&self.dir, *number))?;
+            self.disk.replace(&segment_path(&aside, *number), &bytes)?;
+        }
+        let keys = self.disk.read(&keys_path(&self.dir))?;
+        self.disk.replace(&keys_path(&aside), &keys)?;
+        self.disk.sync_dir(&self.dir)?;
+        self.compact(payloads)
+    }
+
+    /// Removes what a migration kept aside, its keys first.
+    pub(crate) fn forget_older(&self) -> Result<(), StoreError> {
+        let aside = older_dir(&self.dir);
+        if !self.disk.is_dir(&aside) {
+            return Ok(());
+        }
+        let removed = (|| {
+            self.disk.remove(&keys_path(&aside))?;
+            self.disk.sync_dir(&aside)?;
+            for (path, _) in self.disk.list(&aside)? {
+                self.disk.remove(&path)?;
+            }
+            self.disk.remove_dir(&aside)
+        })();
+        self.disk.guard(removed)
     }
 
     /// Reads everything again, changing nothing.
@@ -208,8 +272,9 @@ impl Journal {
         let mut contents = Contents::default();
         for (number, key) in &self.segments {
             let path = segment_path(&self.dir, *number);
-            let (replay, _, _) =
-                Log::read(&self.disk, &path, HEADER_LEN, |head| check_header(&path, head, *number, key))?;
+            let (replay, _, _) = Log::read(&self.disk, &path, HEADER_LEN, |head| {
+                check_header(&path, head, (*number, key), self.version)
+            })?;
             contents.extend(*number, replay.records);
         }
         Ok(contents)
@@ -237,7 +302,7 @@ impl Journal {
             self.disk.replace(&keys_path(&self.dir), &bytes)
         });
         self.disk.guard(swapped)?;
-        (self.segments, self.active, self.log) = (segments, segment, log);
+        (self.segments, self.active, self.log, self.version) = (segments, segment, log, VERSION);
         self.disk.guard(self.sweep().and_then(|()| self.disk.sync_dir(&self.dir)))?;
         Ok(links.into_iter().map(|link| Mark { segment, link }).collect())
     }

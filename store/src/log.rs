@@ -194,7 +194,8 @@ impl Log {
     ) -> Result<(Self, Vec<Hash16>), StoreError> {
         let file = disk.create_new(path)?;
         let (bytes, links) = encode_all(&seal, link(header), payloads, header.to_vec())?;
-        file.write_at(0, &bytes).and_then(|()| file.sync()).at(path)?;
+        let written = file.write_at(0, &bytes).and_then(|()| file.sync()).at(path);
+        disk.measured(written, bytes.len() as u64)?;
         let last = links.last().copied().unwrap_or_else(|| link(header));
         let (path, disk) = (path.to_owned(), disk.clone());
         Ok((Self { path, file, seal, last, end: bytes.len() as u64, disk }, links))
@@ -226,7 +227,11 @@ impl Log {
         let file = disk.open(path)?;
         let torn = bytes.get(replay.end..).unwrap_or_default();
         if !torn.is_empty() {
-            set_aside(disk, path, torn)?;
+            match set_aside(disk, path, torn) {
+                // Nothing in it was promised, and a full disk must not keep the store shut.
+                Err(StoreError::Full { .. }) => {}
+                other => other?,
+            }
             file.set_len(replay.end as u64).and_then(|()| file.sync()).at(path)?;
         }
         let (path, disk) = (path.to_owned(), disk.clone());
@@ -235,12 +240,21 @@ impl Log {
     }
 
     /// Appends records with one write and one sync; on return they are durable. Returns their links.
+    /// A full disk ([`StoreError::Full`]) leaves the log as it was, ready for the next attempt.
     pub(crate) fn append(&mut self, payloads: &[Vec<u8>]) -> Result<Vec<Hash16>, StoreError> {
         self.disk.check()?;
         let (bytes, links) = encode_all(&self.seal, self.last, payloads, Vec::new())?;
         let Some(last) = links.last() else { return Ok(links) };
-        let written = self.file.write_at(self.end, &bytes).and_then(|()| self.file.sync());
-        self.disk.guard(written.at(&self.path))?;
+        let written =
+            self.disk.measured(self.file.write_at(self.end, &bytes).at(&self.path), bytes.len() as u64);
+        if matches!(written, Err(StoreError::Full { .. })) {
+            // No sync was tried, so nobody doubts what the disk holds: the part that was written is cut
+            // off. Left there, it might come back as records that were refused.
+            let cut = self.file.set_len(self.end).and_then(|()| self.file.sync()).at(&self.path);
+            self.disk.guard(cut)?;
+            return written.map(|()| links);
+        }
+        self.disk.guard(written.and_then(|()| self.file.sync().at(&self.path)))?;
         self.last = *last;
         self.end += bytes.len() as u64;
         Ok(links)
@@ -294,7 +308,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const HEADER: &[u8; 17] = b"KITHJRNL\x01\x07\0\0\0\0\0\0\0";
+    const HEADER: &[u8; 17] = b"KITHJRNL\x02\x07\0\0\0\0\0\0\0";
 
     fn seal() -> Seal {
         Seal::new(Key::new([0x44; 32]), b"KITHJRNL", &7_u64.to_le_bytes())
@@ -322,7 +336,7 @@ mod tests {
             &bytes,
             &[
                 (8, "segment header: magic KITHJRNL"),
-                (1, "version 1"),
+                (1, "version 2"),
                 (8, "segment number 7"),
                 (4, "record 1: length of the box, 6 + 16"),
                 (16, "prev: BLAKE3 of the segment header, first 16 bytes"),
@@ -374,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_write_is_the_last_one() {
+    fn a_full_disk_that_cannot_be_cut_back_ends_writing() {
         let dir = tempfile::tempdir().unwrap();
         let (path, disk) = (dir.path().join("log"), Disk::real());
         let (mut log, _) = Log::create(&path, HEADER, seal(), &[], &disk).unwrap();

@@ -12,6 +12,8 @@ use crate::disk::Disk;
 use crate::index;
 use crate::journal::{Contents, Journal};
 use crate::keyfile::{self, Unlock};
+use crate::ledger::Ledger;
+use crate::object::Row;
 use crate::open_packs::OpenPacks;
 use crate::pack;
 use crate::store::{Folded, Inner, Store, index_dir, packs_dir, temp_dir, views_dir};
@@ -47,6 +49,9 @@ pub struct Opened {
     pub torn_bytes: u64,
     /// Whether the index was made anew from the journal, as after every kill.
     pub index_rebuilt: bool,
+    /// Whether the journal was one of an older release. What it was is kept in `journal/v1` until
+    /// something is erased.
+    pub migrated: bool,
 }
 
 pub(crate) fn create(backend: Arc<dyn Backend>, options: &Options<'_>) -> Result<Opened, StoreError> {
@@ -83,15 +88,19 @@ fn open_with(dir: &Path, disk: Disk, key: Key, lock: Box<dyn Held>) -> Result<Op
     let first_time = !folders.iter().all(|folder| disk.is_dir(folder));
     folders.iter().try_for_each(|folder| disk.make_dir(folder))?;
     let wrap = derive(Label::JOURNAL_KEYS, &[key.expose()]);
-    let (journal, contents) = Journal::open(&journal_dir(dir), wrap, &disk)?;
+    let (mut journal, contents) = Journal::open(&journal_dir(dir), wrap, &disk)?;
     if first_time {
         // What is promised below these names needs the names.
         [&packs_dir(dir), dir].iter().try_for_each(|folder| disk.sync_dir(folder))?;
         disk.sync_parent(dir)?;
     }
     let Contents { damaged, torn_bytes, .. } = contents;
-    let folded = Folded::of(contents);
+    let mut folded = Folded::of(contents);
     let damaged_records = damaged + folded.damaged;
+    let migrated = journal.is_older();
+    if migrated {
+        migrate(&mut journal, &mut folded, damaged_records)?;
+    }
     let mark = folded.mark.unwrap_or(journal.start_mark());
     let index_dir = disk.backend().is_real().then(|| index_dir(dir));
     let (index, index_rebuilt) = index::open(index_dir.as_deref(), &key, &folded.objects, mark);
@@ -106,9 +115,27 @@ fn open_with(dir: &Path, disk: Disk, key: Key, lock: Box<dyn Held>) -> Result<Op
         changes: Mutex::new(()),
         index: RwLock::new(index),
         packs: Mutex::new(OpenPacks::default()),
+        ledger: Mutex::new(Ledger::of(folded.objects.values())),
+        evicted: Mutex::default(),
+        temps: Mutex::default(),
+        lost_rows: damaged_records > 0,
         _lock: lock,
     });
-    Ok(Opened { store, records: folded.records, damaged_records, torn_bytes, index_rebuilt })
+    Ok(Opened { store, records: folded.records, damaged_records, torn_bytes, index_rebuilt, migrated })
+}
+
+/// Writes a journal of an older release in today's form. That some of it was lost is not forgotten,
+/// because packs whose rows are missing must not be swept.
+fn migrate(journal: &mut Journal, folded: &mut Folded, damaged: u64) -> Result<(), StoreError> {
+    let mut payloads = folded.payloads(&folded.records);
+    let mut rows = folded.objects.len();
+    if damaged > 0 {
+        payloads.insert(rows, Row::Lost(damaged).encode());
+        rows += 1;
+    }
+    let marks = journal.migrate(&payloads)?;
+    folded.mark = rows.checked_sub(1).and_then(|last| marks.get(last)).copied();
+    Ok(())
 }
 
 /// Removes unfinished files and, when `named` is given, all packs that are not in it.

@@ -232,6 +232,11 @@ impl Backend for Memory {
         Ok(())
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        hold(&self.0).folders.remove(path);
+        Ok(())
+    }
+
     fn list(&self, dir: &Path) -> io::Result<Vec<(PathBuf, Kind)>> {
         let tree = hold(&self.0);
         if !tree.folders.contains(dir) {

@@ -73,6 +73,11 @@ pub trait Backend: Send + Sync + Debug {
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Makes a folder of mode 0700, with those above it; one that is there is fine.
     fn make_dir(&self, path: &Path) -> io::Result<()>;
+    /// Takes the name of an empty folder away. Where that cannot be, the folder stays and does no harm.
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        let _ = path;
+        Ok(())
+    }
     /// The paths inside a folder with what they are, in any order.
     fn list(&self, dir: &Path) -> io::Result<Vec<(PathBuf, Kind)>>;
     /// Makes the names inside a folder durable.

@@ -131,6 +131,10 @@ impl Backend for Real {
         DirBuilder::new().recursive(true).mode(0o700).create(path)
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_dir(path)
+    }
+
     fn list(&self, dir: &Path) -> io::Result<Vec<(PathBuf, Kind)>> {
         let entry = |e: std::fs::DirEntry| Ok((e.path(), kind_of(e.file_type()?)));
         std::fs::read_dir(dir)?.map(|e| entry(e?)).collect()

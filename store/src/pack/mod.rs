@@ -95,8 +95,14 @@ impl Pack {
     fn create(path: &Path, store: &Key, header: &Header, disk: &Disk) -> Result<Self, StoreError> {
         let keys = PackKeys::new(store, disk::random()?);
         let file = disk.create_new(path)?;
-        file.write_at(0, &keys.encode_header(&disk::random()?, header)).at(path)?;
+        let page = keys.encode_header(&disk::random()?, header);
         let map = Map::Partial(Bits::none(header.geometry.total()));
+        // The copy that the first flush leaves alone is written now: once both have their places, marks
+        // find room on a disk that got full.
+        let layout = Layout::of(header.geometry);
+        let first = keys.encode_map(layout, 0, &disk::random()?, &map);
+        let written = file.write_at(0, &page).and_then(|()| file.write_at(layout.map_at(0), &first)).at(path);
+        disk.measured(written, page.len() as u64 + 2 * first.len() as u64)?;
         Ok(Self::assemble(path, file, header.geometry, keys, (0, map), disk))
     }
 
@@ -226,7 +232,7 @@ impl Pack {
         }
         self.cipher.seal(position.nonce(), &[], &mut bytes);
         let written = self.file.write_at(place_at(slot), &bytes).at(&self.path);
-        self.disk.guard_unless_full(written)?;
+        self.disk.guard_unless_full(self.disk.measured(written, PLACE_LEN as u64))?;
         let due = {
             let mut marks = hold(&self.marks);
             marks.add(slot);
