@@ -1,17 +1,13 @@
-//! The few ways in which this crate touches files and folders.
+//! The store's handle on its disk: a backend, and whether writing is still allowed.
 //!
-//! Invariant: every file is created with mode 0600 and every folder with 0700, links are not
-//! followed, and a name that was made, changed or removed is durable once the folder was synced.
-//! What stands inside the files belongs to the callers.
+//! Invariant: a name that was made, changed or removed is durable once its folder was synced, and
+//! after one failed write or sync of the truth nothing is written any more. What stands inside the
+//! files belongs to the callers.
 
 use crate::StoreError;
-use std::fs::{DirBuilder, File, FileTimes, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use crate::backend::{Backend, File, Kind, Real};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::UNIX_EPOCH;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Names the path that an answer of the operating system is about.
 pub(crate) trait At<T> {
@@ -24,14 +20,39 @@ impl<T> At<T> for std::io::Result<T> {
     }
 }
 
-/// Whether writing is still allowed. One failed write or sync of the truth ends it for good: after
-/// a failed fsync nobody knows what the disk holds, and a second fsync may claim success wrongly.
-#[derive(Debug, Default)]
-pub(crate) struct Health(AtomicBool);
+/// A backend with its health. Clones share both. One failed write or sync of the truth ends writing
+/// for good: after a failed fsync nobody knows what the disk holds, and a second fsync may claim
+/// success wrongly.
+#[derive(Clone, Debug)]
+pub(crate) struct Disk {
+    backend: Arc<dyn Backend>,
+    /// Why nothing is written any more, once that is so.
+    read_only: Arc<OnceLock<String>>,
+}
 
-impl Health {
+impl Disk {
+    pub(crate) fn new(backend: Arc<dyn Backend>) -> Self {
+        Self { backend, read_only: Arc::default() }
+    }
+
+    /// The operating system's files.
+    pub(crate) fn real() -> Self {
+        Self::new(Arc::new(Real))
+    }
+
+    pub(crate) fn backend(&self) -> &dyn Backend {
+        self.backend.as_ref()
+    }
+
+    // Health.
+
     pub(crate) fn is_read_only(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.read_only.get().is_some()
+    }
+
+    /// Why nothing is written any more, if so.
+    pub(crate) fn read_only_reason(&self) -> Option<&str> {
+        self.read_only.get().map(String::as_str)
     }
 
     pub(crate) fn check(&self) -> Result<(), StoreError> {
@@ -40,16 +61,129 @@ impl Health {
 
     /// Passes `result` on; an error makes the store read-only.
     pub(crate) fn guard<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
-        if result.is_err() {
-            self.0.store(true, Ordering::Release);
+        if let Err(e) = &result {
+            // The first reason stands; what fails later follows from it.
+            let _ = self.read_only.set(e.to_string());
         }
         result
     }
 
-    /// Like [`Health::guard`], for writes about which nothing was promised yet: there a full disk
+    /// Like [`Disk::guard`], for writes about which nothing was promised yet: there a full disk
     /// does no harm, and the store goes on once there is room again.
     pub(crate) fn guard_unless_full<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         if matches!(result, Err(StoreError::Full { .. })) { result } else { self.guard(result) }
+    }
+
+    /// Says of a full disk how much was to be written and how much is free.
+    pub(crate) fn measured<T>(&self, result: Result<T, StoreError>, bytes: u64) -> Result<T, StoreError> {
+        result.map_err(|e| match e {
+            StoreError::Full { path, .. } => {
+                let available = path.parent().map_or(0, |dir| self.backend.free_bytes(dir));
+                StoreError::Full { path, needed: bytes, available }
+            }
+            other => other,
+        })
+    }
+
+    // Names.
+
+    /// Makes a folder (and its parents) with mode 0700; one that is there stays as it is.
+    pub(crate) fn make_dir(&self, path: &Path) -> Result<(), StoreError> {
+        self.backend.make_dir(path).at(path)
+    }
+
+    /// Makes the names inside a folder durable.
+    pub(crate) fn sync_dir(&self, path: &Path) -> Result<(), StoreError> {
+        self.backend.sync_dir(path).at(path)
+    }
+
+    /// Makes the name of `path` durable.
+    pub(crate) fn sync_parent(&self, path: &Path) -> Result<(), StoreError> {
+        path.parent().map_or(Ok(()), |dir| self.sync_dir(dir))
+    }
+
+    /// A new file; one of that name must not be there.
+    pub(crate) fn create_new(&self, path: &Path) -> Result<Box<dyn File>, StoreError> {
+        self.backend.create(path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::AlreadyExists => StoreError::Exists { path: path.to_owned() },
+            _ => StoreError::io(path, e),
+        })
+    }
+
+    /// A file that is there, for reading and writing.
+    pub(crate) fn open(&self, path: &Path) -> Result<Box<dyn File>, StoreError> {
+        self.backend.open(path).at(path)
+    }
+
+    /// A file that is there or not.
+    pub(crate) fn open_or_create(&self, path: &Path) -> Result<Box<dyn File>, StoreError> {
+        match self.open(path) {
+            Err(e) if e.is_missing() => self.create_new(path),
+            other => other,
+        }
+    }
+
+    /// What has the name, if anything.
+    pub(crate) fn kind(&self, path: &Path) -> Result<Option<Kind>, StoreError> {
+        match self.backend.kind(path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            other => other.map(Some).at(path),
+        }
+    }
+
+    pub(crate) fn is_dir(&self, path: &Path) -> bool {
+        matches!(self.backend.kind(path), Ok(Kind::Folder))
+    }
+
+    pub(crate) fn exists(&self, path: &Path) -> bool {
+        self.backend.kind(path).is_ok()
+    }
+
+    pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
+        self.backend.rename(from, to).at(to)
+    }
+
+    /// Removes a file; one that is not there is fine.
+    pub(crate) fn remove(&self, path: &Path) -> Result<(), StoreError> {
+        match self.backend.remove(path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(StoreError::io(path, e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes an empty folder; one that is not empty stays.
+    pub(crate) fn remove_dir(&self, path: &Path) -> Result<(), StoreError> {
+        self.backend.remove_dir(path).at(path)
+    }
+
+    /// The paths inside a folder, sorted, with what they are; none if the folder is not there.
+    pub(crate) fn list(&self, dir: &Path) -> Result<Vec<(PathBuf, Kind)>, StoreError> {
+        let mut paths = match self.backend.list(dir) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.at(dir)?,
+        };
+        paths.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(paths)
+    }
+
+    // Whole files.
+
+    pub(crate) fn read(&self, path: &Path) -> Result<Vec<u8>, StoreError> {
+        let file = self.open(path)?;
+        let len = usize::try_from(file.len().at(path)?).unwrap_or(usize::MAX);
+        file.read_at(0, len).at(path)
+    }
+
+    /// Puts `bytes` in the place of `path` at once: a kill leaves the old file or the new one.
+    pub(crate) fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+        let temp = beside(path);
+        self.remove(&temp)?;
+        let file = self.create_new(&temp)?;
+        file.write_at(0, bytes).at(&temp)?;
+        file.settle();
+        file.sync().at(&temp)?;
+        self.rename(&temp, path)?;
+        self.sync_parent(path)
     }
 }
 
@@ -85,106 +219,7 @@ pub(crate) fn first16(full: &[u8; 32]) -> [u8; 16] {
     out
 }
 
-/// Makes a folder (and its parents) with mode 0700; one that is there stays as it is.
-pub(crate) fn make_dir(path: &Path) -> Result<(), StoreError> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path).at(path)
-}
-
-/// Makes the names inside a folder durable.
-pub(crate) fn sync_dir(path: &Path) -> Result<(), StoreError> {
-    File::open(path).and_then(|dir| dir.sync_all()).at(path)
-}
-
-/// Makes the name of `path` durable.
-pub(crate) fn sync_parent(path: &Path) -> Result<(), StoreError> {
-    path.parent().map_or(Ok(()), sync_dir)
-}
-
-fn options() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options
-        .read(true)
-        .write(true)
-        .mode(0o600)
-        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
-    options
-}
-
-/// A new file; one of that name must not be there.
-pub(crate) fn create_new(path: &Path) -> Result<File, StoreError> {
-    options().create_new(true).open(path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::AlreadyExists => StoreError::Exists { path: path.to_owned() },
-        _ => StoreError::io(path, e),
-    })
-}
-
-/// A file that is there, for reading and writing.
-pub(crate) fn open(path: &Path) -> Result<File, StoreError> {
-    options().open(path).at(path)
-}
-
-/// A file that is there or not.
-pub(crate) fn open_or_create(path: &Path) -> Result<File, StoreError> {
-    options().create(true).truncate(false).open(path).at(path)
-}
-
-/// Gives a file the constant time stamp that all files of the store have when closed, so that a
-/// seized disk does not tell when something was watched. A file system that cannot is no error.
-pub(crate) fn settle(file: &File) {
-    let _ = file.set_times(FileTimes::new().set_modified(UNIX_EPOCH).set_accessed(UNIX_EPOCH));
-}
-
 /// Path of the file under which a replacement of `path` is prepared.
 pub(crate) fn beside(path: &Path) -> PathBuf {
     path.with_added_extension("tmp")
-}
-
-/// Puts `bytes` in the place of `path` at once: a kill leaves the old file or the new one.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    let temp = beside(path);
-    remove(&temp)?;
-    let mut file = create_new(&temp)?;
-    file.write_all(bytes).at(&temp)?;
-    settle(&file);
-    file.sync_all().at(&temp)?;
-    std::fs::rename(&temp, path).at(path)?;
-    sync_parent(path)
-}
-
-/// Removes a file; one that is not there is fine.
-pub(crate) fn remove(path: &Path) -> Result<(), StoreError> {
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(StoreError::io(path, e)),
-        _ => Ok(()),
-    }
-}
-
-/// The paths inside a folder, sorted; none if the folder is not there.
-pub(crate) fn list(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    let entries = match std::fs::read_dir(dir) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.at(dir)?,
-    };
-    let mut paths = entries.map(|e| e.map(|e| e.path()).at(dir)).collect::<Result<Vec<_>, StoreError>>()?;
-    paths.sort();
-    Ok(paths)
-}
-
-/// Bytes that the files below a folder take on disk (holes not counted).
-pub(crate) fn used_bytes(dir: &Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
-    entries
-        .flatten()
-        .map(|entry| match entry.metadata() {
-            Ok(m) if m.is_dir() => used_bytes(&entry.path()),
-            Ok(m) => m.blocks() * 512,
-            Err(_) => 0, // removed meanwhile
-        })
-        .sum()
-}
-
-/// Bytes that this user may still write to the file system of `dir`.
-pub(crate) fn free_bytes(dir: &Path) -> u64 {
-    rustix::fs::statvfs(dir).map_or(0, |fs| fs.f_bavail.saturating_mul(fs.f_frsize))
 }

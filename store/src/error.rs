@@ -3,6 +3,7 @@
 //! Each variant's text is one plain line: what happened, where, and what to do next. Texts name
 //! files of the store, never an object, a key or a friend.
 
+use crate::ledger::Room;
 use kith_crypto::content::Position;
 use std::path::{Path, PathBuf};
 
@@ -64,10 +65,25 @@ pub enum StoreError {
     },
     /// One block of a pack failed its check. From now on it counts as absent.
     DamagedBlock(Position),
-    /// The disk or the user's quota is full.
+    /// The disk is full. Nothing that was promised is lost; once there is room it goes on.
     Full {
         /// The file that could not grow.
         path: PathBuf,
+        /// Bytes that were to be written.
+        needed: u64,
+        /// Bytes that are free.
+        available: u64,
+    },
+    /// The limits that the user set leave no room, whatever gives way.
+    NoRoom {
+        /// Which limit.
+        what: Room,
+        /// Bytes that were to be kept.
+        needed: u64,
+        /// Bytes that could be had for them.
+        available: u64,
+        /// The limit in bytes.
+        limit: u64,
     },
     /// A write failed earlier, so nothing is written any more until the store is opened again.
     ReadOnly,
@@ -89,7 +105,7 @@ impl StoreError {
     pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
         match source.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                Self::Full { path: path.to_owned() }
+                Self::Full { path: path.to_owned(), needed: 0, available: 0 }
             }
             _ => Self::Io { path: path.to_owned(), source },
         }
@@ -103,6 +119,16 @@ impl StoreError {
     pub(crate) fn is_missing(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
     }
+}
+
+/// Bytes for people, never rounded up to more than there is.
+fn size(bytes: u64) -> String {
+    const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    let unit = UNITS.into_iter().find(|(_, unit)| bytes >= *unit);
+    unit.map_or_else(
+        || format!("{bytes} bytes"),
+        |(name, unit)| format!("{}.{} {name}", bytes / unit, bytes % unit * 10 / unit),
+    )
 }
 
 /// `path` in a form that a shell takes as one word.
@@ -154,9 +180,34 @@ impl std::fmt::Display for StoreError {
             Self::DamagedBlock(_) => {
                 f.write_str("a block on disk is damaged: it will be fetched again; check the disk")
             }
-            Self::Full { path } => {
-                write!(f, "no space left for {}: free some space or raise the quota", path.display())
-            }
+            Self::Full { path, needed, available } => write!(
+                f,
+                "the disk is full: {} needed for {} and {} free; make room on it, for example by `kith store gc`",
+                size(*needed),
+                path.display(),
+                size(*available)
+            ),
+            Self::NoRoom { what: Room::Disk, needed, available, limit } => write!(
+                f,
+                "{} needed and {} free beyond the {} that store.keep_free leaves on this disk: make room on it",
+                size(*needed),
+                size(*available),
+                size(*limit)
+            ),
+            Self::NoRoom { what: Room::Share, needed, available, limit } => write!(
+                f,
+                "{} needed and {} available in the {} for copies of others: raise the quota",
+                size(*needed),
+                size(*available),
+                size(*limit)
+            ),
+            Self::NoRoom { what: Room::Quota, needed, available, limit } => write!(
+                f,
+                "{} needed and {} available in the quota of {}: raise it, or remove or unpin videos",
+                size(*needed),
+                size(*available),
+                size(*limit)
+            ),
             Self::ReadOnly => {
                 f.write_str("a write to disk failed and the store is read-only: check the disk, then restart")
             }

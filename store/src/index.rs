@@ -8,7 +8,8 @@
 //! sled sees keyed hashes as keys and sealed values. The journal is the truth and not known here.
 
 use crate::StoreError;
-use crate::disk::{self, At, hold};
+use crate::backend::Kind;
+use crate::disk::{self, At, Disk, hold};
 use crate::journal::Mark;
 use crate::object::ObjectInfo;
 use kith_crypto::aead::{RECORD_NONCE_LEN, open_record, seal_record};
@@ -101,8 +102,8 @@ fn seal_of(key: &Key, dir: &Path) -> Result<[u8; 32], StoreError> {
     let mut hasher = blake3::Hasher::new_keyed(key.expose());
     let mut folders = vec![db_dir(dir)];
     while let Some(folder) = folders.pop() {
-        for path in disk::list(&folder)? {
-            if path.is_dir() {
+        for (path, kind) in Disk::real().list(&folder)? {
+            if kind == Kind::Folder {
                 folders.push(path);
                 continue;
             }
@@ -232,7 +233,7 @@ impl Index for SledIndex {
         drop(db);
         // Without a seal the next start fills a new index, so nothing here needs to be an error.
         if flushed && let Ok(seal) = seal_of(&seals, &dir) {
-            let _ = disk::replace(&seal_path(&dir), &seal);
+            let _ = Disk::real().replace(&seal_path(&dir), &seal);
         }
     }
 }
@@ -248,7 +249,7 @@ fn resume(dir: &Path, store: &Key, mark: Mark) -> Result<Box<dyn Index>, Unusabl
     if stored.as_slice() != actual.as_slice() {
         return Err(Unusable);
     }
-    disk::remove(&seal_path(dir)).map_err(|_| Unusable)?;
+    Disk::real().remove(&seal_path(dir)).map_err(|_| Unusable)?;
     let index = SledIndex::open(dir, store)?;
     if index.mark()? == Some(mark) { Ok(Box::new(index)) } else { Err(Unusable) }
 }
@@ -266,7 +267,7 @@ fn rebuild(
 ) -> Result<Box<dyn Index>, Unusable> {
     match std::fs::remove_dir_all(dir) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Unusable),
-        _ => disk::make_dir(dir).map_err(|_| Unusable)?,
+        _ => Disk::real().make_dir(dir).map_err(|_| Unusable)?,
     }
     let index = SledIndex::open(dir, store)?;
     fill(&index, objects, mark)?;
@@ -280,13 +281,15 @@ pub(crate) fn in_memory(objects: &BTreeMap<Root, ObjectInfo>, mark: Mark) -> Box
     Box::new(index)
 }
 
-/// Opens the index, or fills a new one with `objects`; tells whether it had to.
+/// Opens the index, or fills a new one with `objects`; tells whether it had to. Without a folder it
+/// lives in memory.
 pub(crate) fn open(
-    dir: &Path,
+    dir: Option<&Path>,
     store: &Key,
     objects: &BTreeMap<Root, ObjectInfo>,
     mark: Mark,
 ) -> (Box<dyn Index>, bool) {
+    let Some(dir) = dir else { return (in_memory(objects, mark), true) };
     match resume(dir, store, mark) {
         Ok(index) => (index, false),
         Err(Unusable) => {
@@ -305,10 +308,11 @@ mod tests {
             root: Root([root; 32]),
             tree: Key::new([2; 32]),
             read: None,
-            own: false,
+            class: crate::Class::Cached,
             complete: false,
             data_count: 3,
             added_unix_s: 4,
+            used_day: 5,
         }
     }
 
@@ -321,7 +325,7 @@ mod tests {
     #[test]
     fn both_kinds_answer_alike() {
         let dir = tempfile::tempdir().unwrap();
-        let (sled, rebuilt) = open(&dir.path().join("index"), &Key::new([1; 32]), &one(), MARK);
+        let (sled, rebuilt) = open(Some(&dir.path().join("index")), &Key::new([1; 32]), &one(), MARK);
         assert!(rebuilt);
         for index in [sled, in_memory(&one(), MARK)] {
             index.put(&object(2)).unwrap();
@@ -338,7 +342,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (path, key) = (dir.path().join("index"), Key::new([1; 32]));
         let again = |mark| {
-            let (index, rebuilt) = open(&path, &key, &one(), mark);
+            let (index, rebuilt) = open(Some(&path), &key, &one(), mark);
             assert_eq!(index.objects().unwrap(), [object(1)]);
             (index, rebuilt)
         };

@@ -4,21 +4,25 @@
 //! a segment that it does not name does not exist. Write order: a segment is durable before `keys`
 //! names it, and `keys` has forgotten a segment (and its key) before that file is removed. So a kill
 //! at any point leaves one journal or the other, and what was compacted away cannot be opened again.
+//! A journal of format version 1 is opened as it is, and the caller writes its contents anew with
+//! [`Journal::migrate`]: first its files are copied to `journal/v1`, then the swap of a compaction
+//! puts a journal of today's version in its place. A kill leaves the old one or the new one; a copy
+//! that was cut short is made again. Later versions are refused and left alone.
 //! What the records mean is the callers' matter.
 
 use crate::StoreError;
-use crate::disk::{self, At, Health};
+use crate::backend::Kind;
+use crate::disk::{self, At, Disk};
 use crate::log::{Hash16, Log, Record, Seal};
 use kith_crypto::aead::{RECORD_NONCE_LEN, open_record, seal_record};
 use kith_crypto::codec::{DecodeError, Reader, Writer};
 use kith_crypto::secret::Key;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use zeroize::Zeroizing;
 
 const MAGIC: [u8; 8] = *b"KITHJRNL";
 const KEYS_MAGIC: [u8; 8] = *b"KITHJKEY";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const HEADER_LEN: usize = 8 + 1 + 8;
 /// Most segments that a key file may list. Today's writer keeps one.
 const MAX_SEGMENTS: usize = 1024;
@@ -53,7 +57,14 @@ pub(crate) struct Journal {
     segments: Vec<(u64, Key)>,
     active: u64,
     log: Log,
-    health: Arc<Health>,
+    /// Format version of the files.
+    version: u8,
+    disk: Disk,
+}
+
+/// Where the files of an older version are kept after a migration.
+fn older_dir(dir: &Path) -> PathBuf {
+    dir.join("v1")
 }
 
 fn segment_path(dir: &Path, number: u64) -> PathBuf {
@@ -75,21 +86,26 @@ fn segment_seal(key: &Key, number: u64) -> Seal {
 }
 
 /// The seal of the segment in `path`, once its header proved to be the right one.
-fn check_header(path: &Path, header: &[u8], number: u64, key: &Key) -> Result<Seal, StoreError> {
+fn check_header(
+    path: &Path,
+    header: &[u8],
+    (number, key): (u64, &Key),
+    version: u8,
+) -> Result<Seal, StoreError> {
     let mut r = Reader::new(header);
     let fields = (|| Ok::<_, DecodeError>((r.array()?, r.u8()?, r.u64()?)))();
     match fields {
         Ok((MAGIC, version, _)) if version > VERSION => {
             Err(StoreError::NewerVersion { path: path.to_owned(), version })
         }
-        Ok((MAGIC, VERSION, found)) if found == number => Ok(segment_seal(key, number)),
+        Ok((MAGIC, written, found)) if written == version && found == number => Ok(segment_seal(key, number)),
         _ => Err(StoreError::damaged(path, "its header is not that of this segment")),
     }
 }
 
-fn keys_head() -> Vec<u8> {
+fn keys_head(version: u8) -> Vec<u8> {
     let mut w = Writer::new();
-    w.raw(&KEYS_MAGIC).u8(VERSION);
+    w.raw(&KEYS_MAGIC).u8(version);
     w.into_bytes()
 }
 
@@ -100,26 +116,29 @@ fn encode_keys(wrap: &Key, nonce: &[u8; RECORD_NONCE_LEN], segments: &[(u64, Key
         plain.u64(*number).raw(key.expose());
     });
     let plain = Zeroizing::new(plain.into_bytes());
-    let mut bytes = keys_head();
+    let mut bytes = keys_head(VERSION);
     bytes.extend_from_slice(nonce);
-    bytes.extend_from_slice(&seal_record(wrap, nonce, &keys_head(), &plain));
+    bytes.extend_from_slice(&seal_record(wrap, nonce, &keys_head(VERSION), &plain));
     bytes
 }
 
-fn decode_keys(wrap: &Key, path: &Path, bytes: &[u8]) -> Result<Vec<(u64, Key)>, StoreError> {
+/// The segments and the version in which they are written.
+fn decode_keys(wrap: &Key, path: &Path, bytes: &[u8]) -> Result<(Vec<(u64, Key)>, u8), StoreError> {
     let damaged = |_| StoreError::damaged(path, "not a list of journal keys or incomplete");
     let mut r = Reader::new(bytes);
     let magic = r.array().map_err(damaged)?;
     let version = r.u8().map_err(damaged)?;
-    if magic == KEYS_MAGIC && version > VERSION {
+    if magic != KEYS_MAGIC {
+        return Err(StoreError::damaged(path, "not a list of journal keys"));
+    }
+    if version > VERSION {
         return Err(StoreError::NewerVersion { path: path.to_owned(), version });
     }
     let nonce = r.array().map_err(damaged)?;
-    // The head is authenticated as this release writes it, so another magic or version fails here.
-    let plain = open_record(wrap, &nonce, &keys_head(), r.remaining())
+    let plain = open_record(wrap, &nonce, &keys_head(version), r.remaining())
         .map(Zeroizing::new)
         .map_err(|_| StoreError::damaged(path, "its contents fail their check"))?;
-    decode_list(&plain).map_err(damaged)
+    Ok((decode_list(&plain).map_err(damaged)?, version))
 }
 
 fn decode_list(plain: &[u8]) -> Result<Vec<(u64, Key)>, DecodeError> {
@@ -136,46 +155,50 @@ fn decode_list(plain: &[u8]) -> Result<Vec<(u64, Key)>, DecodeError> {
 
 impl Journal {
     /// Opens the journal in `dir`, or starts one where nothing was ever written.
-    pub(crate) fn open(dir: &Path, wrap: Key, health: &Arc<Health>) -> Result<(Self, Contents), StoreError> {
-        disk::make_dir(dir)?;
+    pub(crate) fn open(dir: &Path, wrap: Key, disk: &Disk) -> Result<(Self, Contents), StoreError> {
+        disk.make_dir(dir)?;
         let keys = keys_path(dir);
-        match std::fs::read(&keys) {
-            Ok(bytes) => Self::resume(dir, decode_keys(&wrap, &keys, &bytes)?, wrap, health),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Self::start(dir, wrap, health),
-            Err(e) => Err(StoreError::io(&keys, e)),
+        match disk.read(&keys) {
+            Ok(bytes) => Self::resume(dir, decode_keys(&wrap, &keys, &bytes)?, wrap, disk),
+            Err(e) if e.is_missing() => Self::start(dir, wrap, disk),
+            Err(e) => Err(e),
         }
     }
 
-    fn start(dir: &Path, wrap: Key, health: &Arc<Health>) -> Result<(Self, Contents), StoreError> {
+    fn start(dir: &Path, wrap: Key, disk: &Disk) -> Result<(Self, Contents), StoreError> {
         // A creation that was killed leaves at most an empty segment. More than that without its
         // keys is a loss that must not be papered over with a fresh journal.
-        for path in disk::list(dir)? {
-            if path.metadata().at(&path)?.len() > HEADER_LEN as u64 && path != disk::beside(&keys_path(dir)) {
+        for (path, kind) in disk.list(dir)? {
+            if kind == Kind::Folder {
                 return Err(StoreError::damaged(&keys_path(dir), "it is missing beside a journal"));
             }
-            disk::remove(&path)?;
+            let len = disk.open(&path)?.len().at(&path)?;
+            if len > HEADER_LEN as u64 && path != disk::beside(&keys_path(dir)) {
+                return Err(StoreError::damaged(&keys_path(dir), "it is missing beside a journal"));
+            }
+            disk.remove(&path)?;
         }
         let key = Key::new(disk::random()?);
-        let (log, _) = Log::create(&segment_path(dir, 1), &header(1), segment_seal(&key, 1), &[], health)?;
-        disk::sync_dir(dir)?;
+        let (log, _) = Log::create(&segment_path(dir, 1), &header(1), segment_seal(&key, 1), &[], disk)?;
+        disk.sync_dir(dir)?;
         let segments = vec![(1, key)];
-        disk::replace(&keys_path(dir), &encode_keys(&wrap, &disk::random()?, &segments))?;
-        let (dir, health) = (dir.to_owned(), Arc::clone(health));
-        Ok((Self { dir, wrap, segments, active: 1, log, health }, Contents::default()))
+        disk.replace(&keys_path(dir), &encode_keys(&wrap, &disk::random()?, &segments))?;
+        let (dir, disk) = (dir.to_owned(), disk.clone());
+        Ok((Self { dir, wrap, segments, active: 1, log, version: VERSION, disk }, Contents::default()))
     }
 
     fn resume(
         dir: &Path,
-        segments: Vec<(u64, Key)>,
+        (segments, version): (Vec<(u64, Key)>, u8),
         wrap: Key,
-        health: &Arc<Health>,
+        disk: &Disk,
     ) -> Result<(Self, Contents), StoreError> {
         let mut contents = Contents::default();
         let mut newest = None;
         for (number, key) in &segments {
             let path = segment_path(dir, *number);
-            let seal = |head: &[u8]| check_header(&path, head, *number, key);
-            let (log, replay, torn) = Log::open(&path, HEADER_LEN, seal, health)
+            let seal = |head: &[u8]| check_header(&path, head, (*number, key), version);
+            let (log, replay, torn) = Log::open(&path, HEADER_LEN, seal, disk)
                 .map_err(|e| if e.is_missing() { StoreError::damaged(&path, "it is missing") } else { e })?;
             contents.damaged += replay.damaged;
             contents.torn_bytes += torn;
@@ -184,8 +207,8 @@ impl Journal {
         }
         let (active, log) =
             newest.ok_or_else(|| StoreError::damaged(&keys_path(dir), "it names no segment"))?;
-        let (dir, health) = (dir.to_owned(), Arc::clone(health));
-        let journal = Self { dir, wrap, segments, active, log, health };
+        let (dir, disk) = (dir.to_owned(), disk.clone());
+        let journal = Self { dir, wrap, segments, active, log, version, disk };
         journal.sweep()?;
         Ok((journal, contents))
     }
@@ -199,7 +222,49 @@ impl Journal {
                     path == log.with_extension("torn") || path == log
                 })
         };
-        disk::list(&self.dir)?.iter().filter(|path| !named(path)).try_for_each(|path| disk::remove(path))
+        let list = self.disk.list(&self.dir)?;
+        let strange = list.iter().filter(|(path, kind)| *kind != Kind::Folder && !named(path));
+        strange.map(|(path, _)| path).try_for_each(|path| self.disk.remove(path))
+    }
+
+    /// Whether the files are of an older version and wait for [`Journal::migrate`].
+    pub(crate) const fn is_older(&self) -> bool {
+        self.version < VERSION
+    }
+
+    /// Replaces a journal of an older version by one of today's with these records, and keeps the
+    /// old files aside.
+    pub(crate) fn migrate(&mut self, payloads: &[Vec<u8>]) -> Result<Vec<Mark>, StoreError> {
+        let aside = older_dir(&self.dir);
+        self.disk.make_dir(&aside)?;
+        // The keys are copied last: with them the copy is whole.
+        self.disk.remove(&keys_path(&aside))?;
+        self.disk.sync_dir(&aside)?;
+        for (number, _) in &self.segments {
+            let bytes = self.disk.read(&segment_path(&self.dir, *number))?;
+            self.disk.replace(&segment_path(&aside, *number), &bytes)?;
+        }
+        let keys = self.disk.read(&keys_path(&self.dir))?;
+        self.disk.replace(&keys_path(&aside), &keys)?;
+        self.disk.sync_dir(&self.dir)?;
+        self.compact(payloads)
+    }
+
+    /// Removes what a migration kept aside, its keys first.
+    pub(crate) fn forget_older(&self) -> Result<(), StoreError> {
+        let aside = older_dir(&self.dir);
+        if !self.disk.is_dir(&aside) {
+            return Ok(());
+        }
+        let removed = (|| {
+            self.disk.remove(&keys_path(&aside))?;
+            self.disk.sync_dir(&aside)?;
+            for (path, _) in self.disk.list(&aside)? {
+                self.disk.remove(&path)?;
+            }
+            self.disk.remove_dir(&aside)
+        })();
+        self.disk.guard(removed)
     }
 
     /// Reads everything again, changing nothing.
@@ -207,8 +272,9 @@ impl Journal {
         let mut contents = Contents::default();
         for (number, key) in &self.segments {
             let path = segment_path(&self.dir, *number);
-            let (replay, _, _) =
-                Log::read(&path, HEADER_LEN, |head| check_header(&path, head, *number, key))?;
+            let (replay, _, _) = Log::read(&self.disk, &path, HEADER_LEN, |head| {
+                check_header(&path, head, (*number, key), self.version)
+            })?;
             contents.extend(*number, replay.records);
         }
         Ok(contents)
@@ -222,22 +288,22 @@ impl Journal {
 
     /// Replaces all records by `payloads`, in a new segment under a new key.
     pub(crate) fn compact(&mut self, payloads: &[Vec<u8>]) -> Result<Vec<Mark>, StoreError> {
-        self.health.check()?;
+        self.disk.check()?;
         let segment = self.active + 1;
         let path = segment_path(&self.dir, segment);
-        disk::remove(&path)?;
+        self.disk.remove(&path)?;
         let key = Key::new(disk::random()?);
-        let made = Log::create(&path, &header(segment), segment_seal(&key, segment), payloads, &self.health);
-        let made = made.inspect_err(|_| drop(disk::remove(&path)));
-        let (log, links) = self.health.guard_unless_full(made)?;
+        let made = Log::create(&path, &header(segment), segment_seal(&key, segment), payloads, &self.disk);
+        let made = made.inspect_err(|_| drop(self.disk.remove(&path)));
+        let (log, links) = self.disk.guard_unless_full(made)?;
         let segments = vec![(segment, key)];
-        let swapped = disk::sync_dir(&self.dir).and_then(|()| {
+        let swapped = self.disk.sync_dir(&self.dir).and_then(|()| {
             let bytes = encode_keys(&self.wrap, &disk::random()?, &segments);
-            disk::replace(&keys_path(&self.dir), &bytes)
+            self.disk.replace(&keys_path(&self.dir), &bytes)
         });
-        self.health.guard(swapped)?;
-        (self.segments, self.active, self.log) = (segments, segment, log);
-        self.health.guard(self.sweep().and_then(|()| disk::sync_dir(&self.dir)))?;
+        self.disk.guard(swapped)?;
+        (self.segments, self.active, self.log, self.version) = (segments, segment, log, VERSION);
+        self.disk.guard(self.sweep().and_then(|()| self.disk.sync_dir(&self.dir)))?;
         Ok(links.into_iter().map(|link| Mark { segment, link }).collect())
     }
 
@@ -261,7 +327,7 @@ mod tests {
     }
 
     fn open(dir: &Path) -> (Journal, Vec<Vec<u8>>) {
-        let (journal, contents) = Journal::open(dir, key(), &Arc::default()).unwrap();
+        let (journal, contents) = Journal::open(dir, key(), &Disk::real()).unwrap();
         assert_eq!((contents.damaged, contents.torn_bytes), (0, 0));
         (journal, contents.records.into_iter().map(|(_, payload)| payload).collect())
     }
@@ -272,7 +338,7 @@ mod tests {
 
     /// Contents of all files, to go back to.
     fn copy(from: &Path, to: &Path) {
-        for path in disk::list(from).unwrap() {
+        for (path, _) in Disk::real().list(from).unwrap() {
             std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
         }
     }
@@ -338,7 +404,7 @@ mod tests {
         journal.append(&records(&["a"])).unwrap();
         drop(journal);
         std::fs::remove_file(keys_path(dir.path())).unwrap();
-        let error = Journal::open(dir.path(), key(), &Arc::default()).unwrap_err();
+        let error = Journal::open(dir.path(), key(), &Disk::real()).unwrap_err();
         assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
         assert!(segment_path(dir.path(), 1).exists());
     }
@@ -347,10 +413,10 @@ mod tests {
     fn a_missing_segment_or_a_foreign_key_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         drop(open(dir.path()));
-        let other = Journal::open(dir.path(), Key::new([6; 32]), &Arc::default());
+        let other = Journal::open(dir.path(), Key::new([6; 32]), &Disk::real());
         assert!(matches!(other, Err(StoreError::Damaged { .. })));
         std::fs::remove_file(segment_path(dir.path(), 1)).unwrap();
-        let gone = Journal::open(dir.path(), key(), &Arc::default());
+        let gone = Journal::open(dir.path(), key(), &Disk::real());
         assert!(matches!(gone, Err(StoreError::Damaged { .. })));
     }
 }

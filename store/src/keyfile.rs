@@ -5,14 +5,13 @@
 //! file's permissions are the whole protection, and loose ones are refused.
 
 use crate::StoreError;
-use crate::disk::{self, At};
+use crate::backend::Kind;
+use crate::disk::{self, At, Disk};
 use kith_crypto::aead::{RECORD_NONCE_LEN, TAG_LEN, open_record, seal_record};
 use kith_crypto::codec::{DecodeError, Reader, Writer};
 use kith_crypto::kdf::{Label, derive};
 use kith_crypto::passphrase::{self, Cost};
 use kith_crypto::secret::Key;
-use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -156,50 +155,46 @@ impl Envelope {
 }
 
 /// Draws a store key and writes its file. The name appears only when the contents are durable.
-pub(crate) fn create(dir: &Path, unlock: Unlock<'_>, cost: Cost) -> Result<Key, StoreError> {
+pub(crate) fn create(disk: &Disk, dir: &Path, unlock: Unlock<'_>, cost: Cost) -> Result<Key, StoreError> {
     let path = path(dir);
-    if path.symlink_metadata().is_ok() {
+    if disk.exists(&path) {
         return Err(StoreError::Exists { path });
     }
     let store = Key::new(disk::random()?);
     let envelope = Envelope::seal(&store, unlock, cost, disk::random()?, disk::random()?)?;
     let temp = disk::beside(&path);
-    disk::remove(&temp)?; // of a creation that was killed; the caller holds the store's lock
-    let mut file = disk::create_new(&temp)?;
-    file.write_all(&envelope.encode()).at(&temp)?;
-    disk::settle(&file);
-    file.sync_all().at(&temp)?;
+    disk.remove(&temp)?; // of a creation that was killed; the caller holds the store's lock
+    let file = disk.create_new(&temp)?;
+    file.write_at(0, &envelope.encode()).at(&temp)?;
+    file.settle();
+    file.sync().at(&temp)?;
     // A hard link fails where a rename would replace, so a key file is never overwritten.
-    match std::fs::hard_link(&temp, &path) {
+    match disk.backend().link(&temp, &path) {
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
             return Err(StoreError::Exists { path });
         }
         // File systems without links: the lock is held and the name was free above.
-        Err(_) => std::fs::rename(&temp, &path).at(&path)?,
-        Ok(()) => disk::remove(&temp)?,
+        Err(_) => disk.rename(&temp, &path)?,
+        Ok(()) => disk.remove(&temp)?,
     }
-    disk::sync_dir(dir)?;
+    disk.sync_dir(dir)?;
     Ok(store)
 }
 
-fn load(dir: &Path) -> Result<Envelope, StoreError> {
+fn load(disk: &Disk, dir: &Path) -> Result<Envelope, StoreError> {
     let path = path(dir);
-    let meta = match path.symlink_metadata() {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return Err(StoreError::NoStore { path: dir.to_owned() });
-        }
-        other => other.at(&path)?,
-    };
-    if !meta.is_file() {
-        return Err(StoreError::NotAFile { path });
+    match disk.kind(&path)? {
+        None => return Err(StoreError::NoStore { path: dir.to_owned() }),
+        Some(Kind::File) => {}
+        Some(_) => return Err(StoreError::NotAFile { path }),
     }
     // Opened without following links, and judged by the open file: nobody can swap it in between.
-    let file = disk::open(&path)?;
-    if file.metadata().at(&path)?.permissions().mode() & 0o077 != 0 {
+    let file = disk.open(&path)?;
+    if file.mode().at(&path)? & 0o077 != 0 {
         return Err(StoreError::Permissions { path });
     }
-    let mut bytes = Vec::with_capacity(FILE_LEN + 1);
-    file.take(FILE_LEN as u64 + 1).read_to_end(&mut bytes).at(&path)?;
+    let len = file.len().at(&path)?.min(FILE_LEN as u64 + 1);
+    let bytes = file.read_at(0, len as usize).at(&path)?;
     match Envelope::decode(&bytes) {
         Ok(Ok(envelope)) => Ok(envelope),
         Ok(Err(version)) => Err(StoreError::NewerVersion { path, version }),
@@ -208,19 +203,20 @@ fn load(dir: &Path) -> Result<Envelope, StoreError> {
 }
 
 /// Reads and opens the key file.
-pub(crate) fn open(dir: &Path, unlock: Unlock<'_>) -> Result<Key, StoreError> {
-    load(dir)?.open(unlock, &path(dir))
+pub(crate) fn open(disk: &Disk, dir: &Path, unlock: Unlock<'_>) -> Result<Key, StoreError> {
+    load(disk, dir)?.open(unlock, &path(dir))
 }
 
 /// Whether the key file is under a passphrase.
-pub(crate) fn needs_passphrase(dir: &Path) -> Result<bool, StoreError> {
-    Ok(load(dir)?.cost.is_some())
+pub(crate) fn needs_passphrase(disk: &Disk, dir: &Path) -> Result<bool, StoreError> {
+    Ok(load(disk, dir)?.cost.is_some())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::os::unix::fs::PermissionsExt;
 
     const CHEAP: Cost = Cost { memory_kib: 64, passes: 1 };
 
@@ -251,30 +247,42 @@ mod tests {
     #[test]
     fn each_wrong_way_in_has_its_own_answer() {
         let dir = tempfile::tempdir().unwrap();
-        let made = create(dir.path(), Unlock::Passphrase(b"right"), CHEAP).unwrap();
-        assert_eq!(open(dir.path(), Unlock::Passphrase(b"right")).unwrap(), made);
-        assert!(needs_passphrase(dir.path()).unwrap());
+        let made = create(&Disk::real(), dir.path(), Unlock::Passphrase(b"right"), CHEAP).unwrap();
+        assert_eq!(open(&Disk::real(), dir.path(), Unlock::Passphrase(b"right")).unwrap(), made);
+        assert!(needs_passphrase(&Disk::real(), dir.path()).unwrap());
         assert!(matches!(
-            open(dir.path(), Unlock::Passphrase(b"wrong")),
+            open(&Disk::real(), dir.path(), Unlock::Passphrase(b"wrong")),
             Err(StoreError::WrongPassphrase { .. })
         ));
-        assert!(matches!(open(dir.path(), Unlock::KeyFile), Err(StoreError::PassphraseNeeded)));
-        assert!(matches!(open(dir.path(), Unlock::Passphrase(b"")), Err(StoreError::EmptyPassphrase)));
-        assert!(matches!(create(dir.path(), Unlock::KeyFile, CHEAP), Err(StoreError::Exists { .. })));
+        assert!(matches!(
+            open(&Disk::real(), dir.path(), Unlock::KeyFile),
+            Err(StoreError::PassphraseNeeded)
+        ));
+        assert!(matches!(
+            open(&Disk::real(), dir.path(), Unlock::Passphrase(b"")),
+            Err(StoreError::EmptyPassphrase)
+        ));
+        assert!(matches!(
+            create(&Disk::real(), dir.path(), Unlock::KeyFile, CHEAP),
+            Err(StoreError::Exists { .. })
+        ));
         let plain = tempfile::tempdir().unwrap();
-        create(plain.path(), Unlock::KeyFile, CHEAP).unwrap();
-        assert!(!needs_passphrase(plain.path()).unwrap());
-        assert!(matches!(open(plain.path(), Unlock::Passphrase(b"x")), Err(StoreError::PassphraseNotUsed)));
+        create(&Disk::real(), plain.path(), Unlock::KeyFile, CHEAP).unwrap();
+        assert!(!needs_passphrase(&Disk::real(), plain.path()).unwrap());
+        assert!(matches!(
+            open(&Disk::real(), plain.path(), Unlock::Passphrase(b"x")),
+            Err(StoreError::PassphraseNotUsed)
+        ));
     }
 
     #[test]
     fn loose_permissions_links_and_later_versions_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        create(dir.path(), Unlock::KeyFile, CHEAP).unwrap();
+        create(&Disk::real(), dir.path(), Unlock::KeyFile, CHEAP).unwrap();
         let file = path(dir.path());
         for mode in [0o640, 0o604, 0o620, 0o601] {
             std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
-            let error = open(dir.path(), Unlock::KeyFile).unwrap_err();
+            let error = open(&Disk::real(), dir.path(), Unlock::KeyFile).unwrap_err();
             assert!(error.to_string().contains(&format!("chmod 600 {}", file.display())), "{error}");
         }
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
@@ -282,28 +290,28 @@ mod tests {
         bytes[8] = 2;
         std::fs::write(&file, &bytes).unwrap();
         assert!(matches!(
-            open(dir.path(), Unlock::KeyFile),
+            open(&Disk::real(), dir.path(), Unlock::KeyFile),
             Err(StoreError::NewerVersion { version: 2, .. })
         ));
         let elsewhere = dir.path().join("elsewhere");
         std::fs::rename(&file, &elsewhere).unwrap();
         std::os::unix::fs::symlink(&elsewhere, &file).unwrap();
-        assert!(matches!(open(dir.path(), Unlock::KeyFile), Err(StoreError::NotAFile { .. })));
+        assert!(matches!(open(&Disk::real(), dir.path(), Unlock::KeyFile), Err(StoreError::NotAFile { .. })));
     }
 
     #[test]
     fn every_changed_byte_and_every_cut_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
-        create(dir.path(), Unlock::KeyFile, CHEAP).unwrap();
+        create(&Disk::real(), dir.path(), Unlock::KeyFile, CHEAP).unwrap();
         let file = path(dir.path());
         let bytes = std::fs::read(&file).unwrap();
         for i in 0..bytes.len() {
             let mut bad = bytes.clone();
             bad[i] ^= 1;
             std::fs::write(&file, &bad).unwrap();
-            assert!(open(dir.path(), Unlock::KeyFile).is_err(), "byte {i}");
+            assert!(open(&Disk::real(), dir.path(), Unlock::KeyFile).is_err(), "byte {i}");
             std::fs::write(&file, &bytes[..i]).unwrap();
-            assert!(open(dir.path(), Unlock::KeyFile).is_err(), "cut at {i}");
+            assert!(open(&Disk::real(), dir.path(), Unlock::KeyFile).is_err(), "cut at {i}");
         }
     }
 

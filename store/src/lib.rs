@@ -12,17 +12,20 @@
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
 pub mod archive;
+pub mod backend;
 mod disk;
 mod error;
 mod index;
 mod journal;
 mod keyfile;
+mod ledger;
 mod lock;
 mod log;
 mod object;
 mod open_packs;
 mod opening;
 mod pack;
+mod quota;
 mod store;
 #[cfg(test)]
 mod vectors;
@@ -30,8 +33,10 @@ mod view;
 
 pub use error::StoreError;
 pub use keyfile::Unlock;
-pub use object::ObjectInfo;
+pub use ledger::{Limits, Room, Usage};
+pub use object::{Class, ObjectInfo};
 pub use opening::{Opened, Options};
 pub use pack::{Pack, Publishing};
+pub use quota::{Freed, InUse};
 pub use store::{Stats, Store};
 pub use view::ViewLog;

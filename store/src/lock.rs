@@ -4,7 +4,8 @@
 //! process id inside is for the message only.
 
 use crate::StoreError;
-use crate::disk::{self, At};
+use crate::backend;
+use crate::disk::At;
 use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
 use std::path::Path;
@@ -16,7 +17,7 @@ pub(crate) struct Lock(File);
 impl Lock {
     pub(crate) fn take(dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join("lock");
-        let mut file = disk::open_or_create(&path)?;
+        let mut file = backend::open_or_create(&path).at(&path)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -28,7 +29,7 @@ impl Lock {
         }
         file.set_len(0).at(&path)?;
         writeln!(file, "{}", std::process::id()).at(&path)?;
-        disk::settle(&file);
+        backend::settle(&file);
         Ok(Self(file))
     }
 }

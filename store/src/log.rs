@@ -6,15 +6,13 @@
 //! Which file, which header and which key belong together is the callers' matter.
 
 use crate::StoreError;
-use crate::disk::{self, At, Health};
+use crate::backend::File;
+use crate::disk::{self, At, Disk};
 use kith_crypto::aead::{RECORD_NONCE_LEN, TAG_LEN, open_record, seal_record};
 use kith_crypto::codec::{Reader, Writer};
 use kith_crypto::kdf;
 use kith_crypto::secret::Key;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// Largest payload of one record.
 pub(crate) const MAX_PAYLOAD_LEN: usize = 1 << 20;
@@ -178,11 +176,11 @@ fn next<'a>(seal: &Seal, bytes: &'a [u8], budget: &mut usize) -> Found<'a> {
 #[derive(Debug)]
 pub(crate) struct Log {
     path: PathBuf,
-    file: File,
+    file: Box<dyn File>,
     seal: Seal,
     last: Hash16,
     end: u64,
-    health: Arc<Health>,
+    disk: Disk,
 }
 
 impl Log {
@@ -192,23 +190,25 @@ impl Log {
         header: &[u8],
         seal: Seal,
         payloads: &[Vec<u8>],
-        health: &Arc<Health>,
+        disk: &Disk,
     ) -> Result<(Self, Vec<Hash16>), StoreError> {
-        let file = disk::create_new(path)?;
+        let file = disk.create_new(path)?;
         let (bytes, links) = encode_all(&seal, link(header), payloads, header.to_vec())?;
-        file.write_all_at(&bytes, 0).and_then(|()| file.sync_all()).at(path)?;
+        let written = file.write_at(0, &bytes).and_then(|()| file.sync()).at(path);
+        disk.measured(written, bytes.len() as u64)?;
         let last = links.last().copied().unwrap_or_else(|| link(header));
-        let (path, health) = (path.to_owned(), Arc::clone(health));
-        Ok((Self { path, file, seal, last, end: bytes.len() as u64, health }, links))
+        let (path, disk) = (path.to_owned(), disk.clone());
+        Ok((Self { path, file, seal, last, end: bytes.len() as u64, disk }, links))
     }
 
     /// Reads a whole file; `seal` makes the key from the header.
     pub(crate) fn read(
+        disk: &Disk,
         path: &Path,
         header_len: usize,
         seal: impl FnOnce(&[u8]) -> Result<Seal, StoreError>,
     ) -> Result<(Replay, Seal, Vec<u8>), StoreError> {
-        let bytes = std::fs::read(path).at(path)?;
+        let bytes = disk.read(path)?;
         let header = bytes.get(..header_len);
         let seal = seal(header.ok_or_else(|| StoreError::damaged(path, "its header is cut off"))?)?;
         let replay = replay(&seal, &bytes, header_len);
@@ -221,27 +221,40 @@ impl Log {
         path: &Path,
         header_len: usize,
         seal: impl FnOnce(&[u8]) -> Result<Seal, StoreError>,
-        health: &Arc<Health>,
+        disk: &Disk,
     ) -> Result<(Self, Replay, u64), StoreError> {
-        let (replay, seal, bytes) = Self::read(path, header_len, seal)?;
-        let file = disk::open(path)?;
+        let (replay, seal, bytes) = Self::read(disk, path, header_len, seal)?;
+        let file = disk.open(path)?;
         let torn = bytes.get(replay.end..).unwrap_or_default();
         if !torn.is_empty() {
-            set_aside(path, torn)?;
-            file.set_len(replay.end as u64).and_then(|()| file.sync_all()).at(path)?;
+            match set_aside(disk, path, torn) {
+                // Nothing in it was promised, and a full disk must not keep the store shut.
+                Err(StoreError::Full { .. }) => {}
+                other => other?,
+            }
+            file.set_len(replay.end as u64).and_then(|()| file.sync()).at(path)?;
         }
-        let (path, health) = (path.to_owned(), Arc::clone(health));
-        let log = Self { path, file, seal, last: replay.last, end: replay.end as u64, health };
+        let (path, disk) = (path.to_owned(), disk.clone());
+        let log = Self { path, file, seal, last: replay.last, end: replay.end as u64, disk };
         Ok((log, replay, torn.len() as u64))
     }
 
     /// Appends records with one write and one sync; on return they are durable. Returns their links.
+    /// A full disk ([`StoreError::Full`]) leaves the log as it was, ready for the next attempt.
     pub(crate) fn append(&mut self, payloads: &[Vec<u8>]) -> Result<Vec<Hash16>, StoreError> {
-        self.health.check()?;
+        self.disk.check()?;
         let (bytes, links) = encode_all(&self.seal, self.last, payloads, Vec::new())?;
         let Some(last) = links.last() else { return Ok(links) };
-        let written = self.file.write_all_at(&bytes, self.end).and_then(|()| self.file.sync_data());
-        self.health.guard(written.at(&self.path))?;
+        let written =
+            self.disk.measured(self.file.write_at(self.end, &bytes).at(&self.path), bytes.len() as u64);
+        if matches!(written, Err(StoreError::Full { .. })) {
+            // No sync was tried, so nobody doubts what the disk holds: the part that was written is cut
+            // off. Left there, it might come back as records that were refused.
+            let cut = self.file.set_len(self.end).and_then(|()| self.file.sync()).at(&self.path);
+            self.disk.guard(cut)?;
+            return written.map(|()| links);
+        }
+        self.disk.guard(written.and_then(|()| self.file.sync().at(&self.path)))?;
         self.last = *last;
         self.end += bytes.len() as u64;
         Ok(links)
@@ -255,7 +268,7 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
-        disk::settle(&self.file);
+        self.file.settle();
     }
 }
 
@@ -281,13 +294,13 @@ fn encode_all(
     Ok((w.into_bytes(), links))
 }
 
-fn set_aside(path: &Path, torn: &[u8]) -> Result<(), StoreError> {
+fn set_aside(disk: &Disk, path: &Path, torn: &[u8]) -> Result<(), StoreError> {
     let aside = path.with_extension("torn");
-    let file = disk::open_or_create(&aside)?;
-    let end = file.metadata().at(&aside)?.len();
-    file.write_all_at(torn, end).and_then(|()| file.sync_all()).at(&aside)?;
-    disk::settle(&file);
-    disk::sync_parent(&aside)
+    let file = disk.open_or_create(&aside)?;
+    let end = file.len().at(&aside)?;
+    file.write_at(end, torn).and_then(|()| file.sync()).at(&aside)?;
+    file.settle();
+    disk.sync_parent(&aside)
 }
 
 #[cfg(test)]
@@ -295,7 +308,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const HEADER: &[u8; 17] = b"KITHJRNL\x01\x07\0\0\0\0\0\0\0";
+    const HEADER: &[u8; 17] = b"KITHJRNL\x02\x07\0\0\0\0\0\0\0";
 
     fn seal() -> Seal {
         Seal::new(Key::new([0x44; 32]), b"KITHJRNL", &7_u64.to_le_bytes())
@@ -323,7 +336,7 @@ mod tests {
             &bytes,
             &[
                 (8, "segment header: magic KITHJRNL"),
-                (1, "version 1"),
+                (1, "version 2"),
                 (8, "segment number 7"),
                 (4, "record 1: length of the box, 6 + 16"),
                 (16, "prev: BLAKE3 of the segment header, first 16 bytes"),
@@ -375,32 +388,32 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_write_is_the_last_one() {
+    fn a_full_disk_that_cannot_be_cut_back_ends_writing() {
         let dir = tempfile::tempdir().unwrap();
-        let (path, health) = (dir.path().join("log"), Arc::default());
-        let (mut log, _) = Log::create(&path, HEADER, seal(), &[], &health).unwrap();
+        let (path, disk) = (dir.path().join("log"), Disk::real());
+        let (mut log, _) = Log::create(&path, HEADER, seal(), &[], &disk).unwrap();
         log.append(&[b"kept".to_vec()]).unwrap();
-        let good = std::mem::replace(&mut log.file, File::open("/dev/full").unwrap());
+        let good = std::mem::replace(&mut log.file, crate::backend::full());
         assert!(log.append(&[b"lost".to_vec()]).is_err());
         log.file = good;
         assert!(matches!(log.append(&[b"late".to_vec()]), Err(StoreError::ReadOnly)));
-        let (again, _, _) = Log::read(&path, HEADER.len(), |_| Ok(seal())).unwrap();
+        let (again, _, _) = Log::read(&disk, &path, HEADER.len(), |_| Ok(seal())).unwrap();
         assert_eq!(payloads(&again), [b"kept"]);
     }
 
     #[test]
     fn a_torn_tail_is_set_aside_and_writing_goes_on() {
         let dir = tempfile::tempdir().unwrap();
-        let (path, health) = (dir.path().join("00000007.log"), Arc::default());
+        let (path, disk) = (dir.path().join("00000007.log"), Disk::real());
         let (bytes, starts) = file(&[b"one", b"two"]);
         std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
-        let (mut log, back, torn) = Log::open(&path, HEADER.len(), |_| Ok(seal()), &health).unwrap();
+        let (mut log, back, torn) = Log::open(&path, HEADER.len(), |_| Ok(seal()), &disk).unwrap();
         assert_eq!((back.records.len(), torn), (1, (bytes.len() - 1 - starts[1]) as u64));
         let aside = std::fs::read(dir.path().join("00000007.torn")).unwrap();
         assert_eq!(aside, bytes[starts[1]..bytes.len() - 1]);
         log.append(&[b"three".to_vec(), b"four".to_vec()]).unwrap();
         drop(log);
-        let (_, back, torn) = Log::open(&path, HEADER.len(), |_| Ok(seal()), &health).unwrap();
+        let (_, back, torn) = Log::open(&path, HEADER.len(), |_| Ok(seal()), &disk).unwrap();
         assert_eq!(payloads(&back), [b"one".as_slice(), b"three", b"four"]);
         assert_eq!((back.damaged, torn), (0, 0));
     }

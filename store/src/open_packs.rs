@@ -28,6 +28,12 @@ impl OpenPacks {
         Some(pack)
     }
 
+    /// Whether somebody holds the pack, beside what keeps the last ones open.
+    pub(crate) fn is_held(&self, root: &Root) -> bool {
+        let kept = self.recent.iter().filter(|(other, _)| other == root).count();
+        self.all.get(root).is_some_and(|pack| pack.strong_count() > kept)
+    }
+
     /// Remembers an open pack. What comes back is to be dropped without the lock: it may sync.
     #[must_use]
     pub(crate) fn insert(&mut self, root: Root, pack: &Arc<Pack>) -> Option<(Root, Arc<Pack>)> {

@@ -5,12 +5,13 @@
 //! the open packs follow the journal and can be made again from it. How much may be kept, and for
 //! whom, is decided by the caller.
 
-use crate::disk::{self, Health, hold};
+use crate::backend::{Backend, Held, Real};
+use crate::disk::{self, Disk, hold};
 use crate::index::{self, Index, Unusable};
 use crate::journal::{Contents, Journal, Mark};
 use crate::keyfile;
-use crate::lock::Lock;
-use crate::object::{Entry, ObjectInfo, Row, node_payload};
+use crate::ledger::{Ledger, len_of};
+use crate::object::{Class, Entry, ObjectInfo, Row, day_of, node_payload};
 use crate::open_packs::OpenPacks;
 use crate::opening;
 use crate::pack::format::Header;
@@ -19,7 +20,7 @@ use crate::view::{self, ViewLog};
 use crate::{Opened, Options, StoreError};
 use kith_crypto::content::{BlockId, Geometry, Position, ReadCap, Root, Tree, VerifiedBlock, VerifyCap};
 use kith_crypto::secret::Key;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -27,7 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 /// Everything at rest of one node. Cheap to share by reference between threads.
 #[derive(Debug)]
 pub struct Store {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 /// What the store takes on disk.
@@ -51,14 +52,21 @@ pub struct Stats {
 pub(crate) struct Inner {
     pub(crate) dir: PathBuf,
     pub(crate) key: Key,
-    pub(crate) health: Arc<Health>,
+    pub(crate) disk: Disk,
     pub(crate) journal: Mutex<Journal>,
     pub(crate) journal_bytes: AtomicU64,
     /// Held through each change of what is kept, so that index and journal see them in one order.
     pub(crate) changes: Mutex<()>,
     pub(crate) index: RwLock<Box<dyn Index>>,
     pub(crate) packs: Mutex<OpenPacks>,
-    pub(crate) _lock: Lock,
+    pub(crate) ledger: Mutex<Ledger>,
+    /// Objects that gave way and that the caller was not told about yet.
+    pub(crate) evicted: Mutex<Vec<Root>>,
+    /// Files in `packs/tmp` that publications under way write.
+    pub(crate) temps: Mutex<HashSet<PathBuf>>,
+    /// The journal lost records, so a pack without a row may be the last trace of an object.
+    pub(crate) lost_rows: bool,
+    pub(crate) _lock: Box<dyn Held>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -84,6 +92,11 @@ impl Folded {
         for (mark, payload) in contents.records {
             match Entry::decode(payload) {
                 Ok(Entry::Node(record)) => out.records.push(record),
+                // Rows may be missing since an older journal was migrated.
+                Ok(Entry::Object(Row::Lost(places))) => {
+                    out.mark = Some(mark);
+                    out.damaged = out.damaged.saturating_add(places);
+                }
                 Ok(Entry::Object(row)) => {
                     out.mark = Some(mark);
                     out.apply(row);
@@ -92,6 +105,12 @@ impl Folded {
             }
         }
         out
+    }
+
+    /// A journal with these objects and records and nothing of their past.
+    pub(crate) fn payloads(&self, records: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        let rows = self.objects.values().map(|info| Row::Added(info.clone()).encode());
+        rows.chain(records.iter().map(|record| node_payload(record))).collect()
     }
 
     fn apply(&mut self, row: Row) {
@@ -103,6 +122,12 @@ impl Folded {
                     info.complete = true;
                 }
             }
+            Row::Used(root, day) => {
+                if let Some(info) = self.objects.get_mut(&root) {
+                    info.used_day = day;
+                }
+            }
+            Row::Lost(_) => {}
         }
     }
 }
@@ -127,12 +152,12 @@ impl Inner {
         Ok(temp_dir(&self.dir).join(disk::hex(&disk::random::<16>()?)))
     }
 
-    fn pack_path(&self, root: &Root) -> PathBuf {
+    pub(crate) fn pack_path(&self, root: &Root) -> PathBuf {
         pack::path(&packs_dir(&self.dir), &self.key, root)
     }
 
     /// Asks the index; where it fails, one in memory is made from the journal and asked instead.
-    fn ask<T>(&self, question: impl Fn(&dyn Index) -> Result<T, Unusable>) -> Option<T> {
+    pub(crate) fn ask<T>(&self, question: impl Fn(&dyn Index) -> Result<T, Unusable>) -> Option<T> {
         let answer = {
             let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
             question(index.as_ref())
@@ -157,42 +182,72 @@ impl Inner {
         self.ask(|index| index.object(root)).flatten()
     }
 
-    fn write(&self, payloads: &[Vec<u8>]) -> Result<Vec<Mark>, StoreError> {
+    pub(crate) fn write(&self, payloads: &[Vec<u8>]) -> Result<Vec<Mark>, StoreError> {
         let mut journal = hold(&self.journal);
         let marks = journal.append(payloads)?;
         self.journal_bytes.store(journal.len_bytes(), Ordering::Relaxed);
         Ok(marks)
     }
 
-    /// Appends `row` and the caller's records at once; the index follows. `changes` is held.
-    fn change(&self, row: Row, records: &[Vec<u8>]) -> Result<(), StoreError> {
+    /// Appends the row that turns `before` into `after` and the caller's records at once; index and
+    /// ledger follow. `claimed` bytes were kept free for it. `changes` is held.
+    pub(crate) fn change(
+        &self,
+        row: &Row,
+        before: Option<&ObjectInfo>,
+        after: &ObjectInfo,
+        records: &[Vec<u8>],
+        claimed: u64,
+    ) -> Result<(), StoreError> {
         let payloads: Vec<_> =
             std::iter::once(row.encode()).chain(records.iter().map(|record| node_payload(record))).collect();
         let marks = self.write(&payloads)?;
         // The change is durable, so an index that cannot follow is replaced, not reported.
         let _ = self.ask(|index| {
-            match &row {
-                Row::Added(info) => index.put(info)?,
-                Row::Removed(root) => index.remove(root)?,
-                Row::Complete(root) => {
-                    if let Some(info) = index.object(root)? {
-                        index.put(&ObjectInfo { complete: true, ..info })?;
-                    }
-                }
-            }
+            index.put(after)?;
             marks.first().map_or(Ok(()), |mark| index.set_mark(*mark))
         });
+        hold(&self.ledger).replace(before, Some(after), claimed);
         Ok(())
     }
 
-    /// Takes a finished pack over: name, then journal.
-    pub(crate) fn admit(&self, temp: &Path, info: ObjectInfo, record: &[u8]) -> Result<(), StoreError> {
+    /// Replaces what is known about an object. `changes` is held.
+    pub(crate) fn enter(&self, info: &ObjectInfo) -> Result<(), StoreError> {
+        let before = self.object(&info.root);
+        self.change(&Row::Added(info.clone()), before.as_ref(), info, &[], 0)
+    }
+
+    /// Takes a finished pack over, for which `claimed` bytes are kept free: name, then journal.
+    pub(crate) fn admit(
+        &self,
+        temp: &Path,
+        info: &ObjectInfo,
+        record: &[u8],
+        claimed: u64,
+    ) -> Result<(), StoreError> {
         let _changing = hold(&self.changes);
-        self.health.check()?;
+        self.disk.check()?;
         let forgotten = hold(&self.packs).forget(&info.root);
         drop(forgotten);
-        self.health.guard_unless_full(pack::settle_into(temp, &self.pack_path(&info.root)))?;
-        self.change(Row::Added(info), &[record.to_vec()])
+        let path = self.pack_path(&info.root);
+        self.disk.guard_unless_full(pack::settle_into(&self.disk, temp, &path))?;
+        let before = self.object(&info.root);
+        let row = Row::Added(info.clone());
+        let changed = self.change(&row, before.as_ref(), info, &[record.to_vec()], claimed);
+        self.undo_if_full(changed, before.is_none(), &path)
+    }
+
+    /// A row that found no room is not in the journal, so its new pack goes again.
+    fn undo_if_full<T>(
+        &self,
+        result: Result<T, StoreError>,
+        new: bool,
+        path: &Path,
+    ) -> Result<T, StoreError> {
+        if new && matches!(result, Err(StoreError::Full { .. })) {
+            self.disk.remove(path)?;
+        }
+        result
     }
 
     fn pack(&self, root: &Root) -> Result<Arc<Pack>, StoreError> {
@@ -202,7 +257,7 @@ impl Inner {
         if let Some(pack) = packs.find(root) {
             return Ok(pack);
         }
-        let pack = Pack::open(&self.pack_path(root), &self.key, &info.root, &self.health)?;
+        let pack = Pack::open(&self.pack_path(root), &self.key, &info.root, &self.disk)?;
         let pack = Arc::new(pack);
         let evicted = packs.insert(*root, &pack);
         drop(packs);
@@ -212,33 +267,44 @@ impl Inner {
 
     fn begin_fetch(&self, info: ObjectInfo, root_block: Vec<u8>) -> Result<Arc<Pack>, StoreError> {
         let _changing = hold(&self.changes);
-        self.health.check()?;
+        self.disk.check()?;
         let geometry = Geometry::of(info.data_count).ok_or(StoreError::NotFound)?;
-        let info = match self.object(&info.root) {
+        let before = self.object(&info.root);
+        let info = match &before {
             None => info,
             Some(known) => {
-                let read = known.read.clone().or(info.read);
-                let learned = known.read.is_none() && read.is_some();
-                let info = ObjectInfo { read, ..known };
+                let read = known.read.clone().or_else(|| info.read.clone());
+                // Who fetches for themselves what was kept for others uses it.
+                let class = if known.class == Class::Mirrored { info.class } else { known.class };
+                let used_day = known.used_day.max(info.used_day);
+                let info = ObjectInfo { read, class, used_day, ..known.clone() };
                 match self.pack(&info.root) {
-                    Ok(pack) if learned => {
-                        self.change(Row::Added(info), &[])?;
+                    Ok(pack) => {
+                        if info != *known {
+                            self.change(&Row::Added(info.clone()), Some(known), &info, &[], 0)?;
+                        }
                         return Ok(pack);
                     }
-                    Ok(pack) => return Ok(pack),
                     // The file is lost or useless: start again in its place.
                     Err(StoreError::Damaged { .. }) => ObjectInfo { complete: false, ..info },
                     Err(other) => return Err(other),
                 }
             }
         };
+        let len = len_of(info.data_count);
+        // A lost pack still has its place in the quota; on the disk it needs a new one.
+        let new_bytes = if before.is_some() { 0 } else { len };
+        self.make_room(info.class, new_bytes, Some(len), false)?;
         let header = Header { root: info.root, tree: info.tree.clone(), geometry };
         let (temp, path) = (self.temp_pack()?, self.pack_path(&info.root));
-        let pack = Pack::begin((&temp, &path), &self.key, &header, root_block, &self.health)?;
+        let pack = Pack::begin((&temp, &path), &self.key, &header, root_block, &self.disk)?;
         let pack = Arc::new(pack);
-        let root = info.root;
-        self.change(Row::Added(info), &[])?;
-        let evicted = hold(&self.packs).insert(root, &pack);
+        let changed = self.change(&Row::Added(info.clone()), before.as_ref(), &info, &[], 0);
+        if changed.is_err() {
+            pack.discard();
+        }
+        self.undo_if_full(changed, before.is_none(), &path)?;
+        let evicted = hold(&self.packs).insert(info.root, &pack);
         drop(evicted);
         Ok(pack)
     }
@@ -255,22 +321,32 @@ impl Drop for Inner {
 impl Store {
     /// Whether there is a store in `dir`.
     pub fn exists(dir: &Path) -> bool {
-        keyfile::path(dir).symlink_metadata().is_ok()
+        Disk::real().exists(&keyfile::path(dir))
     }
 
     /// Whether the store in `dir` opens only with a passphrase.
     pub fn needs_passphrase(dir: &Path) -> Result<bool, StoreError> {
-        keyfile::needs_passphrase(dir)
+        keyfile::needs_passphrase(&Disk::real(), dir)
     }
 
     /// Makes a new store. [`StoreError::Exists`] if there is one.
     pub fn create(options: &Options<'_>) -> Result<Opened, StoreError> {
-        opening::create(options)
+        opening::create(Arc::new(Real), options)
+    }
+
+    /// Like [`Store::create`], on another backend.
+    pub fn create_on(backend: Arc<dyn Backend>, options: &Options<'_>) -> Result<Opened, StoreError> {
+        opening::create(backend, options)
     }
 
     /// Opens a store: replays the journal, and tidies up after a kill.
     pub fn open(options: &Options<'_>) -> Result<Opened, StoreError> {
-        opening::open(options)
+        opening::open(Arc::new(Real), options)
+    }
+
+    /// Like [`Store::open`], on another backend.
+    pub fn open_on(backend: Arc<dyn Backend>, options: &Options<'_>) -> Result<Opened, StoreError> {
+        opening::open(backend, options)
     }
 
     pub(crate) fn from_inner(inner: Inner) -> Self {
@@ -291,16 +367,17 @@ impl Store {
         let inner = &self.inner;
         let _changing = hold(&inner.changes);
         let folded = Folded::of(hold(&inner.journal).reread()?);
-        let rows = folded.objects.values().map(|info| Row::Added(info.clone()).encode());
-        let payloads: Vec<_> = rows.chain(live.iter().map(|record| node_payload(record))).collect();
+        let payloads = folded.payloads(live);
         let mut journal = hold(&inner.journal);
         let marks = journal.compact(&payloads)?;
         inner.journal_bytes.store(journal.len_bytes(), Ordering::Relaxed);
         let last_row = folded.objects.len().checked_sub(1).and_then(|i| marks.get(i)).copied();
         let mark = last_row.unwrap_or(journal.start_mark());
+        // A journal of an older version, kept since its migration, holds what was just erased.
+        let erased = journal.forget_older();
         drop(journal);
         let _ = inner.ask(|index| index.set_mark(mark));
-        Ok(())
+        erased
     }
 
     /// What is known about an object.
@@ -318,10 +395,26 @@ impl Store {
         Publishing::begin(Arc::clone(&self.inner))
     }
 
-    /// Starts to keep an object that is fetched from others, or goes on with it. `read` is its read
-    /// key where this node may read it; one that is learned later is remembered too.
+    /// Starts to keep an object that is fetched from others to be watched, or goes on with it. `read`
+    /// is its read key where this node may read it; one that is learned later is remembered too.
+    ///
+    /// The whole length is kept free for it from now on. [`StoreError::NoRoom`] if that cannot be.
     pub fn begin_fetch(
         &self,
+        cap: &VerifyCap,
+        read: Option<&Key>,
+        root_block: &VerifiedBlock,
+        geometry: Geometry,
+        added_unix_s: u64,
+    ) -> Result<Arc<Pack>, StoreError> {
+        self.begin_fetch_as(Class::Cached, cap, read, root_block, geometry, added_unix_s)
+    }
+
+    /// Like [`Store::begin_fetch`], for an object that is kept for another reason. One that is kept
+    /// already keeps its own.
+    pub fn begin_fetch_as(
+        &self,
+        class: Class,
         cap: &VerifyCap,
         read: Option<&Key>,
         root_block: &VerifiedBlock,
@@ -346,10 +439,11 @@ impl Store {
             root: cap.root,
             tree: cap.tree.clone(),
             read: read.cloned(),
-            own: false,
+            class,
             complete: false,
             data_count: geometry.data_count(),
             added_unix_s,
+            used_day: day_of(added_unix_s),
         };
         self.inner.begin_fetch(info, bytes.to_vec())
     }
@@ -370,7 +464,10 @@ impl Store {
         match self.inner.object(root) {
             None => Err(StoreError::NotFound),
             Some(info) if info.complete => Ok(()),
-            Some(_) => self.inner.change(Row::Complete(*root), &[]),
+            Some(info) => {
+                let after = ObjectInfo { complete: true, ..info.clone() };
+                self.inner.change(&Row::Complete(*root), Some(&info), &after, &[], 0)
+            }
         }
     }
 
@@ -378,40 +475,43 @@ impl Store {
     pub fn remove(&self, root: &Root) -> Result<(), StoreError> {
         let _changing = hold(&self.inner.changes);
         self.inner.object(root).ok_or(StoreError::NotFound)?;
-        self.inner.change(Row::Removed(*root), &[])?;
-        let forgotten = hold(&self.inner.packs).forget(root);
-        drop(forgotten);
-        disk::remove(&self.inner.pack_path(root)) // after a kill here the next start does it
+        self.inner.drop_objects(&[*root])
     }
 
     /// The log of a friend's view, with its records. The caller opens each friend's log once.
     pub fn view_log(&self, friend: &[u8; 32]) -> Result<(ViewLog, Vec<Vec<u8>>), StoreError> {
-        ViewLog::open(&views_dir(&self.inner.dir), &self.inner.key, friend, &self.inner.health)
+        ViewLog::open(&views_dir(&self.inner.dir), &self.inner.key, friend, &self.inner.disk)
     }
 
     /// Removes a friend's log; one that is not there is fine.
     pub fn remove_view_log(&self, friend: &[u8; 32]) -> Result<(), StoreError> {
         let path = view::path(&views_dir(&self.inner.dir), &self.inner.key, friend);
-        disk::remove(&path)?;
-        disk::remove(&path.with_extension("torn"))?;
-        disk::sync_parent(&path)
+        let disk = &self.inner.disk;
+        disk.remove(&path)?;
+        disk.remove(&path.with_extension("torn"))?;
+        disk.sync_parent(&path)
     }
 
     /// What the store takes on disk. Looks at every pack, so it is for people, not for loops.
     pub fn stats(&self) -> Stats {
-        let dir = &self.inner.dir;
+        let (dir, disk) = (&self.inner.dir, self.inner.disk.backend());
         Stats {
             objects: self.objects().len() as u64,
-            pack_bytes: disk::used_bytes(&packs_dir(dir)),
+            pack_bytes: disk.used_bytes(&packs_dir(dir)),
             journal_bytes: self.inner.journal_bytes.load(Ordering::Relaxed),
-            view_bytes: disk::used_bytes(&views_dir(dir)),
-            index_bytes: disk::used_bytes(&index_dir(dir)),
-            free_bytes: disk::free_bytes(dir),
+            view_bytes: disk.used_bytes(&views_dir(dir)),
+            index_bytes: disk.used_bytes(&index_dir(dir)),
+            free_bytes: disk.free_bytes(dir),
         }
     }
 
     /// Whether a write failed earlier, so that nothing is written any more.
     pub fn read_only(&self) -> bool {
-        self.inner.health.is_read_only()
+        self.inner.disk.is_read_only()
+    }
+
+    /// What failed when nothing is written any more.
+    pub fn read_only_reason(&self) -> Option<&str> {
+        self.inner.disk.read_only_reason()
     }
 }

@@ -5,13 +5,12 @@
 //! can send again; what its records mean is the caller's matter.
 
 use crate::StoreError;
-use crate::disk::{self, Health};
+use crate::disk::{self, Disk};
 use crate::log::{Log, Seal};
 use kith_crypto::codec::{Reader, Writer};
 use kith_crypto::kdf::{Label, derive};
 use kith_crypto::secret::Key;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 const MAGIC: [u8; 8] = *b"KITHVIEW";
 const VERSION: u8 = 1;
@@ -23,7 +22,7 @@ pub struct ViewLog {
     path: PathBuf,
     owner: Owner,
     log: Log,
-    health: Arc<Health>,
+    disk: Disk,
     damaged: u64,
     torn: u64,
 }
@@ -61,17 +60,17 @@ fn check_header(path: &Path, header: &[u8], owner: &Owner) -> Result<Seal, Store
 }
 
 /// Writes a log with `payloads` beside `path` and puts it in its place: an unfinished one is never seen.
-fn make(path: &Path, owner: &Owner, payloads: &[Vec<u8>], health: &Arc<Health>) -> Result<Log, StoreError> {
+fn make(path: &Path, owner: &Owner, payloads: &[Vec<u8>], disk: &Disk) -> Result<Log, StoreError> {
     let temp = disk::beside(path);
-    disk::remove(&temp)?;
+    disk.remove(&temp)?;
     let salt = disk::random()?;
     let mut header = Writer::new();
     header.raw(&MAGIC).u8(VERSION).raw(&salt);
-    let made = Log::create(&temp, header.as_bytes(), owner.seal(&salt), payloads, health);
-    drop(made.inspect_err(|_| drop(disk::remove(&temp)))?);
-    std::fs::rename(&temp, path).map_err(|e| StoreError::io(path, e))?;
-    disk::sync_parent(path)?;
-    Log::open(path, HEADER_LEN, |h| check_header(path, h, owner), health).map(|(log, _, _)| log)
+    let made = Log::create(&temp, header.as_bytes(), owner.seal(&salt), payloads, disk);
+    drop(made.inspect_err(|_| drop(disk.remove(&temp)))?);
+    disk.rename(&temp, path)?;
+    disk.sync_parent(path)?;
+    Log::open(path, HEADER_LEN, |h| check_header(path, h, owner), disk).map(|(log, _, _)| log)
 }
 
 impl ViewLog {
@@ -80,17 +79,17 @@ impl ViewLog {
         dir: &Path,
         store: &Key,
         friend: &[u8; 32],
-        health: &Arc<Health>,
+        disk: &Disk,
     ) -> Result<(Self, Vec<Vec<u8>>), StoreError> {
         let path = path(dir, store, friend);
         let owner = Owner { store: store.clone(), friend: *friend };
-        if !path.exists() {
-            health.check()?;
-            drop(make(&path, &owner, &[], health)?);
+        if !disk.exists(&path) {
+            disk.check()?;
+            drop(make(&path, &owner, &[], disk)?);
         }
-        let (log, replay, torn) = Log::open(&path, HEADER_LEN, |h| check_header(&path, h, &owner), health)?;
-        let health = Arc::clone(health);
-        let view = Self { path, owner, log, health, damaged: replay.damaged, torn };
+        let (log, replay, torn) = Log::open(&path, HEADER_LEN, |h| check_header(&path, h, &owner), disk)?;
+        let disk = disk.clone();
+        let view = Self { path, owner, log, disk, damaged: replay.damaged, torn };
         Ok((view, replay.records.into_iter().map(|r| r.payload).collect()))
     }
 
@@ -101,9 +100,9 @@ impl ViewLog {
 
     /// Replaces all records by `live`, under a new key. A kill leaves the old log or the new one.
     pub fn rewrite(&mut self, live: &[Vec<u8>]) -> Result<(), StoreError> {
-        self.health.check()?;
-        let made = make(&self.path, &self.owner, live, &self.health);
-        self.log = self.health.guard_unless_full(made)?;
+        self.disk.check()?;
+        let made = make(&self.path, &self.owner, live, &self.disk);
+        self.log = self.disk.guard_unless_full(made)?;
         Ok(())
     }
 
@@ -130,8 +129,8 @@ mod tests {
     #[test]
     fn each_friend_has_a_log_that_can_be_rewritten() {
         let dir = tempfile::tempdir().unwrap();
-        let (store, health) = (Key::new([1; 32]), Arc::default());
-        let open = |friend: u8| ViewLog::open(dir.path(), &store, &[friend; 32], &health).unwrap();
+        let (store, disk) = (Key::new([1; 32]), Disk::real());
+        let open = |friend: u8| ViewLog::open(dir.path(), &store, &[friend; 32], &disk).unwrap();
         let (mut ana, none) = open(1);
         assert!(none.is_empty());
         ana.append(&[b"x".to_vec(), b"y".to_vec()]).unwrap();
@@ -140,18 +139,18 @@ mod tests {
         ana.append(&[b"z".to_vec()]).unwrap();
         drop(ana);
         assert_eq!(open(1).1, [b"y", b"z"]);
-        assert_eq!(disk::list(dir.path()).unwrap().len(), 2);
+        assert_eq!(disk.list(dir.path()).unwrap().len(), 2);
     }
 
     #[test]
     fn a_log_does_not_open_under_another_friends_name() {
         let dir = tempfile::tempdir().unwrap();
-        let (store, health) = (Key::new([1; 32]), Arc::default());
-        let (mut ana, _) = ViewLog::open(dir.path(), &store, &[1; 32], &health).unwrap();
+        let (store, disk) = (Key::new([1; 32]), Disk::real());
+        let (mut ana, _) = ViewLog::open(dir.path(), &store, &[1; 32], &disk).unwrap();
         ana.append(&[b"x".to_vec()]).unwrap();
-        let (other, _) = ViewLog::open(dir.path(), &store, &[2; 32], &health).unwrap();
+        let (other, _) = ViewLog::open(dir.path(), &store, &[2; 32], &disk).unwrap();
         std::fs::copy(&ana.path, &other.path).unwrap();
-        let (view, records) = ViewLog::open(dir.path(), &store, &[2; 32], &health).unwrap();
+        let (view, records) = ViewLog::open(dir.path(), &store, &[2; 32], &disk).unwrap();
         assert!(records.is_empty() && view.torn_bytes() > 0);
     }
 }

@@ -22,7 +22,7 @@ fn a_published_object_is_read_back_through_its_tree() {
     let opened = open(dir.path());
     assert_eq!(opened.records, [b"entry"]);
     let info = opened.store.object(&thing.cap.root).unwrap();
-    assert!(info.own && info.complete && info.read == Some(thing.cap.key.clone()));
+    assert!(info.is_own() && info.complete && info.read == Some(thing.cap.key.clone()));
     assert_eq!((info.data_count, info.added_unix_s), (5, 1_700_000_000));
     let pack = opened.store.pack(&thing.cap.root).unwrap();
     assert_eq!((pack.present(), pack.geometry()), (7, thing.geometry));
@@ -116,7 +116,7 @@ fn an_interrupted_fetch_goes_on_with_what_was_marked() {
     let killed = as_if_killed(dir.path());
     let store = open(killed.path()).store;
     let info = store.object(&thing.cap.root).unwrap();
-    assert!(!info.complete && !info.own && info.added_unix_s == 5);
+    assert!(!info.complete && !info.is_own() && info.added_unix_s == 5);
     let again = thing.begin_fetch(&store);
     assert_eq!(again.present(), 4, "root and three marked blocks");
     assert!(again.has(Position::Data(2)) && !again.has(Position::Data(3)));
@@ -244,7 +244,7 @@ fn a_lost_or_foreign_pack_file_is_refused_and_fetched_anew() {
     let pack = a.begin_fetch(&store);
     assert_eq!(pack.present(), 1);
     let info = store.object(&a.cap.root).unwrap();
-    assert!(info.own && !info.complete && info.read.is_some());
+    assert!(info.is_own() && !info.complete && info.read.is_some());
 }
 
 #[test]

@@ -6,7 +6,7 @@
 //! there is, is decided by the caller.
 
 use super::{ArchiveError, ItemWriter, ObjectItem};
-use crate::{ObjectInfo, Pack, Store, StoreError};
+use crate::{Class, ObjectInfo, Pack, Store, StoreError};
 use kith_crypto::content::{BlockId, FANOUT, Geometry, Position, Root, Tree, VerifyCap};
 use kith_crypto::secret::Key;
 use std::io::Write;
@@ -33,7 +33,7 @@ pub fn block_count(store: &Store, root: &Root) -> u64 {
 
 /// The number of the reason for which an object is kept; see [`ObjectItem::class`].
 pub const fn class_of(info: &ObjectInfo) -> u8 {
-    if info.own { 0 } else { 2 }
+    info.class.number()
 }
 
 /// Appends an object with the blocks that are here. `keys`: with its read key, for a backup; else
@@ -105,6 +105,7 @@ pub struct Importer<'a> {
     store: &'a Store,
     cap: VerifyCap,
     read: Option<Key>,
+    class: Class,
     data_count: u64,
     added_unix_s: u64,
     open: Option<(Tree, Arc<Pack>)>,
@@ -120,7 +121,9 @@ impl<'a> Importer<'a> {
             kith_crypto::content::ReadCap { root: cap.root, key: key.clone() }.verify_cap() == cap
         };
         let read = read.filter(fits);
-        Self { store, cap, read, data_count: object.data_count, added_unix_s, open: None, new: 0 }
+        let class = object.class.and_then(|number| Class::ALL.get(usize::from(number)).copied());
+        let class = class.unwrap_or(Class::Cached);
+        Self { store, cap, read, class, data_count: object.data_count, added_unix_s, open: None, new: 0 }
     }
 
     /// Checks a block and stores it. [`ArchiveError::Block`] if it is not what the tree names.
@@ -154,7 +157,8 @@ impl<'a> Importer<'a> {
         }
         let was_here = block_count(self.store, &self.cap.root) > 0;
         let read = self.read.as_ref();
-        let pack = self.store.begin_fetch(&self.cap, read, &block, geometry, self.added_unix_s)?;
+        let pack =
+            self.store.begin_fetch_as(self.class, &self.cap, read, &block, geometry, self.added_unix_s)?;
         self.new += u64::from(!was_here);
         if !pack.has(Position::Root) {
             pack.write(block)?;

@@ -213,6 +213,11 @@ impl Layout {
     }
 }
 
+/// Bytes of a whole pack.
+pub(crate) const fn pack_len(geometry: Geometry) -> u64 {
+    Layout::of(geometry).map_at(2)
+}
+
 /// Offset of a slot. It does not depend on the number of slots, so that data can be written while
 /// their number is still unknown.
 pub(crate) const fn place_at(slot: u64) -> u64 {

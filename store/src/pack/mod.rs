@@ -12,16 +12,15 @@ mod publish;
 pub use publish::Publishing;
 
 use crate::StoreError;
-use crate::disk::{self, At, Health, hold};
+use crate::backend::File;
+use crate::disk::{self, At, Disk, hold};
 use format::{Bits, Header, HeaderError, Layout, Map, PAGE_LEN, PLACE_LEN, PackKeys, place_at};
 use kith_crypto::aead::BulkKey;
 use kith_crypto::content::{Geometry, Position, Root, VerifiedBlock};
 use kith_crypto::secret::Key;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
 /// Bytes written to a pack before it flushes by itself: what a kill may cost a fetch.
 const FLUSH_EVERY_BYTES: u64 = 64 << 20;
@@ -38,7 +37,7 @@ pub(crate) fn path(packs: &Path, store: &Key, root: &Root) -> PathBuf {
 #[derive(Debug)]
 pub struct Pack {
     path: PathBuf,
-    file: File,
+    file: Box<dyn File>,
     geometry: Geometry,
     layout: Layout,
     cipher: BulkKey,
@@ -48,7 +47,7 @@ pub struct Pack {
     flushed: Mutex<u64>,
     /// The object was removed: its marks need not be saved.
     discarded: AtomicBool,
-    health: Arc<Health>,
+    disk: Disk,
 }
 
 #[derive(Debug)]
@@ -93,21 +92,27 @@ impl Marks {
 
 impl Pack {
     /// Writes a new pack without blocks to `path` and leaves it open. The caller flushes and renames.
-    fn create(path: &Path, store: &Key, header: &Header, health: &Arc<Health>) -> Result<Self, StoreError> {
+    fn create(path: &Path, store: &Key, header: &Header, disk: &Disk) -> Result<Self, StoreError> {
         let keys = PackKeys::new(store, disk::random()?);
-        let file = disk::create_new(path)?;
-        file.write_all_at(&keys.encode_header(&disk::random()?, header), 0).at(path)?;
+        let file = disk.create_new(path)?;
+        let page = keys.encode_header(&disk::random()?, header);
         let map = Map::Partial(Bits::none(header.geometry.total()));
-        Ok(Self::assemble(path, file, header.geometry, keys, (0, map), health))
+        // The copy that the first flush leaves alone is written now: once both have their places, marks
+        // find room on a disk that got full.
+        let layout = Layout::of(header.geometry);
+        let first = keys.encode_map(layout, 0, &disk::random()?, &map);
+        let written = file.write_at(0, &page).and_then(|()| file.write_at(layout.map_at(0), &first)).at(path);
+        disk.measured(written, page.len() as u64 + 2 * first.len() as u64)?;
+        Ok(Self::assemble(path, file, header.geometry, keys, (0, map), disk))
     }
 
     fn assemble(
         path: &Path,
-        file: File,
+        file: Box<dyn File>,
         geometry: Geometry,
         keys: PackKeys,
         (generation, map): (u64, Map),
-        health: &Arc<Health>,
+        disk: &Disk,
     ) -> Self {
         let present = match &map {
             Map::Complete => geometry.total(),
@@ -123,7 +128,7 @@ impl Pack {
             marks: Mutex::new(Marks { map, present, dirty: false, unsynced_bytes: 0 }),
             flushed: Mutex::new(generation),
             discarded: AtomicBool::new(false),
-            health: Arc::clone(health),
+            disk: disk.clone(),
         }
     }
 
@@ -133,28 +138,24 @@ impl Pack {
         store: &Key,
         header: &Header,
         root_block: Vec<u8>,
-        health: &Arc<Health>,
+        disk: &Disk,
     ) -> Result<Self, StoreError> {
-        let made = Self::create(temp, store, header, health).and_then(|mut pack| {
+        let made = Self::create(temp, store, header, disk).and_then(|mut pack| {
             pack.put(Position::Root, root_block)?;
             pack.flush()?;
-            health.guard_unless_full(settle_into(temp, path))?;
+            disk.guard_unless_full(settle_into(disk, temp, path))?;
             pack.path = path.to_owned();
             Ok(pack)
         });
-        made.inspect_err(|_| drop(disk::remove(temp)))
+        made.inspect_err(|_| drop(disk.remove(temp)))
     }
 
     /// Opens the pack of `root` at `path`.
-    pub(crate) fn open(
-        path: &Path,
-        store: &Key,
-        root: &Root,
-        health: &Arc<Health>,
-    ) -> Result<Self, StoreError> {
-        let file = disk::open(path)
+    pub(crate) fn open(path: &Path, store: &Key, root: &Root, disk: &Disk) -> Result<Self, StoreError> {
+        let file = disk
+            .open(path)
             .map_err(|e| if e.is_missing() { StoreError::damaged(path, "it is missing") } else { e })?;
-        let page = read_at(&file, 0, PAGE_LEN).at(path)?;
+        let page = file.read_at(0, PAGE_LEN).at(path)?;
         let (header, keys) = PackKeys::decode_header(store, &page).map_err(|e| match e {
             HeaderError::Newer(version) => StoreError::NewerVersion { path: path.to_owned(), version },
             HeaderError::Damaged => StoreError::damaged(path, "its header fails its check"),
@@ -165,12 +166,12 @@ impl Pack {
         let layout = Layout::of(header.geometry);
         let newest = [0, 1]
             .into_iter()
-            .filter_map(|copy| read_at(&file, layout.map_at(copy), layout.map_len()).ok())
+            .filter_map(|copy| file.read_at(layout.map_at(copy), layout.map_len()).ok())
             .filter_map(|bytes| keys.decode_map(layout, &bytes))
             .max_by_key(|(generation, _)| *generation)
             // Without any map nothing is known to be there, and everything can be fetched again.
             .unwrap_or_else(|| (0, Map::Partial(Bits::none(header.geometry.total()))));
-        Ok(Self::assemble(path, file, header.geometry, keys, newest, health))
+        Ok(Self::assemble(path, file, header.geometry, keys, newest, disk))
     }
 
     /// The object's shape.
@@ -202,7 +203,7 @@ impl Pack {
         if !hold(&self.marks).has(slot) {
             return Err(StoreError::NotFound);
         }
-        let opened = match read_at(&self.file, place_at(slot), PLACE_LEN) {
+        let opened = match self.file.read_at(place_at(slot), PLACE_LEN) {
             Ok(mut bytes) => self.cipher.open_vec(position.nonce(), &[], &mut bytes).is_ok().then_some(bytes),
             // A file that ends early and a sector that cannot be read are damage as well.
             Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => None,
@@ -225,13 +226,13 @@ impl Pack {
 
     fn put(&self, position: Position, mut bytes: Vec<u8>) -> Result<(), StoreError> {
         let slot = self.geometry.slot(position).ok_or(StoreError::Misuse("no such position"))?;
-        self.health.check()?;
+        self.disk.check()?;
         if hold(&self.marks).has(slot) {
             return Ok(());
         }
         self.cipher.seal(position.nonce(), &[], &mut bytes);
-        let written = self.file.write_all_at(&bytes, place_at(slot)).at(&self.path);
-        self.health.guard_unless_full(written)?;
+        let written = self.file.write_at(place_at(slot), &bytes).at(&self.path);
+        self.disk.guard_unless_full(self.disk.measured(written, PLACE_LEN as u64))?;
         let due = {
             let mut marks = hold(&self.marks);
             marks.add(slot);
@@ -254,14 +255,14 @@ impl Pack {
             }
             marks.map.clone()
         };
-        let result = self.health.check().and_then(|()| {
+        let result = self.disk.check().and_then(|()| {
             // First the data; the marks taken above speak only of blocks written before this sync.
-            self.health.guard(self.file.sync_data().at(&self.path))?;
+            self.disk.guard(self.file.sync().at(&self.path))?;
             let next = *generation + 1;
             let bytes = self.keys.encode_map(self.layout, next, &disk::random()?, &map);
-            let written = self.file.write_all_at(&bytes, self.layout.map_at(next % 2)).at(&self.path);
-            self.health.guard_unless_full(written)?; // the other copy still stands
-            self.health.guard(self.file.sync_data().at(&self.path))?;
+            let written = self.file.write_at(self.layout.map_at(next % 2), &bytes).at(&self.path);
+            self.disk.guard_unless_full(written)?; // the other copy still stands
+            self.disk.guard(self.file.sync().at(&self.path))?;
             *generation = next;
             Ok(())
         });
@@ -281,48 +282,34 @@ impl Drop for Pack {
     fn drop(&mut self) {
         if !self.discarded.load(Ordering::Relaxed) {
             let _ = self.flush(); // else the blocks since the last flush are fetched again
-            disk::settle(&self.file);
+            self.file.settle();
         }
     }
-}
-
-/// Exactly `len` bytes at `offset`, read into memory that is not cleared before.
-fn read_at(file: &File, offset: u64, len: usize) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(len);
-    while bytes.len() < len {
-        let at = offset + bytes.len() as u64;
-        match rustix::io::pread(file, rustix::buffer::spare_capacity(&mut bytes), at) {
-            Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(e.into()),
-        }
-    }
-    bytes.truncate(len); // the allocator may have given more room than asked
-    Ok(bytes)
 }
 
 /// Moves a finished, synced file to its place below the packs and makes the name durable.
-pub(crate) fn settle_into(temp: &Path, path: &Path) -> Result<(), StoreError> {
+pub(crate) fn settle_into(disk: &Disk, temp: &Path, path: &Path) -> Result<(), StoreError> {
     if let Some(folder) = path.parent()
-        && !folder.is_dir()
+        && !disk.is_dir(folder)
     {
-        disk::make_dir(folder)?;
-        disk::sync_parent(folder)?;
+        disk.make_dir(folder)?;
+        disk.sync_parent(folder)?;
     }
-    std::fs::rename(temp, path).at(path)?;
-    disk::sync_parent(path)
+    disk.rename(temp, path)?;
+    disk.sync_parent(path)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend;
 
-    fn begin(dir: &Path, health: &Arc<Health>) -> Pack {
+    fn begin(dir: &Path, disk: &Disk) -> Pack {
         let (root, tree) = (Root([1; 32]), Key::new([2; 32]));
         let header = Header { root, tree, geometry: Geometry::SMALLEST };
         let block = vec![3; kith_crypto::content::SEALED_LEN];
         let (temp, path) = (dir.join("temp"), dir.join("ab").join("x.pack"));
-        Pack::begin((&temp, &path), &Key::new([4; 32]), &header, block, health).unwrap()
+        Pack::begin((&temp, &path), &Key::new([4; 32]), &header, block, disk).unwrap()
     }
 
     fn block() -> Vec<u8> {
@@ -331,11 +318,11 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_told_and_does_no_harm() {
-        let (dir, health) = (tempfile::tempdir().unwrap(), Arc::default());
-        let mut pack = begin(dir.path(), &health);
-        let good = std::mem::replace(&mut pack.file, File::options().write(true).open("/dev/full").unwrap());
+        let (dir, disk) = (tempfile::tempdir().unwrap(), Disk::real());
+        let mut pack = begin(dir.path(), &disk);
+        let good = std::mem::replace(&mut pack.file, backend::full());
         assert!(matches!(pack.put(Position::Head, block()), Err(StoreError::Full { .. })));
-        assert!(!pack.has(Position::Head) && !health.is_read_only());
+        assert!(!pack.has(Position::Head) && !disk.is_read_only());
         pack.file = good;
         pack.put(Position::Head, block()).unwrap();
         assert!(pack.read(Position::Head).unwrap() == block());
@@ -343,9 +330,9 @@ mod tests {
 
     #[test]
     fn a_failed_write_makes_the_store_read_only() {
-        let (dir, health) = (tempfile::tempdir().unwrap(), Arc::default());
-        let mut pack = begin(dir.path(), &health);
-        pack.file = File::open(&pack.path).unwrap(); // cannot be written
+        let (dir, disk) = (tempfile::tempdir().unwrap(), Disk::real());
+        let mut pack = begin(dir.path(), &disk);
+        pack.file = backend::unwritable(&pack.path); // cannot be written
         assert!(matches!(pack.put(Position::Head, block()), Err(StoreError::Io { .. })));
         assert!(matches!(pack.put(Position::Head, block()), Err(StoreError::ReadOnly)));
         assert!(pack.read(Position::Root).unwrap() == vec![3; kith_crypto::content::SEALED_LEN]);
@@ -353,12 +340,12 @@ mod tests {
 
     #[test]
     fn marks_never_run_ahead_of_a_failed_flush() {
-        let (dir, health) = (tempfile::tempdir().unwrap(), Arc::default());
-        let mut pack = begin(dir.path(), &health);
+        let (dir, disk) = (tempfile::tempdir().unwrap(), Disk::real());
+        let mut pack = begin(dir.path(), &disk);
         pack.put(Position::Head, block()).unwrap();
-        pack.file = File::open(&pack.path).unwrap();
-        assert!(pack.flush().is_err() && health.is_read_only());
-        let again = Pack::open(&pack.path, &Key::new([4; 32]), &Root([1; 32]), &Arc::default()).unwrap();
+        pack.file = backend::unwritable(&pack.path);
+        assert!(pack.flush().is_err() && disk.is_read_only());
+        let again = Pack::open(&pack.path, &Key::new([4; 32]), &Root([1; 32]), &Disk::real()).unwrap();
         assert!(again.has(Position::Root) && !again.has(Position::Head));
     }
 }

@@ -5,16 +5,16 @@
 //! header, map, sync, rename, sync of the folder, one journal append with the object's row and the
 //! caller's record.
 
-use super::format::{Header, Layout, Map, PackKeys, place_at};
+use super::format::{Header, Layout, Map, PLACE_LEN, PackKeys, pack_len, place_at};
 use crate::StoreError;
+use crate::backend::File;
 use crate::disk::{self, At};
-use crate::object::ObjectInfo;
+use crate::object::{Class, ObjectInfo, day_of};
+use crate::quota::Claim;
 use crate::store::Inner;
 use kith_crypto::aead::BulkKey;
 use kith_crypto::content::{BlockId, Geometry, Position, ReadCap, Root, SEALED_LEN, Sealed};
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -22,13 +22,15 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Publishing {
     inner: Arc<Inner>,
-    file: File,
+    file: Box<dyn File>,
     temp: PathBuf,
     keys: PackKeys,
     cipher: BulkKey,
     data_count: u64,
     tail: Tail,
     root: Option<Root>,
+    /// Room in quota and on the disk, taken as the object grows.
+    claim: Claim,
 }
 
 /// The blocks behind the data, whose places depend on how many data there are.
@@ -42,30 +44,33 @@ const WRONG_ORDER: StoreError = StoreError::Misuse("blocks of a new object come 
 
 impl Publishing {
     pub(crate) fn begin(inner: Arc<Inner>) -> Result<Self, StoreError> {
-        inner.health.check()?;
+        inner.disk.check()?;
         let temp = inner.temp_pack()?;
+        let claim = Claim::begin(Arc::clone(&inner), &temp);
         let keys = PackKeys::new(&inner.key, disk::random()?);
-        let file = disk::create_new(&temp)?;
+        let file = inner.disk.create_new(&temp)?;
         let cipher = BulkKey::new(&keys.blocks);
         let tail = Tail::default();
-        Ok(Self { inner, file, temp, keys, cipher, data_count: 0, tail, root: None })
+        Ok(Self { inner, file, temp, keys, cipher, data_count: 0, tail, root: None, claim })
     }
 
     /// Takes the next block: data in order from 0, then nodes, head and root, each once.
     ///
     /// The block is sealed in its own memory; room for 16 more bytes in it saves a copy.
     pub fn write(&mut self, sealed: Sealed) -> Result<(), StoreError> {
-        self.inner.health.check()?;
+        self.inner.disk.check()?;
         let Sealed { position, mut bytes } = sealed;
         if bytes.len() != SEALED_LEN {
             return Err(StoreError::Misuse("a sealed block has the wrong length"));
         }
         let slot = self.slot(position)?;
+        self.claim.grow(PLACE_LEN as u64)?;
         if position == Position::Root {
             self.root = Some(Root(BlockId::of(&bytes).0));
         }
         self.cipher.seal(position.nonce(), &[], &mut bytes);
-        self.file.write_all_at(&bytes, place_at(slot)).at(&self.temp)
+        let written = self.file.write_at(place_at(slot), &bytes).at(&self.temp);
+        self.inner.disk.measured(written, PLACE_LEN as u64)
     }
 
     /// The place of the next block. No slot is given twice, so no nonce is used twice.
@@ -88,7 +93,7 @@ impl Publishing {
 
     /// Ends the object: on return it and the caller's `record` are durable, both or neither.
     pub fn commit(
-        self,
+        mut self,
         cap: &ReadCap,
         geometry: Geometry,
         added_unix_s: u64,
@@ -98,33 +103,37 @@ impl Publishing {
         if self.tail.geometry != Some(geometry) || !whole || self.root != Some(cap.root) {
             return Err(StoreError::Misuse("the object does not match its capability"));
         }
+        self.claim.grow_to(pack_len(geometry))?;
         let verify = cap.verify_cap();
         let header = Header { root: cap.root, tree: verify.tree.clone(), geometry };
         let layout = Layout::of(geometry);
         let page = self.keys.encode_header(&disk::random()?, &header);
         let map = self.keys.encode_map(layout, 1, &disk::random()?, &Map::Complete);
-        self.file
-            .write_all_at(&page, 0)
-            .and_then(|()| self.file.write_all_at(&map, layout.map_at(1)))
-            .at(&self.temp)?;
-        disk::settle(&self.file);
-        self.inner.health.guard(self.file.sync_all().at(&self.temp))?;
+        let written = self.file.write_at(0, &page).and_then(|()| self.file.write_at(layout.map_at(1), &map));
+        self.inner.disk.measured(written.at(&self.temp), layout.map_len() as u64)?;
+        self.file.settle();
+        self.inner.disk.guard(self.file.sync().at(&self.temp))?;
         let info = ObjectInfo {
             root: cap.root,
             tree: verify.tree,
             read: Some(cap.key.clone()),
-            own: true,
+            class: Class::Own,
             complete: true,
             data_count: geometry.data_count(),
             added_unix_s,
+            used_day: day_of(added_unix_s),
         };
-        self.inner.admit(&self.temp, info, &record)
+        let admitted = self.inner.admit(&self.temp, &info, &record, self.claim.bytes());
+        if admitted.is_ok() {
+            self.claim.became_an_object();
+        }
+        admitted
     }
 }
 
 impl Drop for Publishing {
     fn drop(&mut self) {
         // After a commit the file has another name, and this finds nothing.
-        let _ = disk::remove(&self.temp);
+        let _ = self.inner.disk.remove(&self.temp);
     }
 }

@@ -2,6 +2,8 @@
 //! a kill at this moment would leave it.
 #![allow(dead_code, clippy::unwrap_used)] // each test uses its part; a failure here fails the test
 
+pub(crate) mod faulty;
+
 use kith_crypto::content::{Builder, Geometry, Head, Position, ReadCap, Sealed, Tree, padded_blocks};
 use kith_crypto::passphrase::Cost;
 use kith_crypto::secret::Key;
