@@ -142,6 +142,13 @@ pub(super) async fn receive<W: Write>(
     Err(Failure::new(Exit::NotRunning, "the node ended: nothing was written"))
 }
 
+/// What is left to do where there are friends.
+const NEXT: &str = "\nNo friend's node answers it before the friend agrees, because a thief with your backup would \
+                    look the same. Ask each of them, by another way than kith, to run:\n  \
+                    kith friend verify YOUR-NAME-THERE --restored\n\
+                    Friends you made since the backup need a new invite; those you removed since are back: \
+                    remove them again. `kith doctor` says who is missing.";
+
 /// `kith restore`: needs no node, and makes one.
 pub fn restore(paths: &Paths, args: &cli::Restore, json: bool) -> Result<(), Failure> {
     backup::check_free(paths)?;
@@ -183,13 +190,10 @@ pub fn restore(paths: &Paths, args: &cli::Restore, json: bool) -> Result<(), Fai
         }
     };
     let config = if made.config_kept { "\nconfig.toml was there already and stays as it is." } else { "" };
+    let next = if made.friends.is_empty() { "" } else { NEXT };
     out(&format!(
         "Made the node of {} as it was {}.\nFingerprint {}\n{} friends, {} publications, {} videos.{missing}{config}\n\
-         Start it with `kith up`. No friend's node answers it before the friend agrees, because a thief with \
-         your backup would look the same. Ask each of them, by another way than kith, to run:\n  \
-         kith friend verify YOUR-NAME-THERE --restored\n\
-         The old node must not run any more. Friends you made since the backup need a new invite; those you \
-         removed since are back: remove them again. `kith doctor` says who is missing.",
+         Start it with `kith up`; the old node must not run any more.{next}",
         safe(&made.name),
         moment(made.created_s),
         made.fingerprint,
