@@ -80,6 +80,14 @@ labels! {
     ENTRY_ID = "catalogue entry id";
     /// Delay of a holder or relay per (locator, link).
     TUNNEL_DELAY = "tunnel delay";
+    /// Secret of the bundles from one friend to another, from their pair root.
+    BUNDLE = "bundle";
+    /// Key of one archive file (backup or bundle).
+    ARCHIVE = "archive";
+    /// Tells the right key of an archive from a wrong one.
+    ARCHIVE_CHECK = "archive check";
+    /// Key of an archive's chunks.
+    ARCHIVE_CHUNK = "archive chunk";
     /// Seed of a generator derived from another secret.
     SEED = "seed";
 }

@@ -51,6 +51,11 @@ impl PairRoot {
         kdf::derive(Label::PSK0, &[self.0.expose()])
     }
 
+    /// Secret of the bundles that `sender` makes for `recipient` (their signing keys).
+    pub fn bundle(&self, sender: &[u8; 32], recipient: &[u8; 32]) -> Key {
+        kdf::derive(Label::BUNDLE, &[self.0.expose(), sender, recipient])
+    }
+
     /// Noise PSK of recovery handshakes (decision 9). It never changes, so what it protects is an
     /// exchange of new secrets and nothing else.
     pub fn recovery_psk(&self) -> Key {

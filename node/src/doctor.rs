@@ -67,6 +67,9 @@ pub struct Friend {
     pub other_version: Option<u16>,
     /// Somebody used the invite that made this friend once more.
     pub invite_reused: bool,
+    /// This node was restored from a backup and has made no new keys with this friend since.
+    #[serde(default)]
+    pub restored: bool,
 }
 
 /// Whose keys are the older ones.
@@ -309,8 +312,21 @@ fn friend(friend: &Friend, now: u64) -> Finding {
         let act = format!("compare fingerprints: kith friend verify {quoted}");
         return say(Level::Wrong, "the invite that made this friend was used once more".into(), why, act);
     }
+    if friend.online && friend.out_of_step == Some(OutOfStep::Theirs) {
+        // The one that is on line has the present keys: the other one is older.
+        let what = "somebody else calls with older keys of this friend, who is on line".into();
+        let why = "their node runs twice: they restored a backup beside it, or somebody has a copy of it";
+        let act = "ask them at once; if it is not theirs, they must run `kith id rotate`; allow nothing here"
+            .into();
+        return say(Level::Wrong, what, why, act);
+    }
     if friend.online {
         return say(Level::Fine, "online".into(), "", String::new());
+    }
+    if friend.restored {
+        let why = "the backup does not hold the keys of the last links, so that a thief gets no link with it";
+        let act = "ask them to run, on their side: kith friend verify YOUR-NAME-THERE --restored".into();
+        return say(Level::Wrong, "waits for this friend since you restored a backup".into(), why, act);
     }
     if let Some(version) = friend.other_version {
         let what = format!("their program speaks version {version} of the protocol");
@@ -471,6 +487,16 @@ mod tests {
             |expires| Friend { met: None, invite_expires: Some(expires), ..bo(failed(NoAnswer::TimedOut)) };
         check(&invited(NOW - 1), Level::Wrong, "expired", "kith friend remove Bo");
         check(&invited(NOW + 1), Level::Wrong, "never met; called", "forwards");
+    }
+
+    #[test]
+    fn restores_and_clones_are_told_on_both_sides() {
+        let theirs = Friend { out_of_step: Some(OutOfStep::Theirs), ..bo(None) };
+        check(&theirs, Level::Wrong, "out of step", "kith friend verify Bo --restored");
+        check(&Friend { online: true, ..theirs }, Level::Wrong, "older keys", "kith id rotate");
+        let ours = Friend { restored: true, out_of_step: Some(OutOfStep::Ours), ..bo(None) };
+        check(&ours, Level::Wrong, "since you restored", "friend verify YOUR-NAME-THERE --restored");
+        check(&Friend { online: true, ..ours }, Level::Fine, "online", "");
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! rest in `kith-store`.
 
 pub mod api;
+pub mod backup;
+pub mod bundle;
 pub mod check;
 pub mod cli;
 pub mod client;
@@ -15,11 +17,13 @@ pub mod demo;
 pub mod doctor;
 pub mod driver;
 pub mod exit;
+pub mod frames;
 pub mod heal;
 pub mod journal;
 pub mod limits;
 pub mod logs;
 pub mod media_type;
+pub mod new_file;
 pub mod passphrase;
 pub mod paths;
 pub mod platform;
@@ -109,6 +113,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Up(args) => up(paths, args, cli.json).await,
         Command::Init(args) => init(&paths, &args, cli.json).await,
+        Command::Restore(args) => commands::restore(&paths, &args, cli.json),
         Command::Demo(args) => demo::run(&args).await,
         Command::Paths => commands::paths(&up::paths_json(&paths), cli.json),
         Command::Completions { shell } => commands::completions(shell),
@@ -158,11 +163,14 @@ async fn ask(shell: &Shell, command: Command) -> Result<(), Failure> {
             cli::StoreCommand::Verify(args) => shell.verify_store(&args).await,
             cli::StoreCommand::Reindex => shell.reindex().await,
         },
+        Command::Backup(args) => shell.backup(&args).await,
+        Command::Bundle { command } => shell.bundle(&command).await,
         Command::Net { command } => shell.net(&command).await,
         Command::Config { command } => shell.config(&command).await,
         Command::Doctor { name } => shell.doctor(name.as_deref()).await,
         // Handled before a node is asked.
-        Command::Up(_) | Command::Init(_) | Command::Demo(_) | Command::Paths => Ok(()),
+        Command::Up(_) | Command::Init(_) | Command::Restore(_) => Ok(()),
+        Command::Demo(_) | Command::Paths => Ok(()),
         Command::Completions { .. } | Command::Man { .. } | Command::Version => Ok(()),
     }
 }

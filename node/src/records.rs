@@ -236,6 +236,11 @@ pub enum Record {
     Scrub(Scrub),
     /// So many blocks of an object are damaged here; 0: it is whole again, or gone.
     Damaged(Root, u64),
+    /// This node was restored from a backup at this time (unix seconds), and its owner agrees that the
+    /// friend's node makes new keys with it; 0: that is done.
+    Restored(FriendKey, u64),
+    /// Reads an object whose blocks did not come out of a backup.
+    Known(ReadCap),
 }
 
 /// The round of checks over everything stored.
@@ -438,6 +443,12 @@ impl Record {
             Self::Damaged(root, blocks) => {
                 w.u8(31).raw(&root.0).u64(*blocks);
             }
+            Self::Restored(key, at_s) => {
+                w.u8(40).raw(&key.0).u64(*at_s);
+            }
+            Self::Known(cap) => {
+                w.u8(41).raw(&cap.root.0).raw(cap.key.expose());
+            }
         }
         w.into_bytes()
     }
@@ -568,6 +579,8 @@ impl Record {
                 Self::Scrub(Scrub { started_s, after, found, ended_s, found_before })
             }
             31 => Self::Damaged(Root(r.array()?), r.u64()?),
+            40 => Self::Restored(key(&mut r)?, r.u64()?),
+            41 => Self::Known(ReadCap { root: Root(r.array()?), key: Key::new(r.array()?) }),
             _ => return Ok(None),
         };
         r.finish()?;
@@ -623,6 +636,10 @@ pub struct State {
     pub scrub: Scrub,
     /// Objects with damaged blocks, and how many.
     pub damaged: BTreeMap<Root, u64>,
+    /// Friends with whom this node has made no new keys since it was restored, and when that was.
+    pub restored: BTreeMap<FriendKey, u64>,
+    /// Read keys of objects whose blocks did not come out of a backup.
+    pub known: BTreeMap<Root, Key>,
 }
 
 impl State {
@@ -633,6 +650,7 @@ impl State {
             Record::Friend(friend) => {
                 let key = FriendKey(friend.record.keys.sign);
                 self.gone.remove(&key);
+                self.restored.remove(&key);
                 self.friends.insert(key, *friend);
             }
             Record::FriendRemoved(key) => {
@@ -680,7 +698,11 @@ impl State {
             }
             Record::Removed(root) => {
                 self.publications.remove(&root);
+                self.known.remove(&root);
             }
+            Record::Restored(key, 0) => drop(self.restored.remove(&key)),
+            Record::Restored(key, at_s) => drop(self.restored.insert(key, at_s)),
+            Record::Known(cap) => drop(self.known.insert(cap.root, cap.key)),
             Record::Renamed(name) => {
                 if let Some(me) = &mut self.me {
                     me.name = name;
@@ -748,6 +770,7 @@ impl State {
     fn forget_settings(&mut self, key: FriendKey) {
         self.settings.remove(&key);
         self.met.remove(&key);
+        self.restored.remove(&key);
         self.circles.values_mut().for_each(|circle| {
             circle.members.remove(&key);
         });
@@ -805,6 +828,9 @@ impl State {
         out.extend(self.circles.iter().map(|(id, c)| Record::Circle(*id, c.clone()).encode()));
         out.extend((self.scrub != Scrub::default()).then(|| Record::Scrub(self.scrub).encode()));
         out.extend(self.damaged.iter().map(|(root, blocks)| Record::Damaged(*root, *blocks).encode()));
+        out.extend(self.restored.iter().map(|(key, at_s)| Record::Restored(*key, *at_s).encode()));
+        let known = self.known.iter().map(|(root, key)| ReadCap { root: *root, key: key.clone() });
+        out.extend(known.map(|cap| Record::Known(cap).encode()));
         out
     }
 
@@ -939,6 +965,8 @@ mod tests {
             Record::Damaged(Root([19; 32]), 20),
             Record::Damaged(Root([21; 32]), 22),
             Record::Damaged(Root([21; 32]), 0),
+            Record::Restored(key, 16),
+            Record::Known(ReadCap { root: Root([33; 32]), key: Key::new([34; 32]) }),
         ]
     }
 
@@ -965,6 +993,7 @@ mod tests {
         let friend = again.friends.values().next().unwrap();
         assert_eq!((friend.record.counter_out, friend.record.counter_in), (10, 11));
         assert_eq!(again.publications.len(), 1);
+        assert_eq!((again.restored.len(), again.known.len()), (1, 1));
         assert!(again.publications.values().all(|p| p.audience.is_none()));
         assert_eq!(again.free_name("Bob"), "Bob 2");
         assert_eq!((friend.verified_s, friend.rotated_s, friend.record.own_keys), (Some(48), Some(47), 1));

@@ -25,6 +25,10 @@ const SAVE_TRAFFIC_EVERY: Duration = Duration::from_secs(60);
 /// Objects that search sees in one turn of the driver: about a millisecond of work.
 const INDEX_PER_TURN: usize = 100;
 const DAY_S: u64 = 86_400;
+/// The core's permission for restored friendships is renewed this often; it lasts a day.
+const RESTORED_AGAIN: Duration = Duration::from_secs(23 * 3600);
+/// And for so long after a restore.
+const RESTORED_FOR_S: u64 = 30 * DAY_S;
 /// Secrets that changed are erased from the journal at least this often.
 const ERASE_EVERY: Duration = Duration::from_secs(7 * 24 * 3600);
 /// And sooner when so many records hold secrets of the past.
@@ -198,6 +202,8 @@ pub struct Service {
     rewrite_waiters: Vec<oneshot::Sender<Result<(), String>>>,
     /// A check of everything stored is under way, asked for by the owner.
     checking: Arc<AtomicUsize>,
+    /// When restored friendships are permitted again.
+    restored_next: Duration,
 }
 
 impl Service {
@@ -235,6 +241,7 @@ impl Service {
             heal,
             rewrite_waiters: Vec::new(),
             checking: Arc::default(),
+            restored_next: Duration::ZERO,
         }
     }
 
@@ -413,6 +420,9 @@ impl Service {
             Event::Up(friend) => {
                 self.note_met(now, friend);
                 self.heal.somebody_came(now);
+                if self.state.restored.contains_key(&friend) {
+                    self.unsaved.push(Record::Restored(friend, 0));
+                }
                 let (ready, rest) =
                     std::mem::take(&mut self.up_waiters).into_iter().partition(|w| w.0 == friend);
                 self.up_waiters = rest;
@@ -561,7 +571,7 @@ impl Service {
             return Err(Failure::new(Exit::Usage, what));
         }
         let stored = self.store.objects();
-        let own = self.state.publications.keys().copied();
+        let own = self.state.publications.keys().chain(self.state.known.keys()).copied();
         let all = core.listed().chain(own).chain(stored.iter().map(|o| o.root));
         let mut matching: Vec<Root> = all.filter(|root| begins_with(root, &text)).collect();
         matching.sort_unstable();
@@ -576,6 +586,7 @@ impl Service {
     fn is_known(&self, core: &Core, root: &Root) -> bool {
         core.listing(root).is_some()
             || self.state.publications.contains_key(root)
+            || self.state.known.contains_key(root)
             || self.store.object(root).is_some()
     }
 
@@ -586,6 +597,9 @@ impl Service {
         }
         if let Some(listing) = core.listing(root) {
             return Ok(listing.entry.cap);
+        }
+        if let Some(key) = self.state.known.get(root) {
+            return Ok(ReadCap { root: *root, key: key.clone() });
         }
         match self.store.object(root) {
             Some(object) => match object.read {
@@ -835,6 +849,7 @@ impl Service {
         if now.at >= self.next_save {
             self.next_save = now.at + SAVE_TRAFFIC_EVERY;
             self.save_traffic(core, storage);
+            self.allow_restored(now, core);
             self.erase(now, storage);
         } else if self.erase_now {
             self.erase(now, storage);
@@ -849,6 +864,19 @@ impl Service {
                 core.release(&root);
                 storage.block(Block::Drop(root));
             }
+        }
+    }
+
+    /// After a restore this owner has agreed to new keys with every friend: the core, whose permission
+    /// lasts a day, is told again before it ends, for a month.
+    pub fn allow_restored(&mut self, now: Now, core: &mut Core) {
+        if now.at < self.restored_next {
+            return;
+        }
+        self.restored_next = now.at + RESTORED_AGAIN;
+        let waiting = self.state.restored.iter().filter(|(_, at)| now.unix_s() < **at + RESTORED_FOR_S);
+        for (key, _) in waiting {
+            core.allow_restored(now, *key);
         }
     }
 

@@ -62,7 +62,7 @@ pub fn unix_now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
-fn options<'a>(dir: &'a Path, passphrase: Option<&'a [u8]>) -> Options<'a> {
+pub(crate) fn options<'a>(dir: &'a Path, passphrase: Option<&'a [u8]>) -> Options<'a> {
     let unlock = passphrase.map_or(Unlock::KeyFile, Unlock::Passphrase);
     Options { dir, unlock, cost: Cost::RECOMMENDED }
 }
@@ -246,7 +246,7 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
 
     let clock = Clock::start();
     let now = clock.now();
-    let (core, views) = core(&config, &store, &mut state, offered, &bound, now)?;
+    let (mut core, views) = core(&config, &store, &mut state, offered, &bound, now)?;
     let storage = Storage::start(store.clone(), views)?;
     let (commands, command_receiver) = mpsc::channel(64);
     let tasks = Tasks::default();
@@ -293,7 +293,8 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
     }
     tasks.spawn("streams", serve_tcp(web, streams.router(), tasks.clone()));
     // Search is filled by the driver's turns, or by whoever searches first.
-    let service = Service::new(state, store, damaged);
+    let mut service = Service::new(state, store, damaged);
+    service.allow_restored(now, &mut core);
     let driver = Driver::new(core, clock, storage, service, command_receiver, listeners);
     let driving = tokio::spawn(driver.run());
     let socket_path = paths.socket.clone();

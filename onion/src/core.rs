@@ -283,6 +283,8 @@ pub(crate) struct Friend {
     out_of_step: Option<OutOfStep>,
     other_version: Option<u16>,
     restored_until: Option<Duration>,
+    /// Highest counter of a recovery call that was accepted under that permission.
+    recovery_counter: u64,
     /// Handshakes with own link keys that the friend may know already.
     candidates: Vec<rotation::Candidate>,
     /// The friend's new link keys are being stored: the own ones wait.
@@ -548,6 +550,7 @@ impl Core {
             out_of_step: None,
             other_version: None,
             restored_until: None,
+            recovery_counter: 0,
             candidates,
             taking_keys: false,
             storing_own_keys: false,

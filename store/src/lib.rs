@@ -12,6 +12,7 @@
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
 mod adopt;
+pub mod archive;
 pub mod backend;
 mod disk;
 mod error;

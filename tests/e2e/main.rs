@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod audience;
+mod backup;
 mod cli;
 mod faults;
 mod flood;

@@ -147,6 +147,66 @@ fn a_restored_backup_loses_step_and_comes_back_when_both_owners_say_so() {
     });
 }
 
+/// What `kith restore` makes of a backup that is a month old: friendships without the keys of their last
+/// links, counters of the past, and its owner's word for every friend.
+#[test]
+fn a_backup_of_thirty_days_comes_back_when_the_friend_agrees() {
+    seeds::run("a_backup_of_thirty_days", 4, |seed| {
+        let mut world = slow_pair(seed);
+        world.link(0, 1);
+        let (lost, other) = if seed % 2 == 0 { (0, 1) } else { (1, 0) };
+        let (lost_key, other_key) = (world.nodes[lost].key(), world.nodes[other].key());
+        world.nodes[lost].journal.sync_all();
+        let mut backup = world.nodes[lost].journal.friends.clone();
+        backup.values_mut().for_each(|f| f.ratchet = Ratchet::initial(&f.root));
+        // They meet for an hour a day, and the ratchet turns on most of them.
+        for _ in 0..30 {
+            world.crash(other);
+            world.run(23 * HOUR);
+            world.start(other);
+            world.run(HOUR);
+        }
+        let before = generation(&mut world, other, lost);
+        assert!(before >= 10, "{before} generations in 30 days");
+
+        world.crash(lost);
+        world.nodes[lost].journal.friends = backup;
+        let now_ms = world.time(lost).unix_ms;
+        if seed >= 2 {
+            // The lost node called a moment ago. The new machine's clock is behind all that it ever
+            // said, and nobody can call it.
+            world.nodes[other].journal.sync_all();
+            world.crash(other);
+            let friend = world.nodes[other].journal.friends.get_mut(&lost_key).unwrap();
+            friend.counter_in = now_ms;
+            friend.addrs.clear();
+            world.start(other);
+            world.nodes[lost].clock_ms -= 40 * DAY_MS;
+        }
+        let used = world.nodes[other].journal.friends[&lost_key].counter_in;
+        world.start(lost);
+        world.act(lost, |core, now| core.allow_restored(now, other_key));
+        world.run(10 * MINUTE);
+        assert!(!world.linked(0, 1), "the control: the friend's owner was not asked");
+        if seed < 2 {
+            assert!(world.nodes[other].out_of_step.contains(&(lost_key, OutOfStep::TheyAreBehind)));
+        }
+        world.act(other, |core, now| core.allow_restored(now, lost_key));
+        assert!(world.run_until(30 * MINUTE, |w| w.linked(0, 1)), "the friend agrees");
+        world.run(MINUTE);
+        let after = (generation(&mut world, 0, 1), generation(&mut world, 1, 0));
+        assert!(world.linked(0, 1) && after.0 == after.1 && after.0 > before, "{after:?} after {before}");
+        assert!(world.nodes[lost].journal.friends[&other_key].counter_out >= used, "counters go on");
+        // And it holds: the next links need nobody's word.
+        for node in [lost, other] {
+            world.nodes[node].journal.sync_all();
+            world.crash(node);
+            world.start(node);
+        }
+        assert!(world.run_until(10 * MINUTE, |w| w.linked(0, 1)));
+    });
+}
+
 #[test]
 fn a_recovery_survives_faults() {
     seeds::run("a_recovery_survives_faults", 30, |seed| {

@@ -57,7 +57,10 @@ async fn follow(
     to: &mpsc::Sender<Bytes>,
 ) -> Result<Value, Failure> {
     let (cap, status) = match wanted {
-        Wanted::Local(cap) => (cap, None),
+        Wanted::Local(cap) => {
+            super::bundle::learn(api, &cap).await;
+            (cap, None)
+        }
         Wanted::Fetching(cap, handle) => {
             let mut receiver = handle.status.clone();
             let mut told = None::<Instant>;

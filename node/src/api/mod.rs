@@ -3,6 +3,8 @@
 //!
 //! The socket is 0600, so whoever can connect is the node's owner.
 
+mod backup;
+mod bundle;
 mod circles;
 mod fetch;
 mod friends;
@@ -12,6 +14,7 @@ mod search;
 mod store;
 mod videos;
 
+pub use backup::done_json as backup_json;
 pub use store::title_of;
 pub use videos::{PUBLISH_HEADER, entry_of};
 
@@ -120,6 +123,8 @@ impl Api {
             .merge(search::routes())
             .merge(fetch::routes())
             .merge(store::routes())
+            .merge(backup::routes())
+            .merge(bundle::routes())
             .fallback(|| async { ApiError(Failure::new(Exit::NotFound, "there is no such request")) })
             .with_state(self)
     }

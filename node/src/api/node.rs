@@ -260,6 +260,7 @@ fn doctor_friends(cx: &Context<'_>) -> Vec<doctor::Friend> {
             addresses: addresses(&friend.record.addrs),
             last_dial: cx.service.last_dial(*key).cloned(),
             out_of_step,
+            restored: state.restored.contains_key(key),
             other_version: reach.and_then(|r| r.other_version),
             // Comparing fingerprints settles it.
             invite_reused: friend.verified_s.is_none() && cx.service.invite_reused(*key),

@@ -144,14 +144,19 @@ async fn remove_video(State(api): State<Api>, Path(id): Path<String>) -> Answer 
             let root = match own(cx, &id) {
                 Err(e) if e.exit == Exit::Refused => {
                     let (root, _) = cx.service.resolve(cx.core, &id)?;
-                    cx.service.store().object(&root).ok_or(e)?;
+                    if cx.service.store().object(&root).is_none()
+                        && !cx.service.state().known.contains_key(&root)
+                    {
+                        return Err(e);
+                    }
                     root
                 }
                 other => other?,
             };
             cx.service.end_fetches_of(cx.now, cx.core, cx.storage, root);
-            let published = cx.service.state().publications.contains_key(&root);
-            let stored = cx.store(if published { vec![Record::Removed(root)] } else { Vec::new() });
+            let state = cx.service.state();
+            let recorded = state.publications.contains_key(&root) || state.known.contains_key(&root);
+            let stored = cx.store(if recorded { vec![Record::Removed(root)] } else { Vec::new() });
             cx.core.withdraw(cx.now, root);
             cx.core.release(&root);
             Ok((root, stored))
@@ -166,7 +171,11 @@ async fn remove_video(State(api): State<Api>, Path(id): Path<String>) -> Answer 
     };
     let store = api.store.clone();
     let removed = tokio::task::spawn_blocking(move || store.remove(&root)).await;
-    removed.map_err(|_| bug())?.map_err(Failure::from)?;
+    match removed.map_err(|_| bug())? {
+        // Its blocks did not come out of a backup.
+        Err(kith_store::StoreError::NotFound) => {}
+        other => other.map_err(Failure::from)?,
+    }
     if let Some((why, done)) = waits {
         api.call(|cx| {
             cx.storage.log(crate::storage::Log::Retry);

@@ -1,9 +1,11 @@
 //! The command line's grammar. Names and flags are a contract with scripts: `docs/commands.md`.
 
 mod friends;
+mod keep;
 mod operator;
 
 pub use friends::{Circle, Friend, Trust};
+pub use keep::{Backup, Bundle, Restore};
 pub use operator::{Config, Kind, Limits, Net, Off, Schedule};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -78,6 +80,16 @@ pub enum Command {
         /// What to do
         #[command(subcommand)]
         command: StoreCommand,
+    },
+    /// Write all that cannot be made again into one sealed file
+    Backup(Backup),
+    /// Make a node from a backup
+    Restore(Restore),
+    /// Carry videos to a friend on a stick
+    Bundle {
+        /// What to do
+        #[command(subcommand)]
+        command: Bundle,
     },
     /// Limits of speed
     Net {

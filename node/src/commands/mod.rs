@@ -1,6 +1,8 @@
 //! What each command does: ask the node, show the answer. No state, no protocol.
 
 mod about;
+mod backup;
+mod bundle;
 mod circles;
 mod config;
 mod doctor;
@@ -14,6 +16,7 @@ mod store;
 mod videos;
 
 pub use about::{completions, man, version};
+pub use backup::restore;
 pub use config::value_json;
 pub use node::paths;
 pub use rekey::rekey;

@@ -311,7 +311,7 @@ impl Core {
                 };
                 match recognised.input(me, bytes, &mut self.rng) {
                     // Checked again: another connection may have been accepted since.
-                    Ok(Ok(verified)) => self.store_then_answer(id, verified),
+                    Ok(Ok(verified)) => self.store_then_answer(now, id, verified),
                     Ok(Err(recognised)) => Some(Stage::Recognised(Box::new(recognised))),
                     Err(_) => Some(Stage::Draining),
                 }
@@ -386,7 +386,7 @@ impl Core {
             Who::Friend(key) => key,
         };
         let friend = self.friends.get_mut(&key)?;
-        if recognised.counter() <= friend.record.counter_in {
+        if recognised.counter() <= friend.counter_floor(now, recognised.mode()) {
             self.replays += 1;
             return None;
         }
@@ -420,16 +420,21 @@ impl Core {
         secret.map(|secret| recognised.admit(secret))
     }
 
-    fn store_then_answer(&mut self, id: ConnId, verified: Verified) -> Option<Stage> {
+    fn store_then_answer(&mut self, now: Now, id: ConnId, verified: Verified) -> Option<Stage> {
         let changes = match verified.who() {
             Who::Friend(key) => {
                 let friend = self.friends.get_mut(&key)?;
-                if verified.counter() <= friend.record.counter_in {
+                if verified.counter() <= friend.counter_floor(now, verified.mode()) {
                     self.replays += 1;
                     return Some(Stage::Draining);
                 }
-                friend.record.counter_in = verified.counter();
-                let mut changes = vec![Change::CounterIn(key, verified.counter())];
+                if verified.mode() == Mode::Recovery {
+                    friend.recovery_counter = verified.counter();
+                }
+                // Above all that came before, also after a recovery call from a clock that runs behind.
+                let highest = verified.counter().max(friend.record.counter_in.saturating_add(1));
+                friend.record.counter_in = highest;
+                let mut changes = vec![Change::CounterIn(key, highest)];
                 // The call proves what the friend has; that is durable before it learns that we know.
                 if let Mode::Generation(n) = verified.mode()
                     && friend.record.ratchet.confirm(n)

@@ -227,6 +227,9 @@ impl Core {
     /// is answered, and tried, for a day (decision 9).
     pub fn allow_restored(&mut self, now: Now, key: FriendKey) -> bool {
         let Some(friend) = self.friends.get_mut(&key) else { return false };
+        if !friend.may_recover(now) {
+            friend.recovery_counter = 0;
+        }
         friend.restored_until = Some(now.at + RESTORED_FOR);
         (friend.dialling.silent_calls, friend.out_of_step) = (0, None);
         if !friend.is_linked() {
@@ -264,5 +267,15 @@ impl Friend {
 
     pub(super) fn may_recover(&self, now: Now) -> bool {
         self.restored_until.is_some_and(|until| now.at < until)
+    }
+
+    /// The counter that a call must exceed. A restored node may have a clock that runs behind that of
+    /// the lost one, so while its owner's word holds, its recovery calls are counted on their own.
+    pub(super) fn counter_floor(&self, now: Now, mode: Mode) -> u64 {
+        if mode == Mode::Recovery && self.may_recover(now) {
+            self.recovery_counter
+        } else {
+            self.record.counter_in
+        }
     }
 }
