@@ -430,7 +430,11 @@ impl Log {
             return Ok(());
         }
         let (bytes, last) = encode_proof(&self.seal, self.last)?;
-        self.file.write_at(self.end, &bytes).and_then(|()| self.file.sync()).at(&self.path)?;
+        let written = self.file.write_at(self.end, &bytes).and_then(|()| self.file.sync());
+        if written.is_err() {
+            let _ = self.file.set_len(self.end); // else a part of it, on a full disk say, is a torn tail
+        }
+        written.at(&self.path)?;
         (self.last, self.proven) = (last, true);
         self.end += bytes.len() as u64;
         Ok(())
