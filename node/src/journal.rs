@@ -94,6 +94,8 @@ struct Journal<'a> {
     others: VecDeque<Log>,
     waiting_bytes: usize,
     full: Option<Full>,
+    /// A view log could not be opened for want of descriptors: what is for it waits as well.
+    no_descriptors: bool,
     /// Records were let go since the disk is full.
     shed: bool,
     /// Friends whose view logs went for the same reason; they are fetched anew after a restart.
@@ -117,14 +119,15 @@ pub fn log_thread(
         others: VecDeque::new(),
         waiting_bytes: 0,
         full: None,
+        no_descriptors: false,
         shed: false,
         shed_views: HashSet::new(),
         failed: None,
     };
     loop {
         let first = match &journal.full {
-            None => requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(_) => requests.recv_timeout(RETRY_EVERY),
+            None if !journal.no_descriptors => requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            _ => requests.recv_timeout(RETRY_EVERY),
         };
         match first {
             Ok(first) => journal.take(first, requests),
@@ -182,6 +185,7 @@ impl Journal<'_> {
 
     /// Writes what waits, until the disk is full.
     fn work(&mut self) {
+        self.no_descriptors = false;
         while !self.records.is_empty() {
             if !self.append() {
                 return;
@@ -192,10 +196,18 @@ impl Journal<'_> {
                 Some(request) => request,
                 None => continue,
             };
-            if let Err(e @ StoreError::Full { .. }) = self.view(&request) {
-                self.others.push_front(request);
-                self.met_full(e);
-                return;
+            match self.view(&request) {
+                Err(e @ StoreError::Full { .. }) => {
+                    self.others.push_front(request);
+                    self.met_full(e);
+                    return;
+                }
+                Err(StoreError::NoDescriptors { .. }) => {
+                    self.others.push_front(request);
+                    self.no_descriptors = true;
+                    return;
+                }
+                _ => {}
             }
             self.waiting_bytes = self.waiting_bytes.saturating_sub(other_bytes(&request));
         }
@@ -299,7 +311,7 @@ impl Journal<'_> {
             _ => Ok(()),
         };
         if let Err(e) = &result
-            && !matches!(e, StoreError::Full { .. })
+            && !matches!(e, StoreError::Full { .. } | StoreError::NoDescriptors { .. })
         {
             tracing::warn!("a friend's view could not be stored: {e}");
         }

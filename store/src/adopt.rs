@@ -6,7 +6,7 @@
 //! was removed or never finished, and goes. See `docs/decisions/0037-packs-without-rows.md`.
 
 use crate::disk::hold;
-use crate::object::{Class, ObjectInfo};
+use crate::object::{Class, ObjectInfo, day_of};
 use crate::pack::Pack;
 use crate::pack::format::{PAGE_LEN, PackKeys};
 use crate::store::{Folded, Inner, packs_dir, temp_dir};
@@ -81,8 +81,8 @@ impl Inner {
             }
             for (path, _) in self.disk.list(&folder)?.iter().filter(|(path, _)| !named.contains(path)) {
                 if let Some(info) = self.describe(path, claim) {
-                    found.push(info.root);
                     self.enter(&info)?;
+                    found.push(info.root);
                 }
             }
         }
@@ -99,12 +99,14 @@ impl Inner {
         let pack = Pack::open(path, &self.key, &header.root, &self.disk).ok()?;
         let claim = claim(&header.root);
         let (read, added_unix_s) = claim.map_or((None, 0), |(key, added)| (Some(key), added));
+        // Why another one was kept is lost: it does not give way before its owner says so.
+        let class = if read.is_some() { Class::Own } else { Class::Pinned };
         Some(ObjectInfo {
             root: header.root,
             tree: header.tree,
-            class: if read.is_some() { Class::Own } else { Class::Cached },
-            used_day: 0,
             read,
+            class,
+            used_day: day_of(added_unix_s),
             complete: pack.is_complete(),
             data_count: header.geometry.data_count(),
             added_unix_s,

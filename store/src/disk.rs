@@ -59,9 +59,12 @@ impl Disk {
         if self.is_read_only() { Err(StoreError::ReadOnly) } else { Ok(()) }
     }
 
-    /// Passes `result` on; an error makes the store read-only.
+    /// Passes `result` on; an error makes the store read-only. A file that could not be opened for want
+    /// of descriptors is none: the disk was not asked.
     pub(crate) fn guard<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
-        if let Err(e) = &result {
+        if let Err(e) = &result
+            && !matches!(e, StoreError::NoDescriptors { .. })
+        {
             // The first reason stands; what fails later follows from it.
             let _ = self.read_only.set(e.to_string());
         }
@@ -78,7 +81,7 @@ impl Disk {
     pub(crate) fn measured<T>(&self, result: Result<T, StoreError>, bytes: u64) -> Result<T, StoreError> {
         result.map_err(|e| match e {
             StoreError::Full { path, .. } => {
-                let available = path.parent().map_or(0, |dir| self.backend.free_bytes(dir));
+                let available = path.parent().map_or(0, |dir| self.backend.free_bytes(dir).unwrap_or(0));
                 StoreError::Full { path, needed: bytes, available }
             }
             other => other,
@@ -98,7 +101,9 @@ impl Disk {
     /// Makes the names inside a folder durable. A failure ends writing, even on a full disk: a second
     /// attempt would prove nothing, and what comes later may stand under these names.
     pub(crate) fn sync_dir(&self, path: &Path) -> Result<(), StoreError> {
-        self.guard(self.backend.sync_dir(path).at(path))
+        // What was not tried, for whatever reason, is not durable either.
+        let synced = self.backend.sync_dir(path);
+        self.guard(synced.map_err(|source| StoreError::Io { path: path.to_owned(), source }))
     }
 
     /// Makes the name of `path` durable.

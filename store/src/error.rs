@@ -91,6 +91,11 @@ pub enum StoreError {
     NotFound,
     /// The caller broke a rule of this crate.
     Misuse(&'static str),
+    /// No more files can be open at the same time. Nothing was done, and nothing is doubted.
+    NoDescriptors {
+        /// The file that could not be opened.
+        path: PathBuf,
+    },
     /// The operating system refused.
     Io {
         /// The file or folder.
@@ -103,6 +108,10 @@ pub enum StoreError {
 impl StoreError {
     /// Sorts an answer of the operating system about `path`.
     pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
+        use rustix::io::Errno;
+        if [Errno::MFILE, Errno::NFILE].map(|e| Some(e.raw_os_error())).contains(&source.raw_os_error()) {
+            return Self::NoDescriptors { path: path.to_owned() };
+        }
         match source.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
                 Self::Full { path: path.to_owned(), needed: 0, available: 0 }
@@ -213,6 +222,11 @@ impl std::fmt::Display for StoreError {
             }
             Self::NotFound => f.write_str("the store does not hold this: fetch it first"),
             Self::Misuse(what) => write!(f, "wrong use of the store ({what}): please report it"),
+            Self::NoDescriptors { path } => write!(
+                f,
+                "too many files are open to use {}: try again later, or raise the limit (ulimit -n)",
+                path.display()
+            ),
             Self::Io { path, source } => {
                 write!(f, "cannot use {}: {source}", path.display())
             }

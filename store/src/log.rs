@@ -188,6 +188,9 @@ impl Replay {
     }
 }
 
+/// Place and payload of a record, and its link.
+type Opened = ((Place, Vec<u8>), Hash16);
+
 /// Reads all records of a long file without any damage, on all cores; `None` for any other file.
 fn whole(seal: &Seal, bytes: &[u8], header_len: usize) -> Option<Replay> {
     let mut rest = bytes.get(header_len..)?;
@@ -202,7 +205,7 @@ fn whole(seal: &Seal, bytes: &[u8], header_len: usize) -> Option<Replay> {
     }
     let open = |frame: &Frame<'_>| Some((seal.open(frame)?, link(frame.whole)));
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get().min(MOST_CORES));
-    let parts: Option<Vec<Vec<((Place, Vec<u8>), Hash16)>>> = std::thread::scope(|scope| {
+    let parts: Option<Vec<Vec<Opened>>> = std::thread::scope(|scope| {
         let chunks = frames.chunks(frames.len().div_ceil(cores));
         let readers: Vec<_> =
             chunks.map(|part| scope.spawn(move || part.iter().map(open).collect::<Option<_>>())).collect();
@@ -438,6 +441,12 @@ impl Log {
         (self.last, self.proven) = (last, true);
         self.end += bytes.len() as u64;
         Ok(())
+    }
+
+    /// The same open file, which has another name now.
+    pub(crate) fn renamed(mut self, path: &Path) -> Self {
+        path.clone_into(&mut self.path);
+        self
     }
 
     /// Makes durable what was found on opening.

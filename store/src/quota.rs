@@ -123,7 +123,9 @@ impl Inner {
     /// Bytes that are missing until `bytes` more can be written and enough stays free.
     fn deficit(&self, bytes: u64) -> u64 {
         let keep = hold(&self.ledger).limits().keep_free;
-        keep.saturating_add(bytes).saturating_sub(self.disk.backend().free_bytes(&self.dir))
+        // Where the disk does not say, nothing gives way for it: the write itself will tell.
+        let free = self.disk.backend().free_bytes(&self.dir).unwrap_or(u64::MAX);
+        keep.saturating_add(bytes).saturating_sub(free)
     }
 
     /// Lets objects give way until `bytes` of `class` fit into the quota and `disk_bytes` onto the disk;
@@ -165,7 +167,7 @@ impl Inner {
 
     fn no_room(&self, short: Shortage, class: Class, limits: Limits, bytes: u64) -> StoreError {
         let Shortage { what, needed, available } = short;
-        let free = self.disk.backend().free_bytes(&self.dir);
+        let free = self.disk.backend().free_bytes(&self.dir).unwrap_or(0);
         match what {
             Room::Quota => StoreError::NoRoom { what, needed, available, limit: limits.quota },
             Room::Share => StoreError::NoRoom { what, needed, available, limit: limits.share(class) },
@@ -268,7 +270,7 @@ impl Store {
 
     /// Bytes that can still be written to the store's disk.
     pub fn free_bytes(&self) -> u64 {
-        self.inner.disk.backend().free_bytes(&self.inner.dir)
+        self.inner.disk.backend().free_bytes(&self.inner.dir).unwrap_or(0)
     }
 
     /// Whether an object of this node with so many data blocks could be kept, if everything that

@@ -562,7 +562,7 @@ impl Store {
             journal_bytes: self.inner.journal_bytes.load(Ordering::Relaxed),
             view_bytes: disk.used_bytes(&views_dir(dir)),
             index_bytes: disk.used_bytes(&index_dir(dir)),
-            free_bytes: disk.free_bytes(dir),
+            free_bytes: disk.free_bytes(dir).unwrap_or(0),
         }
     }
 

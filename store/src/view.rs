@@ -70,10 +70,10 @@ fn make(path: &Path, owner: &Owner, payloads: &[Vec<u8>], disk: &Disk) -> Result
     let mut header = Writer::new();
     header.raw(&MAGIC).u8(VERSION).raw(&salt);
     let made = Log::create(&temp, header.as_bytes(), owner.seal(&salt), payloads, disk);
-    drop(made.inspect_err(|_| drop(disk.remove(&temp)))?);
+    let (log, _) = made.inspect_err(|_| drop(disk.remove(&temp)))?;
     disk.rename(&temp, path)?;
     disk.sync_parent(path)?;
-    Log::open(path, HEADER_LEN, |h| check_header(path, h, owner), disk).map(|(log, _, _)| log)
+    Ok(log.renamed(path))
 }
 
 /// Keeps the bytes of a log whose header is damaged in its `.torn` file; returns how many.

@@ -265,7 +265,7 @@ impl Backend for Failing {
     fn used_bytes(&self, dir: &Path) -> u64 {
         self.memory.used_bytes(dir)
     }
-    fn free_bytes(&self, dir: &Path) -> u64 {
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
         self.memory.free_bytes(dir)
     }
 }

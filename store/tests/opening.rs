@@ -53,7 +53,7 @@ impl Backend for Counting {
     fn used_bytes(&self, dir: &Path) -> u64 {
         self.below.used_bytes(dir)
     }
-    fn free_bytes(&self, dir: &Path) -> u64 {
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
         self.below.free_bytes(dir)
     }
 }

@@ -216,6 +216,10 @@ fn files_of_a_later_release_are_refused_or_left_alone() {
         let good = fs::read(&file).unwrap();
         let mut later = good.clone();
         later[8] = 250;
+        if file.starts_with(store.join("views")) {
+            // With records that open, the version is a flipped bit and the log is asked for anew.
+            later[41..].iter_mut().for_each(|byte| *byte ^= 0x5a);
+        }
         fs::write(&file, &later).unwrap();
         let before = snapshot(&store);
         let name = file.strip_prefix(&store).unwrap().to_owned();

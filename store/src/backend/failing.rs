@@ -252,7 +252,7 @@ impl Backend for Failing {
         self.below.used_bytes(dir)
     }
 
-    fn free_bytes(&self, dir: &Path) -> u64 {
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
         self.below.free_bytes(dir)
     }
 }

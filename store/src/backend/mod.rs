@@ -99,7 +99,7 @@ pub trait Backend: Send + Sync + Debug {
     /// Bytes that the files below a folder take, holes not counted.
     fn used_bytes(&self, dir: &Path) -> u64;
     /// Bytes that may still be written below `dir`.
-    fn free_bytes(&self, dir: &Path) -> u64;
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64>;
     /// Whether the operating system's own calls reach the paths, as sled needs.
     fn is_real(&self) -> bool {
         false

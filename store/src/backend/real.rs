@@ -176,8 +176,9 @@ impl Backend for Real {
             .sum()
     }
 
-    fn free_bytes(&self, dir: &Path) -> u64 {
-        rustix::fs::statvfs(dir).map_or(0, |fs| fs.f_bavail.saturating_mul(fs.f_frsize))
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
+        let fs = rustix::fs::statvfs(dir)?;
+        Ok(fs.f_bavail.saturating_mul(fs.f_frsize))
     }
 
     fn is_real(&self) -> bool {

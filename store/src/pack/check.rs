@@ -353,12 +353,11 @@ impl Pack {
         let newest = self.keys.decode_map(self.layout, &newest);
         let agrees = |found: Map| map.is_none_or(|map| map == found);
         let whole = newest.is_some_and(|(found, map)| found == *generation && agrees(map));
+        let decoded = self.keys.decode_map(self.layout, &other).map(|(found, _)| found);
         let before = match generation.checked_sub(1) {
-            // The first flush writes one copy only.
-            None | Some(0) => other.iter().all(|byte| *byte == 0),
-            Some(before) => {
-                self.keys.decode_map(self.layout, &other).is_some_and(|(found, _)| found == before)
-            }
+            // A pack that is published is flushed once, so its other copy was never written.
+            None | Some(0) => other.iter().all(|byte| *byte == 0) || decoded == Some(0),
+            before => decoded == before,
         };
         whole && before
     }

@@ -180,7 +180,7 @@ impl Backend for Faulty {
     fn used_bytes(&self, dir: &Path) -> u64 {
         self.memory.used_bytes(dir)
     }
-    fn free_bytes(&self, _dir: &Path) -> u64 {
-        self.left()
+    fn free_bytes(&self, _dir: &Path) -> io::Result<u64> {
+        Ok(self.left())
     }
 }

@@ -351,7 +351,7 @@ impl Backend for Sparse {
     fn used_bytes(&self, dir: &Path) -> u64 {
         Real.used_bytes(dir)
     }
-    fn free_bytes(&self, dir: &Path) -> u64 {
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
         Real.free_bytes(dir)
     }
     fn is_real(&self) -> bool {
