@@ -119,8 +119,14 @@ impl Reader {
         let root = self.cap.root;
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let job = Command::Run(Box::new(move |cx| {
-            cx.service.damaged(cx.now, cx.core, root);
-            drop(sender.send(cx.service.want(cx.now, cx.core, &root.to_hex(), Route::Auto)));
+            // What was removed while somebody read it must not come back for that.
+            let wanted = if cx.service.store().object(&root).is_none() {
+                Err(Failure::new(Exit::NotFound, "the video was removed here meanwhile"))
+            } else {
+                cx.service.damaged(cx.now, cx.core, root);
+                cx.service.want(cx.now, cx.core, &root.to_hex(), Route::Auto)
+            };
+            drop(sender.send(wanted));
         }));
         let stopping = || Failure::new(Exit::NotRunning, "the node is stopping");
         self.commands.send(job).await.map_err(|_| stopping())?;

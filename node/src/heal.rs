@@ -6,6 +6,7 @@
 //! nobody gives is tried again later and later, and at once when a friend comes on line. Who finds
 //! the damage (a check, a round, a reader, a friend's request) is the callers' matter.
 
+use crate::exit::{Exit, Failure};
 use crate::records::Record;
 use crate::service::{FetchHandle, Service, Wanted};
 use kith_crypto::content::Root;
@@ -49,7 +50,7 @@ struct Damage {
     fetch: Option<FetchHandle>,
     /// The fetch under way began without the root block, so it would bring everything.
     rootless: bool,
-    why: Option<String>,
+    why: Option<Failure>,
 }
 
 /// A damaged object, for people.
@@ -64,7 +65,7 @@ pub struct Damaged {
     /// They are being fetched.
     pub fetching: bool,
     /// Why the last attempt ended.
-    pub why: Option<String>,
+    pub why: Option<Failure>,
 }
 
 impl Heal {
@@ -195,7 +196,7 @@ impl Service {
                 Some(Ok(())) if store.pack(root).is_ok_and(|pack| pack.is_complete()) => healed.push(*root),
                 Some(end) => {
                     damage.fetch = None;
-                    damage.why = end.err().map(|failure| failure.to_string());
+                    damage.why = end.err();
                     damage.later(now);
                     self.heal.next = self.heal.next.min(damage.next);
                 }
@@ -237,8 +238,8 @@ impl Service {
     fn begin_heal(&mut self, now: Now, core: &mut Core, root: Root) -> bool {
         let anybody = self.state().friends.keys().any(|friend| core.is_online(*friend));
         let wanted = match anybody {
-            true => self.want(now, core, &root.to_hex(), Route::Auto).map_err(|e| e.to_string()),
-            false => Err("no friend is on line".to_owned()),
+            true => self.want(now, core, &root.to_hex(), Route::Auto),
+            false => Err(Failure::new(Exit::Unreachable, "no friend is on line")),
         };
         let has_root =
             self.store().pack(&root).is_ok_and(|pack| pack.has(kith_crypto::content::Position::Root));

@@ -173,9 +173,16 @@ impl Journal<'_> {
             self.work();
         }
         self.tell_waiting();
-        if self.full.is_some() {
+        if self.is_stuck() {
+            // Their askers hear that there is no answer.
+            self.others.retain(|r| !matches!(r, Log::CheckView(..) | Log::RewriteView(..)));
             self.keep_bounds();
         }
+    }
+
+    /// Whether something waits that could not be written.
+    const fn is_stuck(&self) -> bool {
+        self.full.is_some() || self.no_descriptors
     }
 
     fn queue(&mut self, records: Vec<Vec<u8>>, ticket: Option<u64>, answer: Option<oneshot::Sender<Stored>>) {
@@ -186,10 +193,12 @@ impl Journal<'_> {
     /// Writes what waits, until the disk is full.
     fn work(&mut self) {
         self.no_descriptors = false;
+        let mut wrote = false;
         while !self.records.is_empty() {
             if !self.append() {
                 return;
             }
+            wrote = true;
         }
         while let Some(request) = self.others.pop_front() {
             let request = match self.answered(request) {
@@ -210,8 +219,12 @@ impl Journal<'_> {
                 _ => {}
             }
             self.waiting_bytes = self.waiting_bytes.saturating_sub(other_bytes(&request));
+            wrote = true;
         }
-        if self.full.take().is_some() {
+        // Where all that waited was let go nothing proves that there is room: the disk is asked.
+        let room = |full: &Full| wrote || self.store.free_bytes() >= full.needed;
+        if self.full.as_ref().is_some_and(room) {
+            self.full = None;
             tracing::warn!("there is room on the disk again: what waited is written");
             let shed = std::mem::take(&mut self.shed);
             self.tell(vec![Done::Room(shed)]);
@@ -585,5 +598,21 @@ mod tests {
         drop(node.store);
         let opened = Store::open_on(Arc::new(node.memory), &options()).unwrap();
         assert!(opened.records.is_empty());
+    }
+
+    /// A check of the store once hung behind what found no room, and kept every other check out.
+    #[test]
+    fn a_check_does_not_wait_for_room() {
+        let mut node = node();
+        node.fill();
+        node.append("waits", 1);
+        node.until(|d| matches!(d, Done::Full(_)));
+        let (sender, answer) = oneshot::channel();
+        node.storage.log(Log::CheckView(FriendKey([1; 32]), sender));
+        assert!(answer.blocking_recv().is_err(), "there is no answer now");
+        node.disk.heal();
+        node.storage.log(Log::Retry);
+        assert_eq!(tickets(&node.until(|d| matches!(d, Done::Room(_)))), [1]);
+        assert_eq!(node.reopened().0, ["waits"]);
     }
 }

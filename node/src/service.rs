@@ -193,6 +193,8 @@ pub struct Service {
     clock_warning: Option<i64>,
     /// Records that the next turn stores.
     unsaved: Vec<Record>,
+    /// The journal lacks records that found no room, and is not to be written anew.
+    append_all: bool,
     /// A friend was made: it may be one that is blocked.
     check_blocked: bool,
     dials: HashMap<FriendKey, Dial>,
@@ -236,6 +238,7 @@ impl Service {
             used: Vec::new(),
             clock_warning: None,
             unsaved: Vec::new(),
+            append_all: false,
             check_blocked: false,
             dials: HashMap::new(),
             heal,
@@ -274,6 +277,7 @@ impl Service {
 
     /// The disk is full and records wait for room.
     pub fn set_full(&mut self, why: String) {
+        self.tell_rewriters(&Err(why.clone()));
         self.full = Some(why);
     }
 
@@ -282,6 +286,8 @@ impl Service {
     pub fn room_again(&mut self, shed: bool) {
         self.full = None;
         self.erase_now |= shed;
+        // A damaged journal is left for its owner to see: what was let go is written behind it.
+        self.append_all |= shed && self.damaged;
     }
 
     /// What is said of a full disk, while records wait for room.
@@ -291,7 +297,13 @@ impl Service {
 
     /// Nothing is stored any more.
     pub fn set_read_only(&mut self, why: String) {
+        self.tell_rewriters(&Err(why.clone()));
         self.read_only = Some(why);
+    }
+
+    /// Answers who waits for the journal to be written anew.
+    fn tell_rewriters(&mut self, told: &Result<(), String>) {
+        self.rewrite_waiters.drain(..).for_each(|answer| drop(answer.send(told.clone())));
     }
 
     /// Whether somebody used the invite that made this friend once more, since the start.
@@ -350,7 +362,7 @@ impl Service {
         let waiters = std::mem::take(&mut self.publish_waiters);
         waiters.into_iter().for_each(|answer| self.permit_publishing(answer));
         let told = result.as_ref().copied().map_err(ToString::to_string);
-        self.rewrite_waiters.drain(..).for_each(|answer| drop(answer.send(told.clone())));
+        self.tell_rewriters(&told);
         match result {
             Ok(()) => self.erased_at = now.at,
             Err(e) => {
@@ -370,10 +382,10 @@ impl Service {
     /// Writes the journal anew from the state, because the disk lost some of it since the start.
     pub fn rewrite_journal(&mut self) -> oneshot::Receiver<Result<(), String>> {
         let (sender, answer) = oneshot::channel();
-        match (self.damaged, &self.read_only) {
+        match (self.damaged, self.read_only().or(self.full())) {
             // What was lost before the start is not in the state: the file is left for its owner to see.
             (true, _) => drop(sender.send(Err("the journal had lost records before this start".into()))),
-            (_, Some(why)) => drop(sender.send(Err(why.clone()))),
+            (_, Some(why)) => drop(sender.send(Err(why.to_owned()))),
             (false, None) => {
                 self.rewrite_waiters.push(sender);
                 self.erase_now = true;
@@ -836,6 +848,9 @@ impl Service {
         }
         self.stop_offering_evicted(core, storage);
         let healing = self.mend(now, core);
+        if std::mem::take(&mut self.append_all) {
+            storage.log(Log::Append(self.state.live(), None));
+        }
         if !self.unsaved.is_empty() {
             let records = std::mem::take(&mut self.unsaved);
             storage.log(Log::Append(records.iter().map(Record::encode).collect(), None));
@@ -966,6 +981,26 @@ mod tests {
     use super::*;
     use kith_crypto::passphrase::Cost;
     use kith_store::{Opened, Options, Unlock};
+
+    /// Who waited for the journal to be written anew once waited for ever when the disk was full, or
+    /// the store read-only, and no other check could begin.
+    #[test]
+    fn who_waits_for_a_new_journal_is_told_that_there_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        let options = Options { dir: &path, unlock: Unlock::KeyFile, cost: Cost::RECOMMENDED };
+        let store = Arc::new(Store::create(&options).unwrap().store);
+        let ends: [fn(&mut Service); 2] =
+            [|service| service.set_full("full".into()), |service| service.set_read_only("broken".into())];
+        for end in ends {
+            let mut service = Service::new(State::default(), store.clone(), false);
+            let mut before = service.rewrite_journal();
+            assert!(before.try_recv().is_err(), "it will be");
+            end(&mut service);
+            assert!(before.try_recv().unwrap().is_err());
+            assert!(service.rewrite_journal().try_recv().unwrap().is_err());
+        }
+    }
 
     /// Publishing appends to the journal beside the driver. The journal once was written anew in
     /// between, with records that were collected before: the publication was lost.

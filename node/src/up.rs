@@ -378,6 +378,10 @@ fn core(
             core.publish(now, entry_of(publication), audience, false);
         }
     }
+    let keys: Vec<[u8; 32]> = friends.iter().map(|friend| friend.0).collect();
+    if let Err(e) = store.keep_view_logs_of(&keys) {
+        tracing::warn!("the view log of a removed friend is still there: {e}");
+    }
     let views = restore_views(&mut core, store, &friends, now)?;
     for invite in state.given.values().filter(|i| u64::from(i.expires) > now.unix_s()) {
         core.give_invite(invite.clone());

@@ -108,8 +108,7 @@ pub enum StoreError {
 impl StoreError {
     /// Sorts an answer of the operating system about `path`.
     pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
-        use rustix::io::Errno;
-        if [Errno::MFILE, Errno::NFILE].map(|e| Some(e.raw_os_error())).contains(&source.raw_os_error()) {
+        if crate::backend::is_want_of_descriptors(&source) {
             return Self::NoDescriptors { path: path.to_owned() };
         }
         match source.kind() {

@@ -26,9 +26,9 @@ impl Lock {
             Err(TryLockError::WouldBlock) => wait_for(&mut file, &path, is_ending)?,
             Err(TryLockError::Error(source)) => return Err(StoreError::io(&path, source)),
         }
-        file.set_len(0).at(&path)?;
-        file.rewind().at(&path)?;
-        writeln!(file, "{}", std::process::id()).at(&path)?;
+        // The number is for the message only: a full disk must not keep the store shut.
+        let _ = file.set_len(0).and_then(|()| file.rewind());
+        let _ = writeln!(file, "{}", std::process::id());
         backend::settle(&file);
         Ok(Self(file))
     }

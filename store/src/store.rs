@@ -553,6 +553,26 @@ impl Store {
         disk.sync_parent(&path)
     }
 
+    /// Removes the logs of everybody but `friends`: of friends whose removal a kill interrupted. Only for a
+    /// store whose journal was whole when it was opened, and before view logs are opened.
+    pub fn keep_view_logs_of(&self, friends: &[[u8; 32]]) -> Result<(), StoreError> {
+        let inner = &self.inner;
+        if inner.lost_rows || inner.disk.is_read_only() {
+            return Ok(());
+        }
+        let dir = views_dir(&inner.dir);
+        let known: HashSet<PathBuf> =
+            friends.iter().map(|friend| view::path(&dir, &inner.key, friend)).collect();
+        for (path, _) in inner.disk.list(&dir)? {
+            let log = path.with_extension("log");
+            let ours = path.extension().is_some_and(|e| e == "log" || e == "torn");
+            if ours && !known.contains(&log) {
+                inner.disk.remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
     /// What the store takes on disk. Looks at every pack, so it is for people, not for loops.
     pub fn stats(&self) -> Stats {
         let (dir, disk) = (&self.inner.dir, self.inner.disk.backend());

@@ -260,6 +260,36 @@ fn a_player_sees_the_beginning_and_the_end_before_the_whole_is_there() {
     assert!((duration - 3.0).abs() < 0.2, "{duration}");
 }
 
+/// A player that was still reading once had a removed video fetched again, because a block that is
+/// not here any more looked like one that was damaged.
+#[test]
+fn a_video_that_is_removed_while_it_is_watched_stays_removed() {
+    let Some(clip) = long_video(3, 24 << 20) else { return };
+    let [a, b] = line_of::<2>();
+    let id = id_of(&publish(&a, &clip.path, "Whimbrel", "friends"));
+    wait_found(&b, "whimbrel", &id);
+    json(&b, &["get", &id]);
+    let kept = || json(&b, &["video", "list", "--all"]).as_array().unwrap().len();
+    assert_eq!(kept(), 1);
+
+    let watch = Watch::start(&b, &id);
+    let web = b.web();
+    let mut player = TcpStream::connect(&web).unwrap();
+    player.set_read_timeout(Some(SOON)).unwrap();
+    write!(player, "GET {} HTTP/1.1\r\nHost: {web}\r\nConnection: close\r\n\r\n", watch.path(&web)).unwrap();
+    let mut beginning = vec![0; 64 << 10];
+    player.read_exact(&mut beginning).unwrap();
+    assert_eq!(json(&b, &["video", "rm", &id])["removed"], true);
+    // It gets what was read ahead for it and then an end.
+    let mut rest = Vec::new();
+    let _ = player.read_to_end(&mut rest);
+    assert!(rest.len() < clip.bytes.len(), "{} bytes came after the removal", rest.len());
+    never_within(Duration::from_secs(3), "the video comes back", || kept() > 0);
+    // Whoever asks for it by name gets it again.
+    json(&b, &["get", &id]);
+    assert_eq!(kept(), 1);
+}
+
 #[test]
 fn only_what_is_known_can_be_watched() {
     let node = Node::start("Ana");

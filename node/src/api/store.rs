@@ -58,10 +58,11 @@ async fn verify(State(api): State<Api>, Json(request): Json<VerifyRequest>) -> R
                 return Err(Failure::new(Exit::NotFound, "nothing of this video is stored here"));
             }
             let busy = || Failure::new(Exit::Failure, "a check is under way already: wait for it");
+            let permit = cx.service.permit_check().ok_or_else(busy)?;
             if accept_loss {
                 cx.service.accept_loss();
             }
-            Ok((only, cx.service.permit_check().ok_or_else(busy)?))
+            Ok((only, permit))
         })
         .await?;
     let copy = api.clone();
@@ -234,7 +235,10 @@ fn damaged_text(cx: &Context<'_>, damaged: &Damaged) -> String {
     };
     let hope = match (damaged.fetching, &damaged.why) {
         (true, _) | (_, None) => "being fetched again".to_owned(),
-        (false, Some(_)) => "no friend who has it is on line; tried again when one is".to_owned(),
+        (false, Some(why)) if why.exit == Exit::Unreachable => {
+            "no friend who has it is on line; tried again when one is".to_owned()
+        }
+        (false, Some(why)) => format!("not fetched again ({}); tried again later", why.what),
     };
     let verb = if damaged.blocks == 1 { "is" } else { "are" };
     format!("{blocks} of {id}{title} {verb} damaged here: {hope}")

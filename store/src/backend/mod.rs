@@ -19,7 +19,7 @@ pub use operation::{Operation, Verb};
 pub use real::Real;
 #[cfg(test)]
 pub(crate) use real::{full, unwritable};
-pub(crate) use real::{open_or_create, settle};
+pub(crate) use real::{is_want_of_descriptors, open_or_create, settle};
 
 use crate::StoreError;
 use std::fmt::Debug;

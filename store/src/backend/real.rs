@@ -5,11 +5,13 @@
 
 use super::{Backend, File, Held, Kind};
 use crate::StoreError;
+use crate::disk::hold;
 use crate::lock::Lock;
 use std::fs::{DirBuilder, FileTimes, FileType, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::UNIX_EPOCH;
 
 /// Real files.
@@ -20,6 +22,19 @@ pub struct Real;
 struct RealFile(std::fs::File);
 
 impl Held for Lock {}
+
+/// A descriptor of this process that is given up for [`Backend::sync_dir`] when there is no other.
+static SPARE: Mutex<Option<std::fs::File>> = Mutex::new(None);
+
+fn spare_descriptor() -> Option<std::fs::File> {
+    std::fs::File::open("/dev/null").ok()
+}
+
+/// Whether the process or the system has as many files open as it may.
+pub(crate) fn is_want_of_descriptors(e: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE].map(|errno| Some(errno.raw_os_error())).contains(&e.raw_os_error())
+}
 
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
@@ -156,11 +171,26 @@ impl Backend for Real {
         std::fs::read_dir(dir)?.map(|e| entry(e?)).collect()
     }
 
+    /// Where no descriptor is left the one that was kept for this is used: a rename whose folder cannot
+    /// be synced would end all writing.
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        std::fs::File::open(path)?.sync_all()
+        let open = || std::fs::File::open(path);
+        match open() {
+            Err(e) if is_want_of_descriptors(&e) => {
+                let mut spare = hold(&SPARE);
+                drop(spare.take());
+                let synced = open().and_then(|folder| folder.sync_all());
+                *spare = spare_descriptor();
+                synced
+            }
+            folder => folder?.sync_all(),
+        }
     }
 
     fn lock(&self, dir: &Path) -> Result<Box<dyn Held>, StoreError> {
+        let mut spare = hold(&SPARE);
+        *spare = spare.take().or_else(spare_descriptor);
+        drop(spare);
         Ok(Box::new(Lock::take(dir)?))
     }
 
