@@ -374,8 +374,9 @@ fn core(
         core.set_circle(now, *id, circle.members.clone());
     }
     for publication in state.publications.values() {
-        if let Some(audience) = publication.audience {
-            core.publish(now, entry_of(publication), audience, false);
+        match publication.audience {
+            Some(audience) => core.publish(now, entry_of(publication), audience, false),
+            None => core.note_published(publication.cap.root),
         }
     }
     let views = restore_views(&mut core, store, &friends, now)?;
