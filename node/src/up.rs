@@ -155,8 +155,10 @@ pub fn open(paths: &Paths, passphrase: Option<&[u8]>) -> Result<Home, Failure> {
         let live = Zeroizing::new(state.live());
         if erased && count > live.len() || count > 4 * live.len() + 256 {
             match opened.store.compact(&live) {
+                Ok(()) => {}
                 Err(e @ StoreError::Full { .. }) => eprintln!("kith: {e}; old secrets stay until then"),
-                other => other?,
+                // A store that cannot be written can still be read and backed up.
+                Err(e) => eprintln!("kith: {e}: old secrets stay until the journal can be written anew"),
             }
         }
     }
