@@ -297,7 +297,7 @@ fn fill<R: Read>(
         store: &store,
         path: request.file,
         state: State::default(),
-        pending: Vec::new(),
+        pending: Zeroizing::new(Vec::new()),
         config: None,
         created_s: 0,
         objects: 0,
@@ -310,7 +310,8 @@ struct Filling<'a> {
     store: &'a Store,
     path: &'a Path,
     state: State,
-    pending: Vec<Vec<u8>>,
+    /// Records hold secrets: wiped when they were handed on.
+    pending: Zeroizing<Vec<Vec<u8>>>,
     config: Option<Vec<u8>>,
     created_s: u64,
     objects: u64,
@@ -395,7 +396,8 @@ impl Filling<'_> {
     }
 
     fn flush(&mut self) -> Result<(), Failure> {
-        self.store.append(&std::mem::take(&mut self.pending)).map_err(Failure::from)
+        let records = std::mem::take(&mut self.pending);
+        self.store.append(&records).map_err(Failure::from)
     }
 }
 
