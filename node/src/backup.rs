@@ -297,7 +297,7 @@ fn fill<R: Read>(
         store: &store,
         path: request.file,
         state: State::default(),
-        pending: Vec::new(),
+        pending: Zeroizing::new(Vec::new()),
         config: None,
         created_s: 0,
         objects: 0,
@@ -310,7 +310,8 @@ struct Filling<'a> {
     store: &'a Store,
     path: &'a Path,
     state: State,
-    pending: Vec<Vec<u8>>,
+    /// Records hold secrets: wiped when they were handed on.
+    pending: Zeroizing<Vec<Vec<u8>>>,
     config: Option<Vec<u8>>,
     created_s: u64,
     objects: u64,
@@ -320,7 +321,7 @@ impl Filling<'_> {
     fn run<R: Read>(mut self, mut items: ItemReader<R>) -> Result<(Restored, Option<Vec<u8>>), Failure> {
         let path = self.path;
         let wrong = |e| failure(e, path);
-        let mut object: Option<Importer<'_>> = None;
+        let mut object = None;
         while let Some(item) = items.next_item().map_err(wrong)? {
             if !matches!(item, Item::Block(..)) {
                 self.end_object(object.take())?;
@@ -329,24 +330,22 @@ impl Filling<'_> {
                 Item::About(created_s) => self.created_s = created_s,
                 Item::Record(bytes) => self.record(&bytes)?,
                 Item::Config(bytes) => self.config = Some(bytes),
-                Item::Object(item) if item.blocks == 0 => {
-                    if let Some(key) = item.read {
-                        self.append(Record::Known(ReadCap { root: item.root, key }))?;
-                    }
-                }
                 Item::Object(item) => {
                     let added_s = item.added_unix_s;
-                    object = Some(Importer::begin(self.store, &item, item.read.clone(), added_s));
+                    let importer = Importer::begin(self.store, &item, item.read.clone(), added_s);
+                    let read = item.read.map(|key| ReadCap { root: item.root, key });
+                    object = Some((importer, read));
                 }
                 Item::Block(position, sealed) => {
-                    if let Some(object) = &mut object {
+                    if let Some((object, _)) = &mut object {
                         object.block(position, sealed).map_err(wrong)?;
                     }
                 }
                 _ => {}
             }
         }
-        let now_s = up::unix_now();
+        // 0 would take the word back: a clock that was never set says 1970.
+        let now_s = up::unix_now().max(1);
         for key in self.state.friends.keys().copied().collect::<Vec<_>>() {
             self.append(Record::Restored(key, now_s))?;
         }
@@ -366,11 +365,18 @@ impl Filling<'_> {
         Ok((restored, self.config))
     }
 
-    fn end_object(&mut self, object: Option<Importer<'_>>) -> Result<(), Failure> {
-        let Some(object) = object else { return Ok(()) };
+    /// An object of which no block came, because the backup has no content or its blocks turned out
+    /// damaged when it was made, is not in the store: what reads it is kept by itself.
+    fn end_object(&mut self, object: Option<(Importer<'_>, Option<ReadCap>)>) -> Result<(), Failure> {
+        let Some((object, read)) = object else { return Ok(()) };
         let kept = object.finish().map_err(|e| failure(e, self.path))?;
         self.objects += u64::from(kept.is_some());
-        Ok(())
+        match read {
+            Some(read) if kept.is_none() && !self.state.publications.contains_key(&read.root) => {
+                self.append(Record::Known(read))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A record of the backup. One of a later release is kept as it is, for that release.
@@ -395,7 +401,8 @@ impl Filling<'_> {
     }
 
     fn flush(&mut self) -> Result<(), Failure> {
-        self.store.append(&std::mem::take(&mut self.pending)).map_err(Failure::from)
+        let records = std::mem::take(&mut self.pending);
+        self.store.append(&records).map_err(Failure::from)
     }
 }
 
@@ -517,5 +524,48 @@ mod tests {
         assert_eq!(friend.record.ratchet, Ratchet::initial(&friend.record.root));
         assert_eq!((friend.record.counter_out, friend.verified_s), (77, Some(5)));
         assert!(up::open(&paths, Some(b"other")).is_err());
+    }
+
+    /// A backup with content announces an object's blocks before it reads them. When all turned out
+    /// damaged the restored node knew neither blocks nor key, and a friend's copy was of no use to it.
+    #[test]
+    fn an_object_whose_blocks_were_damaged_keeps_its_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let Opened { store, .. } = Store::create(&up::options(&dir.path().join("s"), None)).unwrap();
+        let header = Header::backup(Cost { memory_kib: 64, passes: 1 }, [3; 32]);
+        let key = header.key_of_passphrase(b"x").unwrap();
+        let mut items = ItemWriter::begin(Sealer::begin(Vec::new(), &header, &key).unwrap(), 5).unwrap();
+        let me = Record::Myself(state().me.unwrap());
+        items.record(&me.encode()).unwrap();
+        let tree = Key::new([4; 32]);
+        for (root, blocks) in [(Root([6; 32]), 9), (Root([7; 32]), 0)] {
+            let read = Some(Key::new([5; 32]));
+            let (class, data_count) = (Some(0), 7);
+            let tree = tree.clone();
+            items
+                .object(ObjectItem { root, tree, read, class, data_count, added_unix_s: 1, blocks })
+                .unwrap();
+        }
+        let bytes = items.finish().unwrap().0.finish().unwrap();
+        let archive = Locked::read(&bytes[..]).unwrap().open(&key).unwrap();
+        let filling = Filling {
+            store: &store,
+            path: Path::new("b.kith"),
+            state: State::default(),
+            pending: Zeroizing::new(Vec::new()),
+            config: None,
+            created_s: 0,
+            objects: 0,
+        };
+        let (restored, _) = filling.run(ItemReader::new(archive)).unwrap();
+        assert_eq!(restored.objects, 0);
+        drop(store);
+        let opened = Store::open(&up::options(&dir.path().join("s"), None)).unwrap();
+        let known = |bytes: &Vec<u8>| match Record::decode(bytes) {
+            Ok(Some(Record::Known(cap))) => Some(cap.root),
+            _ => None,
+        };
+        let known: Vec<Root> = opened.records.iter().filter_map(known).collect();
+        assert_eq!(known, [Root([6; 32]), Root([7; 32])]);
     }
 }

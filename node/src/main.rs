@@ -109,6 +109,13 @@ fn fail(failure: &Failure) -> ExitCode {
 async fn run(cli: Cli) -> Result<(), Failure> {
     let uid = rustix::process::getuid().as_raw();
     let paths = Paths::resolve(cli.home.as_deref(), |name| std::env::var_os(name), uid)?;
+    if matches!(
+        &cli.command,
+        Command::Restore(_) | Command::Backup(_) | Command::Store { command: cli::StoreCommand::Rekey(_) }
+    ) {
+        // They make files of the node, like `up` and `init`.
+        platform::keep_files_private();
+    }
     let style = if cli.json { Style::PLAIN } else { Style::of_stdout() };
     match cli.command {
         Command::Up(args) => up(paths, args, cli.json).await,

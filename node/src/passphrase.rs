@@ -10,6 +10,7 @@ use crate::terminal;
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
 use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -32,7 +33,7 @@ pub const NEW_VARIABLE: &str = "KITH_NEW_PASSPHRASE";
 /// neither says one.
 pub fn given(file: Option<&Path>, variable: &str) -> Result<Option<Passphrase>, Failure> {
     let bytes = match file {
-        Some(path) if path == Path::new("-") => read(std::io::stdin().lock())?,
+        Some(path) if path == Path::new("-") => read(raw_stdin()?)?,
         Some(path) => {
             let file =
                 File::open(path).context(format!("cannot open the passphrase file {}", path.display()))?;
@@ -83,6 +84,12 @@ pub fn warn_if_loose(file: Option<&Path>) {
     }
 }
 
+/// Standard input without the library's buffer, which keeps what it read and is never wiped.
+fn raw_stdin() -> Result<File, Failure> {
+    let copy = std::io::stdin().as_fd().try_clone_to_owned();
+    copy.map(File::from).context("cannot read standard input")
+}
+
 fn read(from: impl Read) -> Result<Passphrase, Failure> {
     // All the room at once: a buffer that grows would leave copies behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(MAX + 3));
@@ -109,10 +116,10 @@ fn checked(bytes: Passphrase) -> Result<Passphrase, Failure> {
 
 /// Asks on the terminal without showing what is typed; `None` when standard input is none.
 fn ask(question: &str) -> Result<Option<Passphrase>, Failure> {
-    let mut stdin = std::io::stdin();
-    if !stdin.is_terminal() {
+    if !std::io::stdin().is_terminal() {
         return Ok(None);
     }
+    let mut stdin = raw_stdin()?;
     let answer = {
         let _quiet = Quiet::begin()?;
         eprint!("{question}");

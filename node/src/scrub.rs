@@ -39,6 +39,22 @@ fn pace(total_bytes: u64, every: Duration) -> u64 {
     (total_bytes / every.as_secs().max(1)).clamp(SLOWEST, FASTEST)
 }
 
+/// How long until the round after the one that began at `started_s` is due. One that began later
+/// than now began with a clock that was ahead, perhaps by years: the next one is due at once.
+fn until_due(started_s: u64, now_s: u64, every: Duration) -> Duration {
+    if started_s == 0 || started_s > now_s {
+        return Duration::ZERO;
+    }
+    Duration::from_secs(started_s.saturating_add(every.as_secs()).saturating_sub(now_s))
+}
+
+/// A round that begins now. It counts as under way while it began after the last one's end, which a
+/// clock that was ahead may have put behind today.
+fn begun(last: Scrub, now_s: u64) -> Scrub {
+    let ended_s = last.ended_s.min(now_s.saturating_sub(1));
+    Scrub { started_s: now_s, ended_s, after: None, found: 0, ..last }
+}
+
 async fn call<T: Send + 'static>(
     commands: &mpsc::Sender<Command>,
     job: impl FnOnce(&mut Context<'_>) -> T + Send + 'static,
@@ -53,12 +69,12 @@ async fn call<T: Send + 'static>(
 async fn round(store: &Arc<Store>, commands: &mpsc::Sender<Command>, every: Duration) -> Option<()> {
     let (mut scrub, now_s) = call(commands, |cx| (cx.service.state().scrub, cx.now.unix_s())).await?;
     if scrub.started_s <= scrub.ended_s {
-        let due_s = scrub.started_s.saturating_add(every.as_secs());
-        if scrub.started_s > 0 && now_s < due_s {
-            tokio::time::sleep(Duration::from_secs(due_s - now_s).min(LOOK_EVERY)).await;
+        let wait = until_due(scrub.started_s, now_s, every);
+        if !wait.is_zero() {
+            tokio::time::sleep(wait.min(LOOK_EVERY)).await;
             return Some(());
         }
-        scrub = Scrub { started_s: now_s, after: None, found: 0, ..scrub };
+        scrub = begun(scrub, now_s);
         save(commands, scrub).await?;
     }
     // A failure is that of the driver, which is asked again below, or of a thread.
@@ -131,5 +147,21 @@ mod tests {
         assert_eq!(pace(10_000_000_000_000, month), 3_858_024);
         assert_eq!(pace(u64::MAX, month), FASTEST);
         assert_eq!(pace(1 << 40, Duration::from_millis(1)), FASTEST);
+    }
+
+    /// A node started once with its clock in 2036 wrote that down, and no byte was checked for ten
+    /// years after the clock was set.
+    #[test]
+    fn a_round_from_a_clock_ahead_puts_nothing_off() {
+        let month = Duration::from_secs(30 * 86_400);
+        let wait = |started_s, now_s| until_due(started_s, now_s, month).as_secs();
+        assert_eq!(wait(0, 5), 0, "never");
+        assert_eq!(wait(1000, 1000), month.as_secs());
+        assert_eq!(wait(1000, 1000 + month.as_secs() - 1), 1);
+        assert_eq!(wait(1000, 1000 + month.as_secs()), 0);
+        assert_eq!(wait(2000, 1000), 0, "a clock ahead");
+        assert_eq!(wait(u64::MAX, 1000), 0);
+        let next = begun(Scrub { started_s: 2000, ended_s: 2001, ..Scrub::default() }, 1000);
+        assert!(next.started_s > next.ended_s, "a restart goes on with it");
     }
 }

@@ -29,6 +29,8 @@ const DAY_S: u64 = 86_400;
 const RESTORED_AGAIN: Duration = Duration::from_secs(23 * 3600);
 /// And for so long after a restore.
 const RESTORED_FOR_S: u64 = 30 * DAY_S;
+/// A clock that says less (the beginning of 2025) was not set yet.
+const CLOCK_SET_S: u64 = 1_735_689_600;
 /// Secrets that changed are erased from the journal at least this often.
 const ERASE_EVERY: Duration = Duration::from_secs(7 * 24 * 3600);
 /// And sooner when so many records hold secrets of the past.
@@ -883,14 +885,18 @@ impl Service {
     }
 
     /// After a restore this owner has agreed to new keys with every friend: the core, whose permission
-    /// lasts a day, is told again before it ends, for a month.
+    /// lasts a day, is told again before it ends, for a month. A restore on a machine whose clock was
+    /// not set says nothing about when: its month begins when the clock is found set.
     pub fn allow_restored(&mut self, now: Now, core: &mut Core) {
         if now.at < self.restored_next {
             return;
         }
         self.restored_next = now.at + RESTORED_AGAIN;
-        let waiting = self.state.restored.iter().filter(|(_, at)| now.unix_s() < **at + RESTORED_FOR_S);
-        for (key, _) in waiting {
+        let now_s = now.unix_s();
+        for (key, at_s) in self.state.restored.iter().filter(|(_, at_s)| still_agreed(**at_s, now_s)) {
+            if *at_s < CLOCK_SET_S && now_s >= CLOCK_SET_S {
+                self.unsaved.push(Record::Restored(*key, now_s));
+            }
             core.allow_restored(now, *key);
         }
     }
@@ -927,6 +933,11 @@ impl Service {
             storage.log(Log::Append(records, None));
         }
     }
+}
+
+/// Whether what the owner agreed to with a restore at `at_s` still holds.
+const fn still_agreed(at_s: u64, now_s: u64) -> bool {
+    at_s < CLOCK_SET_S || now_s < at_s.saturating_add(RESTORED_FOR_S)
 }
 
 impl Context<'_> {
@@ -1043,5 +1054,16 @@ mod tests {
         service.erase(Now { at: now.at + ERASE_AGAIN, ..now }, &mut storage);
         assert!(service.compacting);
         storage.stop();
+    }
+
+    /// On a board without a clock of its own a restore is made in 1970. The owner's consent was over
+    /// as soon as the clock was set, and no friend could let the node back in.
+    #[test]
+    fn a_restore_in_1970_is_agreed_to_until_a_month_after_the_clock_was_set() {
+        let set = CLOCK_SET_S + 500 * DAY_S;
+        assert!(still_agreed(1, 2) && still_agreed(1, set));
+        assert!(still_agreed(set, set + RESTORED_FOR_S - 1) && still_agreed(set, 5));
+        assert!(!still_agreed(set, set + RESTORED_FOR_S));
+        assert!(still_agreed(u64::MAX, set), "no overflow");
     }
 }

@@ -155,8 +155,10 @@ pub fn open(paths: &Paths, passphrase: Option<&[u8]>) -> Result<Home, Failure> {
         let live = Zeroizing::new(state.live());
         if erased && count > live.len() || count > 4 * live.len() + 256 {
             match opened.store.compact(&live) {
+                Ok(()) => {}
                 Err(e @ StoreError::Full { .. }) => eprintln!("kith: {e}; old secrets stay until then"),
-                other => other?,
+                // A store that cannot be written can still be read and backed up.
+                Err(e) => eprintln!("kith: {e}: old secrets stay until the journal can be written anew"),
             }
         }
     }
@@ -374,8 +376,9 @@ fn core(
         core.set_circle(now, *id, circle.members.clone());
     }
     for publication in state.publications.values() {
-        if let Some(audience) = publication.audience {
-            core.publish(now, entry_of(publication), audience, false);
+        match publication.audience {
+            Some(audience) => core.publish(now, entry_of(publication), audience, false),
+            None => core.note_published(publication.cap.root),
         }
     }
     let keys: Vec<[u8; 32]> = friends.iter().map(|friend| friend.0).collect();

@@ -139,6 +139,8 @@ pub struct Catalogue {
     objects: Objects,
     /// Places of own publications.
     own: BTreeSet<EntryId>,
+    /// What this node ever published, withdrawn or not: nobody else decides who is served it.
+    published: BTreeSet<Root>,
     circles: Circles,
     views: BTreeMap<FriendKey, View>,
     /// Friends by number. Who comes back has the same number.
@@ -176,6 +178,7 @@ impl Catalogue {
             secret,
             objects,
             own: BTreeSet::new(),
+            published: BTreeSet::new(),
             circles: Circles::new(),
             views: BTreeMap::new(),
             keys: Vec::new(),
@@ -286,16 +289,18 @@ impl Catalogue {
 
     /// Whether a friend that asks for an object is in its audience: own publications for it, what
     /// another friend published for friends of friends, and what it published itself: it may have
-    /// lost blocks.
+    /// lost blocks. What this node published is its own to decide about, also when it was withdrawn:
+    /// any friend can list any root, and would let itself and others in by it.
     pub fn may_serve(&self, friend: FriendKey, root: &Root) -> bool {
         self.objects.by_root(root).is_some_and(|known| {
             known.own.as_ref().is_some_and(|own| own.audience.includes(friend, &self.circles))
-                || known.heard().iter().filter(|h| h.stays()).any(|h| {
-                    match self.key_of(h.friend) == Some(friend) {
-                        true => h.part == Part::Own,
-                        false => h.may_travel(),
-                    }
-                })
+                || !self.published.contains(root)
+                    && known.heard().iter().filter(|h| h.stays()).any(|h| {
+                        match self.key_of(h.friend) == Some(friend) {
+                            true => h.part == Part::Own,
+                            false => h.may_travel(),
+                        }
+                    })
         })
     }
 

@@ -647,6 +647,12 @@ impl Core {
         self.run_catalogue(now);
     }
 
+    /// This node published the object before and shares it with nobody now: whoever else lists it,
+    /// it is not served.
+    pub fn note_published(&mut self, root: Root) {
+        self.catalogue.note_published(root);
+    }
+
     /// Says who is in a circle that [`Audience::Circle`] names, from now on and for all that was
     /// published to it.
     pub fn set_circle(&mut self, now: Now, id: u64, members: BTreeSet<FriendKey>) {

@@ -407,6 +407,40 @@ fn a_publisher_is_served_what_it_published_itself() {
     assert!(!c.may_serve(friend(3), &root));
 }
 
+/// Any friend can list any root as its own. Who was dropped from the audience of an own publication
+/// got it back by that, and could let others in: the publisher of a video is who decides, not who
+/// says so later.
+#[test]
+fn listing_a_video_of_this_node_lets_nobody_in() {
+    let root = Entry::sample().root();
+    let served = |c: &Catalogue| [1, 2, 3].map(|n| c.may_serve(friend(n), &root));
+    // The control: what this node fetched goes back to the friend who published it, and to whom
+    // that friend let in.
+    let (mut c, now) = node();
+    (1..=3).for_each(|n| c.add_friend(friend(n)));
+    hear(&mut c, now, friend(1), 1, |e| e.hops_left = 0);
+    assert_eq!(served(&c), [true, false, false]);
+
+    let (mut c, now) = node();
+    (1..=3).for_each(|n| c.add_friend(friend(n)));
+    c.set_circle(7, [friend(1), friend(2)].into());
+    c.publish(now, Entry::sample(), Audience::Circle(7), true);
+    assert_eq!(served(&c), [true, true, false]);
+    hear(&mut c, now, friend(1), 1, |e| e.hops_left = 1);
+    assert_eq!(served(&c), [true, true, false], "its word lets nobody in");
+    c.set_circle(7, [friend(2)].into());
+    assert_eq!(served(&c), [false, true, false], "dropped from the circle");
+    assert!(c.withdraw(root));
+    assert_eq!(served(&c), [false; 3], "withdrawn");
+
+    // After a restart the catalogue is told what was published once.
+    let (mut c, now) = node();
+    (1..=3).for_each(|n| c.add_friend(friend(n)));
+    c.note_published(root);
+    hear(&mut c, now, friend(1), 1, |e| e.hops_left = 1);
+    assert_eq!(served(&c), [false; 3]);
+}
+
 // Locators.
 
 #[test]

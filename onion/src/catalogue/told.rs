@@ -47,6 +47,7 @@ impl Catalogue {
     /// Publishes an object, or shows it again after a restart (`fresh` false: no hint).
     pub fn publish(&mut self, now: Now, entry: Entry, audience: Audience, fresh: bool) {
         let root = entry.root();
+        self.note_published(root);
         let today = (now.unix_s() / DAY_S) as u32;
         // Renewal days are random per entry, so that they do not betray the day of a restart.
         let expires_day = today + ENTRY_DAYS - if fresh { 0 } else { self.rng.range(0, 7) as u32 };
@@ -68,6 +69,12 @@ impl Catalogue {
             self.log_own(root, &before.audience, false, true);
         }
         self.log_own(root, &audience, true, fresh);
+    }
+
+    /// This node published the object once and shares it with nobody now: it is served to nobody,
+    /// whoever lists it.
+    pub fn note_published(&mut self, root: Root) {
+        self.published.insert(root);
     }
 
     /// Withdraws an own publication: it leaves all views. False if there is none.
