@@ -173,7 +173,13 @@ fn adopt(store: &Store, state: &State) -> Result<(), Failure> {
     let claim = |root: &kith_crypto::content::Root| {
         state.publications.get(root).map(|p| (p.cap.key.clone(), p.created_s))
     };
-    let adopted = store.adopt(claim)?;
+    let adopted = match store.adopt(claim) {
+        Err(e @ StoreError::Full { .. }) => {
+            eprintln!("kith: {e}: videos whose records were lost are looked for at the next start");
+            return Ok(());
+        }
+        other => other?,
+    };
     if !adopted.found.is_empty() {
         let count = adopted.found.len();
         eprintln!("kith: {count} videos whose records were lost are kept again, from their own files");
