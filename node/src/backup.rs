@@ -6,6 +6,7 @@
 //! kill leaves no node. Decision: `docs/decisions/0030-what-a-backup-holds.md`.
 
 use crate::exit::{Context, Exit, Failure};
+use crate::interruptible::Interrupted;
 use crate::new_file::{NewFile, open_plain};
 use crate::paths::Paths;
 use crate::records::{Record, State};
@@ -155,6 +156,8 @@ pub struct Request<'a> {
     pub passphrase: &'a [u8],
     /// Locks the new store; `None`: by a key file.
     pub store_passphrase: Option<&'a [u8]>,
+    /// Looked at between items and before the node gets its place.
+    pub interrupted: &'a Interrupted,
 }
 
 /// What a restore made.
@@ -215,6 +218,7 @@ pub fn restore(request: &Request<'_>, moved: &mut dyn FnMut(u64)) -> Result<Rest
     }
     let aside = Aside::new(&paths.store_dir)?;
     let (restored, config) = fill(request, &aside.0, items)?;
+    request.interrupted.check()?;
     let config_kept = settle(paths, &aside, config.as_deref())?;
     made.keep();
     Ok(Restored { config_kept, ..restored })
@@ -265,12 +269,17 @@ impl Drop for Made {
     }
 }
 
+/// Where a restore makes the store before it gets its place.
+pub fn aside(store_dir: &Path) -> PathBuf {
+    store_dir.with_added_extension("restoring")
+}
+
 /// The folder in which the store is made. What a killed restore left there goes first.
 struct Aside(PathBuf);
 
 impl Aside {
     fn new(store_dir: &Path) -> Result<Self, Failure> {
-        let path = store_dir.with_added_extension("restoring");
+        let path = aside(store_dir);
         match std::fs::remove_dir_all(&path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 Err(Failure::from(e).context(format!("cannot remove {}", path.display())))
@@ -302,7 +311,7 @@ fn fill<R: Read>(
         created_s: 0,
         objects: 0,
     };
-    filling.run(items)
+    filling.run(items, request.interrupted)
 }
 
 /// A store that is being filled from a backup.
@@ -318,11 +327,16 @@ struct Filling<'a> {
 }
 
 impl Filling<'_> {
-    fn run<R: Read>(mut self, mut items: ItemReader<R>) -> Result<(Restored, Option<Vec<u8>>), Failure> {
+    fn run<R: Read>(
+        mut self,
+        mut items: ItemReader<R>,
+        interrupted: &Interrupted,
+    ) -> Result<(Restored, Option<Vec<u8>>), Failure> {
         let path = self.path;
         let wrong = |e| failure(e, path);
         let mut object = None;
         while let Some(item) = items.next_item().map_err(wrong)? {
+            interrupted.check()?;
             if !matches!(item, Item::Block(..)) {
                 self.end_object(object.take())?;
             }
@@ -509,8 +523,9 @@ mod tests {
         let snapshot = Snapshot::of(&before, &store, 5);
         let (sealer, _) = snapshot.write(&store, Some(b"# mine"), false, sealer, &mut || {}).unwrap();
         sealer.finish().unwrap();
-        let request =
-            Request { file: &file, paths: &paths, passphrase: b"x", store_passphrase: Some(b"locked") };
+        let interrupted = &Interrupted::default();
+        let store_passphrase = Some(&b"locked"[..]);
+        let request = Request { file: &file, paths: &paths, passphrase: b"x", store_passphrase, interrupted };
         let made = restore(&request, &mut |_| {}).unwrap();
         assert_eq!(
             (made.name.as_str(), made.friends.as_slice(), made.created_s),
@@ -557,7 +572,7 @@ mod tests {
             created_s: 0,
             objects: 0,
         };
-        let (restored, _) = filling.run(ItemReader::new(archive)).unwrap();
+        let (restored, _) = filling.run(ItemReader::new(archive), &Interrupted::default()).unwrap();
         assert_eq!(restored.objects, 0);
         drop(store);
         let opened = Store::open(&up::options(&dir.path().join("s"), None)).unwrap();

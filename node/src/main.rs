@@ -19,6 +19,7 @@ pub mod driver;
 pub mod exit;
 pub mod frames;
 pub mod heal;
+pub mod interruptible;
 pub mod journal;
 pub mod limits;
 pub mod logs;
@@ -120,7 +121,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Up(args) => up(paths, args, cli.json).await,
         Command::Init(args) => init(&paths, &args, cli.json).await,
-        Command::Restore(args) => commands::restore(&paths, &args, cli.json),
+        Command::Restore(args) => restore(&paths, &args, cli.json).await,
         Command::Demo(args) => demo::run(&args).await,
         Command::Paths => commands::paths(&up::paths_json(&paths), cli.json),
         Command::Completions { shell } => commands::completions(shell),
@@ -139,6 +140,25 @@ async fn run(cli: Cli) -> Result<(), Failure> {
             }
         }
     }
+}
+
+/// What a restore made so far goes with it when it is interrupted.
+async fn restore(paths: &Paths, args: &cli::Restore, json: bool) -> Result<(), Failure> {
+    // Questions come first: at them Ctrl-C is a key.
+    let asked = commands::ask_restore(paths, args)?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    // The future is gone, and with it the work, before an answer is given.
+    tokio::select! {
+        done = commands::restore(paths, args, asked, json) => return done,
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    let what = match kith_store::Store::exists(&paths.store_dir) {
+        true => "interrupted, but the node was made already: start it with `kith up`",
+        false => "interrupted; nothing was made",
+    };
+    Err(Failure::new(Exit::Interrupted, what))
 }
 
 async fn ask(shell: &Shell, command: Command) -> Result<(), Failure> {

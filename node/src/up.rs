@@ -88,6 +88,13 @@ pub fn create(paths: &Paths, name: &str, passphrase: Option<&[u8]>) -> Result<Ho
         );
         return Err(Failure::new(Exit::Failure, what));
     }
+    let left = crate::backup::aside(&paths.store_dir);
+    if left.symlink_metadata().is_ok() {
+        eprintln!(
+            "kith: {} is left of a restore that was killed, unless one is under way: remove it",
+            left.display()
+        );
+    }
     let Opened { store, .. } = Store::create(&options(&paths.store_dir, passphrase))?;
     let identity = Identity::generate(&mut Rng::from_seed(random()?));
     let me = Myself {

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::harness::*;
@@ -258,6 +259,63 @@ fn a_killed_restore_leaves_no_half_node() {
     eprintln!("{killed} restores killed, {whole} nodes whole");
     assert_eq!(self::restore(&node, &file, SECRET).json()["fingerprint"], fingerprint);
     assert!(!aside.exists());
+}
+
+/// Ctrl-C and a service manager's SIGTERM left the half-made store, keys and all, beside the node.
+#[test]
+fn an_interrupted_restore_takes_away_what_it_made() {
+    let b = Node::start("Bo");
+    let (film, _) = random_file(&b, "film.bin", 24 << 20);
+    publish(&b, &film, "Godwit", "friends");
+    let (file, _) = back_up(&b, "b.kith", &["--content"]);
+    let node = Node::stopped("Again", &[]);
+    let aside = node.home.join("store.restoring");
+    let before = names(&node.home);
+    let args = ["restore", text(&file), "--passphrase-file", "-", "--json"];
+    for signal in [Signal::INT, Signal::TERM] {
+        let mut restore = Running::start(command(&node.home, &args), SECRET);
+        wait_until(SOON, "the restore has begun", || aside.exists() || !restore.is_running());
+        restore.signal(signal);
+        assert_eq!(restore.finish(SOON).code, 130);
+        assert_eq!(names(&node.home), before, "nothing is left");
+    }
+    // The control: a kill leaves it, `init` says so, and the next restore takes it away.
+    let mut restore = Running::start(command(&node.home, &args), SECRET);
+    wait_until(SOON, "the restore has begun", || aside.exists() || !restore.is_running());
+    restore.kill();
+    assert_ne!(restore.finish(SOON).code, 0);
+    assert!(aside.exists());
+    assert_eq!(self::restore(&node, &file, SECRET).code, 0);
+    assert!(!aside.exists());
+}
+
+/// The file of a backup of a stopped node stayed half-made under its passing name.
+#[test]
+fn an_interrupted_backup_leaves_no_part() {
+    let mut b = Node::start("Bo");
+    let (film, _) = random_file(&b, "film.bin", 24 << 20);
+    publish(&b, &film, "Godwit", "friends");
+    b.terminate();
+    let file = b.scratch("b.kith");
+    let folder = file.parent().unwrap().to_path_buf();
+    let parts = || names(&folder).into_iter().filter(|path| text(path).contains(".part-")).count();
+    let args = ["backup", text(&file), "--passphrase-file", "-", "--json", "--content"];
+    for pause in [0, 400] {
+        let mut backup = Running::start(command(&b.home, &args), SECRET);
+        wait_until(SOON, "the backup has begun", || parts() > 0 || !backup.is_running());
+        let_pass(Duration::from_millis(pause));
+        backup.signal(Signal::INT);
+        let code = backup.finish(SOON).code;
+        assert!(code == 130 || pause > 0 && code == 0, "{code}");
+        assert_eq!((parts(), file.exists()), (0, code == 0));
+        let _ = fs::remove_file(&file);
+    }
+    // The control: a kill leaves it.
+    let mut backup = Running::start(command(&b.home, &args), SECRET);
+    wait_until(SOON, "the backup has begun", || parts() > 0 || !backup.is_running());
+    backup.kill();
+    backup.finish(SOON);
+    assert_eq!(parts(), 1);
 }
 
 /// A clone beside the original: both cannot be meant, and the friend is told while the original is on

@@ -155,6 +155,10 @@ impl Running {
         let _ = self.child.kill();
     }
 
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("the signal can be sent");
+    }
+
     /// Waits for the end of the command; one that takes longer is killed and fails the test.
     #[track_caller]
     pub(crate) fn finish(mut self, time: Duration) -> Output {

@@ -5,6 +5,7 @@ use crate::backup::{self, Request, Snapshot};
 use crate::cli;
 use crate::client;
 use crate::frames::{Frame, Frames};
+use crate::interruptible::{self, Interrupted};
 use crate::new_file::NewFile;
 use crate::passphrase::{self, Passphrase};
 use crate::up;
@@ -48,7 +49,7 @@ impl Shell {
         let key = header.key_of_passphrase(&passphrase).ok_or_else(missing)?;
         let sealer = Sealer::begin(file, &header, &key).context(format!("cannot write {path}"))?;
         let (file, mut value) =
-            if is_up { self.running(args, sealer).await? } else { self.stopped(args, sealer)? };
+            if is_up { self.running(args, sealer).await? } else { self.stopped(args, sealer).await? };
         let bytes = file.finish()?;
         passphrase::warn_if_loose(args.passphrase_file.as_deref());
         if let Some(fields) = value.as_object_mut() {
@@ -85,7 +86,11 @@ impl Shell {
     }
 
     /// From the store of a node that does not run.
-    fn stopped(&self, args: &cli::Backup, sealer: Sealer<NewFile>) -> Result<(NewFile, Value), Failure> {
+    async fn stopped(
+        &self,
+        args: &cli::Backup,
+        sealer: Sealer<NewFile>,
+    ) -> Result<(NewFile, Value), Failure> {
         let locked = Store::needs_passphrase(&self.paths.store_dir)?;
         let store_passphrase = if locked {
             let given = passphrase::given(None, passphrase::VARIABLE)?;
@@ -94,17 +99,39 @@ impl Shell {
         } else {
             None
         };
-        let home = up::open(&self.paths, store_passphrase.as_ref().map(|p| p.as_slice()))?;
-        let config = std::fs::read(&self.paths.config_file).ok();
-        let snapshot = Snapshot::of(&home.state, &home.store, up::unix_now());
-        let blocks = if args.content { snapshot.block_count(&home.store) } else { 0 };
-        let progress = bar(Some(blocks * BLOCK_LEN), "backing up");
-        let mut moved = || progress.inc(BLOCK_LEN);
-        let written = snapshot.write(&home.store, config.as_deref(), args.content, sealer, &mut moved);
-        let (sealer, objects) = written.map_err(|e| backup::failure(e, &args.file))?;
-        progress.finish_and_clear();
-        let file = sealer.finish().context("cannot write the backup")?;
-        Ok((file, crate::api::backup_json(&snapshot, objects)))
+        let (paths, content, path) = (self.paths.clone(), args.content, args.file.clone());
+        interruptible::run(move |interrupted| {
+            let home = up::open(&paths, store_passphrase.as_ref().map(|p| p.as_slice()))?;
+            let config = std::fs::read(&paths.config_file).ok();
+            let snapshot = Snapshot::of(&home.state, &home.store, up::unix_now());
+            let blocks = if content { snapshot.block_count(&home.store) } else { 0 };
+            let progress = bar(Some(blocks * BLOCK_LEN), "backing up");
+            let mut moved = || progress.inc(BLOCK_LEN);
+            let to = UntilInterrupted { to: sealer, interrupted };
+            let written = snapshot.write(&home.store, config.as_deref(), content, to, &mut moved);
+            progress.finish_and_clear();
+            let (UntilInterrupted { to, .. }, objects) = written.map_err(|e| backup::failure(e, &path))?;
+            let file = to.finish().context("cannot write the backup")?;
+            Ok((file, crate::api::backup_json(&snapshot, objects)))
+        })
+        .await
+    }
+}
+
+/// Takes what is written until the command is interrupted.
+struct UntilInterrupted<'a, W> {
+    to: W,
+    interrupted: &'a Interrupted,
+}
+
+impl<W: Write> Write for UntilInterrupted<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.interrupted.check()?;
+        self.to.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.to.flush()
     }
 }
 
@@ -149,26 +176,47 @@ const NEXT: &str = "\nNo friend's node answers it before the friend agrees, beca
                     Friends you made since the backup need a new invite; those you removed since are back: \
                     remove them again. `kith doctor` says who is missing.";
 
-/// `kith restore`: needs no node, and makes one.
-pub fn restore(paths: &Paths, args: &cli::Restore, json: bool) -> Result<(), Failure> {
+/// What a restore asks for, or is given.
+pub struct Asked {
+    passphrase: Passphrase,
+    store_passphrase: Option<Passphrase>,
+    len: u64,
+}
+
+fn passphrase_files(args: &cli::Restore) -> [&Option<PathBuf>; 2] {
+    [&args.passphrase_file, &args.store_passphrase_file]
+}
+
+/// The part of `kith restore` that looks before anything is made, and may ask at a terminal.
+pub fn ask_restore(paths: &Paths, args: &cli::Restore) -> Result<Asked, Failure> {
     backup::check_free(paths)?;
     let (_, len) = crate::new_file::open_plain(&args.file)?;
-    let both = [&args.passphrase_file, &args.store_passphrase_file];
-    if both.iter().all(|file| file.as_deref() == Some(Path::new("-"))) {
+    if passphrase_files(args).iter().all(|file| file.as_deref() == Some(Path::new("-"))) {
         return Err(Failure::new(Exit::Usage, "only one of the passphrases can come from standard input"));
     }
     let passphrase = known_passphrase(args)?;
     let store_passphrase = passphrase::given(args.store_passphrase_file.as_deref(), passphrase::VARIABLE)?;
-    let request = Request {
-        file: &args.file,
-        paths,
-        passphrase: &passphrase,
-        store_passphrase: store_passphrase.as_ref().map(|p| p.as_slice()),
-    };
-    let progress = bar(Some(len), "restoring");
-    let made = backup::restore(&request, &mut |bytes| progress.set_position(bytes));
-    progress.finish_and_clear();
-    let made = made?;
+    Ok(Asked { passphrase, store_passphrase, len })
+}
+
+/// `kith restore`: needs no node, and makes one. Dropped before its end, it makes none.
+pub async fn restore(paths: &Paths, args: &cli::Restore, asked: Asked, json: bool) -> Result<(), Failure> {
+    let (file, home) = (args.file.clone(), paths.clone());
+    let made = interruptible::run(move |interrupted| {
+        let request = Request {
+            file: &file,
+            paths: &home,
+            passphrase: &asked.passphrase,
+            store_passphrase: asked.store_passphrase.as_ref().map(|p| p.as_slice()),
+            interrupted,
+        };
+        let progress = bar(Some(asked.len), "restoring");
+        let made = backup::restore(&request, &mut |bytes| progress.set_position(bytes));
+        progress.finish_and_clear();
+        made
+    })
+    .await?;
+    let both = passphrase_files(args);
     both.iter().for_each(|file| passphrase::warn_if_loose(file.as_deref()));
     let value = json!({
         "name": made.name,

@@ -16,7 +16,7 @@ mod store;
 mod videos;
 
 pub use about::{completions, man, version};
-pub use backup::restore;
+pub use backup::{ask_restore, restore};
 pub use config::value_json;
 pub use node::paths;
 pub use rekey::rekey;
