@@ -71,7 +71,8 @@ fn segment_path(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{number:08}.log"))
 }
 
-fn keys_path(dir: &Path) -> PathBuf {
+/// The list of segments and their keys.
+pub(crate) fn keys_path(dir: &Path) -> PathBuf {
     dir.join("keys")
 }
 

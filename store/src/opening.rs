@@ -10,7 +10,7 @@ use crate::backend::Held;
 use crate::backend::{Backend, Kind};
 use crate::disk::{self, At, Disk};
 use crate::index;
-use crate::journal::{Contents, Journal};
+use crate::journal::{self, Contents, Journal};
 use crate::keyfile::{self, Unlock};
 use crate::ledger::Ledger;
 use crate::object::{ObjectInfo, Row};
@@ -65,12 +65,15 @@ pub(crate) fn create(backend: Arc<dyn Backend>, options: &Options<'_>) -> Result
     disk.make_dir(dir)?;
     sync_above(&disk, dir)?;
     let lock = disk.backend().lock(dir)?;
-    if disk.exists(&keyfile::path(dir)) {
+    if disk.is_there(&keyfile::path(dir))? {
         return Err(StoreError::Exists { path: dir.to_owned() });
     }
     // A journal without its key is a loss that a new key would make final.
-    if disk.exists(&journal_dir(dir).join("keys")) {
+    if disk.is_there(&journal::keys_path(&journal_dir(dir)))? {
         return Err(StoreError::damaged(&keyfile::path(dir), "it is missing beside a journal"));
+    }
+    if was_used(&disk, dir)? {
+        return Err(StoreError::damaged(&keyfile::path(dir), "it is missing beside packs, views or an index"));
     }
     let key = keyfile::create(&disk, dir, options.unlock, options.cost)?;
     open_with(dir, disk, key, lock, &|_, _| {})
@@ -117,6 +120,19 @@ fn sync_above(disk: &Disk, dir: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Whether anything stands in the store that comes only after a journal.
+fn was_used(disk: &Disk, dir: &Path) -> Result<bool, StoreError> {
+    if !disk.list(&views_dir(dir))?.is_empty() || !disk.list(&index_dir(dir))?.is_empty() {
+        return Ok(true);
+    }
+    for (folder, kind) in disk.list(&packs_dir(dir))? {
+        if kind == Kind::Folder && folder != temp_dir(dir) && !disk.list(&folder)?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 fn open_with(
     dir: &Path,
     disk: Disk,
@@ -124,6 +140,11 @@ fn open_with(
     lock: Box<dyn Held>,
     watch: &dyn Fn(u64, u64),
 ) -> Result<Opened, StoreError> {
+    // An empty journal beside what only a journal can name would make all of it leftovers.
+    let journal_keys = journal::keys_path(&journal_dir(dir));
+    if !disk.is_there(&journal_keys)? && was_used(&disk, dir)? {
+        return Err(StoreError::damaged(&journal_keys, "it is missing beside packs, views or an index"));
+    }
     let folders = [journal_dir(dir), temp_dir(dir), views_dir(dir)];
     folders.iter().try_for_each(|folder| disk.make_dir(folder))?;
     let wrap = derive(Label::JOURNAL_KEYS, &[key.expose()]);
