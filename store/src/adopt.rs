@@ -66,9 +66,14 @@ impl Inner {
     fn drop_without_pack(&self, claim: &impl Fn(&Root) -> Option<Claim>) -> Result<Vec<Root>, StoreError> {
         let rows = self.ask(|index| index.objects()).unwrap_or_default().into_iter().map(|info| info.root);
         let gone: Vec<Root> =
-            rows.filter(|root| claim(root).is_none() && !self.disk.exists(&self.pack_path(root))).collect();
+            rows.filter(|root| claim(root).is_none() && self.has_no_pack(root)).collect();
         self.drop_objects(&gone)?;
         Ok(gone)
+    }
+
+    /// Whether no file has the name of the pack. A name that cannot be looked at may have one.
+    fn has_no_pack(&self, root: &Root) -> bool {
+        matches!(self.disk.kind(&self.pack_path(root)), Ok(None))
     }
 
     fn rows_of_packs(&self, claim: &impl Fn(&Root) -> Option<Claim>) -> Result<Vec<Root>, StoreError> {

@@ -195,6 +195,36 @@ fn a_sector_that_cannot_be_read_costs_one_block() {
     assert_eq!(world.verify(&scope), []);
 }
 
+/// A check took a read error for a block that is gone and wrote zeros over it; the only copy went with
+/// an error that would have passed.
+#[test]
+fn a_block_that_could_not_be_read_once_is_not_zeroed() {
+    let world = World::new();
+    let bad = Arc::new(Mutex::new(None));
+    let failing = Failing { memory: world.memory.clone(), bad: bad.clone() };
+    let World { store, views, memory, objects, live } = world;
+    drop((store, views));
+    let store = Store::open_on(Arc::new(failing), &options()).unwrap().store;
+    let world = World { store, views: Vec::new(), memory, objects, live };
+    let path = world.pack(0);
+    let before = world.bytes(&path);
+    *bad.lock().unwrap() = Some((path.clone(), (PAGE + PLACE + 100) as u64));
+    let scope = Scope { friends: FRIENDS.to_vec(), ..Scope::default() };
+    assert_eq!(kinds(&world.verify(&scope)), [(FileType::Pack, Outcome::Fetch, 1)]);
+    let blocks = PAGE..PAGE + 4 * PLACE;
+    assert!(world.bytes(&path)[blocks.clone()] == before[blocks], "the block is left");
+    *bad.lock().unwrap() = None;
+    assert_eq!(kinds(&world.verify(&scope)), [(FileType::Pack, Outcome::Mended, 0)]);
+    let object = &world.objects[0].0;
+    let pack = world.store.pack(&object.cap.root).unwrap();
+    assert!(object.positions().into_iter().all(|p| pack.read(p).unwrap() == object.sealed(p)));
+    // The control: bytes that were read and are of nothing do go.
+    drop(pack);
+    world.flip(&path, PAGE + PLACE + 100);
+    assert_eq!(kinds(&world.verify(&scope)), [(FileType::Pack, Outcome::Fetch, 1)]);
+    assert!(world.bytes(&path)[PAGE + PLACE..PAGE + 2 * PLACE].iter().all(|byte| *byte == 0));
+}
+
 /// Memory in which one byte of one file cannot be read.
 #[derive(Clone, Debug)]
 struct Failing {
