@@ -65,8 +65,7 @@ impl Inner {
     /// Without the pack nothing is lost with the row, and whether the object was removed nobody knows.
     fn drop_without_pack(&self, claim: &impl Fn(&Root) -> Option<Claim>) -> Result<Vec<Root>, StoreError> {
         let rows = self.ask(|index| index.objects()).unwrap_or_default().into_iter().map(|info| info.root);
-        let gone: Vec<Root> =
-            rows.filter(|root| claim(root).is_none() && self.has_no_pack(root)).collect();
+        let gone: Vec<Root> = rows.filter(|root| claim(root).is_none() && self.has_no_pack(root)).collect();
         self.drop_objects(&gone)?;
         Ok(gone)
     }

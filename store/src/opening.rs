@@ -73,7 +73,10 @@ pub(crate) fn create(backend: Arc<dyn Backend>, options: &Options<'_>) -> Result
         return Err(StoreError::damaged(&keyfile::path(dir), "it is missing beside a journal"));
     }
     if was_used(&disk, dir)? {
-        return Err(StoreError::damaged(&keyfile::path(dir), "it is missing beside packs, views or an index"));
+        return Err(StoreError::damaged(
+            &keyfile::path(dir),
+            "it is missing beside packs, views or an index",
+        ));
     }
     let key = keyfile::create(&disk, dir, options.unlock, options.cost)?;
     open_with(dir, disk, key, lock, &|_, _| {})

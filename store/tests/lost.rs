@@ -5,6 +5,7 @@ mod kit;
 
 use kit::{fresh, object, open, options, pack_files};
 use kith_store::{Store, StoreError};
+use std::path::Path;
 
 /// A start without the journal made an empty one and swept every pack as one that no row names.
 #[test]
@@ -35,4 +36,63 @@ fn a_missing_journal_beside_packs_is_refused() {
         std::fs::remove_dir_all(dir.path().join(gone)).unwrap();
     }
     drop(open(dir.path()));
+}
+
+/// A fetch put an empty pack in the place of one with a flipped byte in its header, an own one too.
+#[test]
+fn a_fetch_mends_a_header_and_begins_nothing_anew() {
+    let (dir, store) = fresh();
+    let own = object(3, 4);
+    own.publish(&store, b"r").unwrap();
+    drop(store);
+    let path = pack_files(dir.path()).remove(0);
+    flip(&path, 100);
+    let store = open(dir.path()).store;
+    let pack = own.begin_fetch(&store);
+    assert_eq!(pack.present(), own.geometry.total());
+    assert!(own.positions().into_iter().all(|p| pack.read(p).unwrap() == own.sealed(p)));
+    assert!(store.object(&own.cap.root).unwrap().complete);
+    assert_eq!(pack_files(dir.path()), [path]);
+}
+
+/// A fetch of one object put its new pack over the only pack of another that lay in its place.
+#[test]
+fn a_fetch_takes_no_pack_of_another_object() {
+    let (dir, store) = fresh();
+    let (one, two) = (object(3, 4), object(4, 4));
+    one.publish(&store, b"r").unwrap();
+    let first = pack_files(dir.path()).remove(0);
+    two.publish(&store, b"r").unwrap();
+    let second = pack_files(dir.path()).into_iter().find(|path| *path != first).unwrap();
+    drop(store);
+    std::fs::rename(&second, &first).unwrap(); // that of the first object is gone
+    let store = open(dir.path()).store;
+    assert_eq!(one.begin_fetch(&store).present(), 1);
+    let pack = store.pack(&two.cap.root).unwrap();
+    assert!(two.positions().into_iter().all(|p| pack.read(p).unwrap() == two.sealed(p)));
+}
+
+/// What cannot be mended is kept beside the new pack, each under a name of its own.
+#[test]
+fn a_fetch_keeps_what_it_cannot_mend() {
+    let (dir, store) = fresh();
+    let own = object(3, 4);
+    own.publish(&store, b"r").unwrap();
+    let path = pack_files(dir.path()).remove(0);
+    drop(store);
+    for round in 1..=3 {
+        std::fs::write(&path, [round; 5000]).unwrap();
+        let store = open(dir.path()).store;
+        assert_eq!(own.begin_fetch(&store).present(), 1);
+        assert_eq!(pack_files(dir.path()).len(), 1 + usize::from(round));
+    }
+    for (name, byte) in [("misplaced", 1), ("misplaced2", 2), ("misplaced3", 3)] {
+        assert_eq!(std::fs::read(path.with_added_extension(name)).unwrap(), [byte; 5000]);
+    }
+}
+
+fn flip(path: &Path, at: usize) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(path, bytes).unwrap();
 }

@@ -7,8 +7,8 @@
 //! object. The file is opened anew by its name, because a name that points to another file is damage
 //! too. What is read is read without a lock. Who brings lost blocks is the caller's matter.
 
-use super::format::{Header, HeaderError, Layout, Map, PAGE_LEN, PLACE_LEN, PackKeys, place_at};
 use super::Pack;
+use super::format::{Header, HeaderError, Layout, Map, PAGE_LEN, PLACE_LEN, PackKeys, place_at};
 use crate::StoreError;
 use crate::backend::{File, Kind};
 use crate::disk::{self, At, Disk, hold};

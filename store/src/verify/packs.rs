@@ -6,6 +6,7 @@ use crate::disk::{Disk, hold};
 use crate::object::ObjectInfo;
 use crate::pack::check::{self, PackCheck, Page, Unopened};
 use crate::pack::format::PLACE_LEN;
+use crate::store::Inner;
 use crate::{Pack, StoreError};
 use kith_crypto::content::{Geometry, Root};
 use std::path::{Path, PathBuf};
@@ -13,6 +14,13 @@ use std::sync::Arc;
 
 /// Why the blocks of a pack cannot be looked at.
 struct NoUse(Fault);
+
+/// Puts right what keeps the pack of an object from being used, as far as what is here suffices.
+/// `changes` is held.
+pub(crate) fn repair(inner: &Arc<Inner>, info: &ObjectInfo) {
+    let verify = Verify::nothing_yet(Arc::clone(inner), false);
+    drop(verify.mend_pack(info, &mut Vec::new()));
+}
 
 impl Verify {
     /// Checks the header; the blocks follow in later steps.
