@@ -3,7 +3,8 @@
 //! Order: lock, key file, journal, index, then the sweep. The sweep removes what no object row
 //! names: unfinished packs, packs whose row was never written, packs of removed objects. It leaves
 //! packs alone when the journal lost records, because then a pack without a row may be the last
-//! trace of an object.
+//! trace of an object. While a kept object misses its pack, one under a wrong name goes only when its
+//! header tells that it is of something else, and goes home when it is the missing one.
 
 use crate::StoreError;
 use crate::backend::Held;
@@ -165,15 +166,17 @@ fn open_with(
     let mark = folded.mark.unwrap_or(journal.start_mark());
     let index_dir = disk.backend().is_real().then(|| index_dir(dir));
     // The index is read, or made anew, while the folders are looked through.
-    let (lost, (index, index_rebuilt)) = std::thread::scope(|scope| {
+    let (sight, (index, index_rebuilt)) = std::thread::scope(|scope| {
         let looking = scope.spawn(|| {
             let named = folded.objects.keys().map(|root| (pack::name(&key, root), *root)).collect();
-            sweep(&disk, dir, named, damaged_records == 0)
+            look(&disk, dir, named)
         });
         let index = index::open(index_dir.as_deref(), &key, &folded.objects, mark, watch);
-        let lost = looking.join().unwrap_or_else(|_| Err(StoreError::Misuse("the look-through failed")))?;
-        Ok::<_, StoreError>((lost, index))
+        let sight = looking.join().unwrap_or_else(|_| Err(StoreError::Misuse("the look-through failed")))?;
+        Ok::<_, StoreError>((sight, index))
     })?;
+    let kept = |root: &Root| folded.objects.contains_key(root);
+    let lost = sweep(&disk, &packs_dir(dir), &key, sight, damaged_records == 0, kept)?;
     let key_file = disk.read(&keyfile::path(dir))?;
     let store = Store::from_inner(Inner {
         dir: dir.to_owned(),
@@ -210,23 +213,24 @@ fn migrate(journal: &mut Journal, folded: &mut Folded, damaged: u64) -> Result<(
     Ok(())
 }
 
-/// Removes unfinished files and, if `clean`, all packs that are not `named`. Returns the objects of
-/// the named ones that are not there.
-fn sweep(
-    disk: &Disk,
-    dir: &Path,
-    mut named: HashMap<String, Root>,
-    clean: bool,
-) -> Result<HashSet<Root>, StoreError> {
-    for (path, _) in disk.list(&temp_dir(dir))? {
-        disk.remove(&path)?;
-    }
-    disk.remove(&disk::beside(&keyfile::path(dir)))?;
-    for (path, _) in disk.list(&views_dir(dir))? {
-        if path.extension().is_some_and(|e| e == "tmp") {
-            disk.remove(&path)?;
-        }
-    }
+/// What stands in the folders of a store that is being opened.
+#[derive(Default)]
+struct Sight {
+    /// Files that nobody finished.
+    unfinished: Vec<PathBuf>,
+    /// Packs under names that no row gives.
+    strays: Vec<PathBuf>,
+    /// Objects under whose name there is nothing.
+    missing: HashSet<Root>,
+}
+
+/// Looks through the folders and changes nothing.
+fn look(disk: &Disk, dir: &Path, mut named: HashMap<String, Root>) -> Result<Sight, StoreError> {
+    let mut sight = Sight::default();
+    sight.unfinished.extend(disk.list(&temp_dir(dir))?.into_iter().map(|(path, _)| path));
+    sight.unfinished.push(disk::beside(&keyfile::path(dir)));
+    let views = disk.list(&views_dir(dir))?.into_iter().map(|(path, _)| path);
+    sight.unfinished.extend(views.filter(|path| path.extension().is_some_and(|e| e == "tmp")));
     for (folder, kind) in disk.list(&packs_dir(dir))? {
         if folder == temp_dir(dir) || kind != Kind::Folder {
             continue;
@@ -236,10 +240,37 @@ fn sweep(
             let here =
                 |name: &&str| folder.file_name().is_some_and(|f| name.get(..2).is_some_and(|n| f == n));
             let known = name.filter(here).and_then(|name| named.remove(name)).is_some();
-            if clean && !known && path.extension().is_some_and(|e| e == "pack") {
-                disk.remove(&path)?;
+            if !known && path.extension().is_some_and(|e| e == "pack") {
+                sight.strays.push(path);
             }
         }
     }
-    Ok(named.into_values().collect())
+    sight.missing.extend(named.into_values());
+    Ok(sight)
+}
+
+/// Removes unfinished files and, if `clean`, packs of what is not `kept`. A pack whose object misses it
+/// goes to its own place. Returns the objects whose pack is not there.
+fn sweep(
+    disk: &Disk,
+    packs: &Path,
+    key: &Key,
+    Sight { unfinished, strays, mut missing }: Sight,
+    clean: bool,
+    kept: impl Fn(&Root) -> bool,
+) -> Result<HashSet<Root>, StoreError> {
+    unfinished.iter().try_for_each(|path| disk.remove(path))?;
+    // While all kept objects have their packs the strays are of others, whatever is in them.
+    let all_there = missing.is_empty();
+    for path in strays {
+        let owner = if all_there { None } else { pack::owner(disk, &path, key) };
+        if let Some(root) = owner.filter(|root| missing.contains(root)) {
+            pack::settle_into(disk, &path, &pack::path(packs, key, &root))?;
+            disk.sync_parent(&path)?;
+            missing.remove(&root);
+        } else if clean && (all_there || owner.is_some_and(|root| !kept(&root))) {
+            disk.remove(&path)?;
+        }
+    }
+    Ok(missing)
 }

@@ -5,7 +5,7 @@ mod kit;
 
 use kit::{fresh, object, open, options, pack_files};
 use kith_store::{Store, StoreError};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A start without the journal made an empty one and swept every pack as one that no row names.
 #[test]
@@ -89,6 +89,40 @@ fn a_fetch_keeps_what_it_cannot_mend() {
     for (name, byte) in [("misplaced", 1), ("misplaced2", 2), ("misplaced3", 3)] {
         assert_eq!(std::fs::read(path.with_added_extension(name)).unwrap(), [byte; 5000]);
     }
+}
+
+/// The sweep and gc removed packs under names that no row gives while the places of kept objects were
+/// empty: a renamed folder cost everything in it.
+#[test]
+fn a_pack_under_a_wrong_name_goes_home_while_its_place_is_empty() {
+    let (dir, store) = fresh();
+    let own = object(3, 4);
+    own.publish(&store, b"r").unwrap();
+    let path = pack_files(dir.path()).remove(0);
+    // Beside it one that can be read and is of nothing kept, and one of which nobody can tell.
+    object(4, 4).publish(&store, b"r").unwrap();
+    let removed = pack_files(dir.path()).into_iter().find(|other| *other != path).unwrap();
+    let bytes = std::fs::read(&removed).unwrap();
+    store.remove(&object(4, 4).cap.root).unwrap();
+    let elsewhere = path.parent().unwrap().with_file_name("zz");
+    std::fs::rename(path.parent().unwrap(), &elsewhere).unwrap();
+    std::fs::write(elsewhere.join("removed.pack"), bytes).unwrap();
+    let unknown = elsewhere.join("unknown.pack");
+    std::fs::write(&unknown, [7; 5000]).unwrap();
+    assert_eq!(store.gc(true).unwrap().files, 1);
+    drop(store);
+    let opened = open(dir.path());
+    assert!(opened.lost.is_empty());
+    assert_eq!(sorted(pack_files(dir.path())), sorted(vec![path, unknown]));
+    let pack = opened.store.pack(&own.cap.root).unwrap();
+    assert!(own.positions().into_iter().all(|p| pack.read(p).unwrap() == own.sealed(p)));
+    // The control: with every pack in its place nothing else is a last trace.
+    assert_eq!(opened.store.gc(false).unwrap().files, 1);
+}
+
+fn sorted(mut paths: Vec<PathBuf>) -> Vec<PathBuf> {
+    paths.sort();
+    paths
 }
 
 fn flip(path: &Path, at: usize) {
