@@ -336,6 +336,11 @@ impl Journal {
         self.disk.guard_unless_full(self.disk.replace(&keys_path(&self.dir), &bytes))
     }
 
+    /// Whether a place is behind the beginning of this journal. What a compaction replaced is not.
+    pub(crate) fn covers(&self, mark: Mark) -> bool {
+        self.segments.first().is_some_and(|(first, _)| mark.segment >= *first)
+    }
+
     /// The place before the first record.
     pub(crate) fn start_mark(&self) -> Mark {
         Mark { segment: self.active, link: [0; 16] }

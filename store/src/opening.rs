@@ -10,8 +10,8 @@ use crate::StoreError;
 use crate::backend::Held;
 use crate::backend::{Backend, Kind};
 use crate::disk::{self, At, Disk};
-use crate::index;
-use crate::journal::{self, Contents, Journal};
+use crate::index::{self, Index, State};
+use crate::journal::{self, Contents, Journal, Mark};
 use crate::keyfile::{self, Unlock};
 use crate::ledger::Ledger;
 use crate::object::{ObjectInfo, Row};
@@ -157,8 +157,9 @@ fn open_with(
     // left them in memory alone. (The journal sees to its own folder.)
     [&packs_dir(dir), &views_dir(dir), dir].iter().try_for_each(|folder| disk.sync_dir(folder))?;
     let Contents { damaged, torn_bytes, .. } = contents;
+    let marks: Vec<Mark> = contents.records.iter().map(|(mark, _)| *mark).collect();
     let mut folded = Folded::of(contents);
-    let damaged_records = damaged + folded.damaged;
+    let mut damaged_records = damaged + folded.damaged;
     let migrated = journal.is_older();
     if migrated {
         migrate(&mut journal, &mut folded, damaged_records)?;
@@ -166,15 +167,21 @@ fn open_with(
     let mark = folded.mark.unwrap_or(journal.start_mark());
     let index_dir = disk.backend().is_real().then(|| index_dir(dir));
     // The index is read, or made anew, while the folders are looked through.
-    let (sight, (index, index_rebuilt)) = std::thread::scope(|scope| {
+    let start = journal.start_mark();
+    let misses = |mark| journal.covers(mark) && mark != start && !marks.contains(&mark);
+    let (sight, (index, state)) = std::thread::scope(|scope| {
         let looking = scope.spawn(|| {
             let named = folded.objects.keys().map(|root| (pack::name(&key, root), *root)).collect();
             look(&disk, dir, named)
         });
-        let index = index::open(index_dir.as_deref(), &key, &folded.objects, mark, watch);
+        let index = index::open(index_dir.as_deref(), &key, &folded.objects, (mark, &misses), watch);
         let sight = looking.join().unwrap_or_else(|_| Err(StoreError::Misuse("the look-through failed")))?;
         Ok::<_, StoreError>((sight, index))
     })?;
+    if state == State::Ahead {
+        damaged_records += 1;
+        remember_loss(&mut journal, index.as_ref());
+    }
     let kept = |root: &Root| folded.objects.contains_key(root);
     let lost = sweep(&disk, &packs_dir(dir), &key, sight, damaged_records == 0, kept)?;
     let key_file = disk.read(&keyfile::path(dir))?;
@@ -191,12 +198,24 @@ fn open_with(
         evicted: Mutex::default(),
         temps: Mutex::default(),
         lost_rows: damaged_records > 0,
-        unclean: index_rebuilt,
+        unclean: state == State::Rebuilt,
         key_file,
         _lock: lock,
     });
     let (records, objects) = (folded.records, folded.objects.into_values().collect());
+    let index_rebuilt = state == State::Rebuilt;
     Ok(Opened { store, records, objects, lost, damaged_records, torn_bytes, index_rebuilt, migrated })
+}
+
+/// Writes down that the journal lost its end, so that a kill before the rows are written again does
+/// not make the packs of those objects leftovers. Where that cannot be written the store opens all the
+/// same, and the next close says it once more.
+fn remember_loss(journal: &mut Journal, index: &dyn Index) {
+    if let Ok(marks) = journal.append(&[Row::Lost(1).encode()])
+        && let Some(mark) = marks.last()
+    {
+        let _ = index.set_mark(*mark);
+    }
 }
 
 /// Writes a journal of an older release in today's form. That some of it was lost is not forgotten,

@@ -3,7 +3,7 @@
 
 mod kit;
 
-use kit::{fresh, object, open, options, pack_files};
+use kit::{as_if_killed, fresh, object, open, options, pack_files};
 use kith_store::{Store, StoreError};
 use std::path::{Path, PathBuf};
 
@@ -118,6 +118,43 @@ fn a_pack_under_a_wrong_name_goes_home_while_its_place_is_empty() {
     assert!(own.positions().into_iter().all(|p| pack.read(p).unwrap() == own.sealed(p)));
     // The control: with every pack in its place nothing else is a last trace.
     assert_eq!(opened.store.gc(false).unwrap().files, 1);
+}
+
+/// A journal that lost its end after a clean close was taken for the journal of a kill, and the packs of
+/// the objects in that end were swept. The sealed index knows better.
+#[test]
+fn a_journal_that_lost_its_end_is_damaged() {
+    let (dir, store) = fresh();
+    object(3, 4).publish(&store, b"r").unwrap();
+    drop(store);
+    let segment = dir.path().join("journal/00000001.log");
+    let old = std::fs::read(&segment).unwrap();
+    let store = open(dir.path()).store;
+    let late = object(4, 4);
+    late.publish(&store, b"s").unwrap();
+    let all = store.objects();
+    drop(store);
+    assert!(dir.path().join("index/seal").exists());
+    std::fs::write(&segment, old).unwrap();
+    let opened = open(dir.path());
+    assert_eq!((opened.damaged_records, opened.objects.len()), (1, 1));
+    assert!(opened.store.was_damaged());
+    assert_eq!(opened.store.gc(false).unwrap().files, 0);
+    // A kill now, before anything was adopted, loses nothing either.
+    let killed = as_if_killed(dir.path());
+    let again = open(killed.path());
+    assert!(again.damaged_records == 1 && pack_files(killed.path()).len() == 2);
+    assert_eq!(again.store.adopt(|_| None).unwrap().found, [late.cap.root]);
+    assert_eq!(opened.store.adopt(|_| None).unwrap().found, [late.cap.root]);
+    assert_eq!(opened.store.objects(), all, "with all that the index knew of it");
+    drop(opened);
+    let opened = open(dir.path());
+    assert!(opened.objects == all && !opened.index_rebuilt);
+    // The control: with the loss accepted the journal is whole again.
+    opened.store.compact(&opened.records).unwrap();
+    drop(opened);
+    let opened = open(dir.path());
+    assert_eq!((opened.damaged_records, opened.objects), (0, all));
 }
 
 fn sorted(mut paths: Vec<PathBuf>) -> Vec<PathBuf> {
