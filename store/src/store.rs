@@ -21,7 +21,7 @@ use crate::view::{self, ViewLog};
 use crate::{Opened, Options, StoreError};
 use kith_crypto::content::{BlockId, Geometry, Position, ReadCap, Root, Tree, VerifiedBlock, VerifyCap};
 use kith_crypto::secret::Key;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -86,6 +86,8 @@ impl std::fmt::Debug for Inner {
 pub(crate) struct Folded {
     pub(crate) objects: BTreeMap<Root, ObjectInfo>,
     pub(crate) records: Vec<Vec<u8>>,
+    /// Objects whose last row is a removal.
+    pub(crate) removed: BTreeSet<Root>,
     /// The place of the last object row.
     pub(crate) mark: Option<Mark>,
     /// Records that open and make no sense.
@@ -120,8 +122,14 @@ impl Folded {
 
     fn apply(&mut self, row: Row) {
         match row {
-            Row::Added(info) => drop(self.objects.insert(info.root, info)),
-            Row::Removed(root) => drop(self.objects.remove(&root)),
+            Row::Added(info) => {
+                self.removed.remove(&info.root);
+                self.objects.insert(info.root, info);
+            }
+            Row::Removed(root) => {
+                self.objects.remove(&root);
+                self.removed.insert(root);
+            }
             Row::Complete(root) => {
                 if let Some(info) = self.objects.get_mut(&root) {
                     info.complete = true;

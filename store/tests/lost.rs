@@ -157,6 +157,35 @@ fn a_journal_that_lost_its_end_is_damaged() {
     assert_eq!((opened.damaged_records, opened.objects), (0, all));
 }
 
+/// In a store that had lost rows a removed object came back when its file outlived the removal.
+#[test]
+fn an_acknowledged_removal_stays() {
+    let (dir, store) = fresh();
+    store.append(&[vec![9; 100]]).unwrap();
+    let (gone, other) = (object(3, 4), object(4, 4));
+    gone.publish(&store, b"r").unwrap();
+    drop(store);
+    let segment = dir.path().join("journal/00000001.log");
+    flip(&segment, 17 + 60);
+    let path = pack_files(dir.path()).remove(0);
+    let bytes = std::fs::read(&path).unwrap();
+    let opened = open(dir.path());
+    assert_eq!(opened.damaged_records, 1);
+    opened.store.adopt(|_| None).unwrap();
+    opened.store.remove(&gone.cap.root).unwrap();
+    drop(opened);
+    std::fs::write(&path, &bytes).unwrap(); // the power went before the disk had forgotten the name
+    let opened = open(dir.path());
+    assert!(opened.store.adopt(|_| None).unwrap().found.is_empty());
+    assert!(pack_files(dir.path()).is_empty());
+    // The control: what was added again after its removal is kept.
+    gone.publish(&opened.store, b"again").unwrap();
+    other.publish(&opened.store, b"r").unwrap();
+    drop(opened);
+    assert_eq!(open(dir.path()).store.adopt(|_| None).unwrap().found, []);
+    assert_eq!(open(dir.path()).objects.len(), 2);
+}
+
 fn sorted(mut paths: Vec<PathBuf>) -> Vec<PathBuf> {
     paths.sort();
     paths
