@@ -72,6 +72,25 @@ fn a_fetch_takes_no_pack_of_another_object() {
     assert!(two.positions().into_iter().all(|p| pack.read(p).unwrap() == two.sealed(p)));
 }
 
+/// The pack of one object under the name of another, with a damaged header, got a header of the other:
+/// blocks of both would have been sealed under one key and one nonce.
+#[test]
+fn no_pack_becomes_that_of_another_object() {
+    let (dir, store) = fresh();
+    let (one, two) = (object(3, 4), object(4, 4));
+    one.publish(&store, b"r").unwrap();
+    let first = pack_files(dir.path()).remove(0);
+    two.publish(&store, b"r").unwrap();
+    let second = pack_files(dir.path()).into_iter().find(|path| *path != first).unwrap();
+    drop(store);
+    std::fs::copy(&second, &first).unwrap();
+    flip(&first, 100);
+    let foreign = std::fs::read(&first).unwrap();
+    let store = open(dir.path()).store;
+    assert_eq!(one.begin_fetch(&store).present(), 1);
+    assert!(std::fs::read(first.with_added_extension("misplaced")).unwrap() == foreign);
+}
+
 /// What cannot be mended is kept beside the new pack, each under a name of its own.
 #[test]
 fn a_fetch_keeps_what_it_cannot_mend() {
