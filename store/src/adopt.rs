@@ -3,7 +3,8 @@
 //! A pack's header, sealed under the store key, says which object it is and what checks it, so the
 //! object can be kept again without its row. Invariant: this happens only in a store whose journal
 //! had lost records when it was opened; in every other one a pack without a row is of an object that
-//! was removed or never finished, and goes. See `docs/decisions/0037-packs-without-rows.md`.
+//! was removed or never finished, and goes. What the journal says was removed last does not come back
+//! either, unless the caller's own records still claim it. See `docs/decisions/0037-packs-without-rows.md`.
 
 use crate::disk::hold;
 use crate::object::{Class, ObjectInfo, day_of};
@@ -65,14 +66,19 @@ impl Inner {
     /// Without the pack nothing is lost with the row, and whether the object was removed nobody knows.
     fn drop_without_pack(&self, claim: &impl Fn(&Root) -> Option<Claim>) -> Result<Vec<Root>, StoreError> {
         let rows = self.ask(|index| index.objects()).unwrap_or_default().into_iter().map(|info| info.root);
-        let gone: Vec<Root> =
-            rows.filter(|root| claim(root).is_none() && !self.disk.exists(&self.pack_path(root))).collect();
+        let gone: Vec<Root> = rows.filter(|root| claim(root).is_none() && self.has_no_pack(root)).collect();
         self.drop_objects(&gone)?;
         Ok(gone)
     }
 
+    /// Whether no file has the name of the pack. A name that cannot be looked at may have one.
+    fn has_no_pack(&self, root: &Root) -> bool {
+        matches!(self.disk.kind(&self.pack_path(root)), Ok(None))
+    }
+
     fn rows_of_packs(&self, claim: &impl Fn(&Root) -> Option<Claim>) -> Result<Vec<Root>, StoreError> {
         let rows = self.ask(|index| index.objects()).unwrap_or_default();
+        let removed = Folded::of(hold(&self.journal).reread()?).removed;
         let named: BTreeSet<_> = rows.iter().map(|info| self.pack_path(&info.root)).collect();
         let mut found = Vec::new();
         for (folder, _) in self.disk.list(&packs_dir(&self.dir))? {
@@ -80,10 +86,14 @@ impl Inner {
                 continue;
             }
             for (path, _) in self.disk.list(&folder)?.iter().filter(|(path, _)| !named.contains(path)) {
-                if let Some(info) = self.describe(path, claim) {
-                    self.enter(&info)?;
-                    found.push(info.root);
+                let Some(info) = self.describe(path, claim) else { continue };
+                // Its file outlived an acknowledged removal, as when the power went right after.
+                if info.read.is_none() && removed.contains(&info.root) {
+                    self.disk.remove(path)?;
+                    continue;
                 }
+                self.enter(&info)?;
+                found.push(info.root);
             }
         }
         Ok(found)

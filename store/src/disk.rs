@@ -144,6 +144,12 @@ impl Disk {
         matches!(self.backend.kind(path), Ok(Kind::Folder))
     }
 
+    /// Whether anything has the name. Who would replace or forget what is there must not take an
+    /// error for an answer.
+    pub(crate) fn is_there(&self, path: &Path) -> Result<bool, StoreError> {
+        self.kind(path).map(|kind| kind.is_some())
+    }
+
     pub(crate) fn exists(&self, path: &Path) -> bool {
         self.backend.kind(path).is_ok()
     }

@@ -286,8 +286,13 @@ fn seal_key(store: &Key) -> Key {
     derive(Label::INDEX_KEY, &[store.expose(), b"seal"])
 }
 
-/// Opens the index that was closed at `mark`.
-fn resume(dir: &Path, store: &Key, mark: Mark) -> Result<Box<dyn Index>, Unusable> {
+/// Opens the index that was closed at `mark`, or at a place that the journal should have and has not.
+fn resume(
+    dir: &Path,
+    store: &Key,
+    mark: Mark,
+    misses: &dyn Fn(Mark) -> bool,
+) -> Result<(Box<dyn Index>, State), Unusable> {
     let stored = std::fs::read(seal_path(dir)).map_err(|_| Unusable)?;
     let actual = seal_of(&seal_key(store), dir).map_err(|_| Unusable)?;
     if stored.as_slice() != actual.as_slice() {
@@ -295,7 +300,11 @@ fn resume(dir: &Path, store: &Key, mark: Mark) -> Result<Box<dyn Index>, Unusabl
     }
     Disk::real().remove(&seal_path(dir)).map_err(|_| Unusable)?;
     let index = SledIndex::open(dir, store)?;
-    if index.mark()? == Some(mark) { Ok(Box::new(index)) } else { Err(Unusable) }
+    match index.mark()? {
+        Some(found) if found == mark => Ok((Box::new(index), State::Resumed)),
+        Some(found) if misses(found) => Ok((Box::new(index), State::Ahead)),
+        _ => Err(Unusable),
+    }
 }
 
 fn fill(
@@ -342,23 +351,31 @@ pub(crate) fn in_memory(objects: &BTreeMap<Root, ObjectInfo>, mark: Mark) -> Box
     Box::new(index)
 }
 
-/// Opens the index, or fills a new one with `objects`; tells whether it had to. Without a folder it
-/// lives in memory.
+/// Where an index came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// It is the one that was closed, and says what the journal says.
+    Resumed,
+    /// It was filled from the journal.
+    Rebuilt,
+    /// It is the one that was closed, and the journal lost rows since then.
+    Ahead,
+}
+
+/// Opens the index, or fills a new one with `objects`; tells which. `misses` tells whether a place is
+/// one that the journal should have and has not. Without a folder the index lives in memory.
 pub(crate) fn open(
     dir: Option<&Path>,
     store: &Key,
     objects: &BTreeMap<Root, ObjectInfo>,
-    mark: Mark,
+    (mark, misses): (Mark, &dyn Fn(Mark) -> bool),
     watch: &dyn Fn(u64, u64),
-) -> (Box<dyn Index>, bool) {
-    let Some(dir) = dir else { return (in_memory(objects, mark), true) };
-    match resume(dir, store, mark) {
-        Ok(index) => (index, false),
-        Err(Unusable) => {
-            let rebuilt = rebuild(dir, store, objects, mark, watch);
-            (rebuilt.unwrap_or_else(|Unusable| in_memory(objects, mark)), true)
-        }
-    }
+) -> (Box<dyn Index>, State) {
+    let Some(dir) = dir else { return (in_memory(objects, mark), State::Rebuilt) };
+    resume(dir, store, mark, misses).unwrap_or_else(|Unusable| {
+        let rebuilt = rebuild(dir, store, objects, mark, watch);
+        (rebuilt.unwrap_or_else(|Unusable| in_memory(objects, mark)), State::Rebuilt)
+    })
 }
 
 #[cfg(test)]
@@ -387,9 +404,9 @@ mod tests {
     #[test]
     fn both_kinds_answer_alike() {
         let dir = tempfile::tempdir().unwrap();
-        let (sled, rebuilt) =
-            open(Some(&dir.path().join("index")), &Key::new([1; 32]), &one(), MARK, &|_, _| {});
-        assert!(rebuilt);
+        let path = dir.path().join("index");
+        let (sled, state) = open(Some(&path), &Key::new([1; 32]), &one(), (MARK, &|_| false), &|_, _| {});
+        assert_eq!(state, State::Rebuilt);
         for index in [sled, in_memory(&one(), MARK)] {
             index.put(&object(2)).unwrap();
             assert_eq!(index.objects().unwrap(), [object(1), object(2)]);
@@ -405,9 +422,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (path, key) = (dir.path().join("index"), Key::new([1; 32]));
         let again = |mark| {
-            let (index, rebuilt) = open(Some(&path), &key, &one(), mark, &|_, _| {});
+            let (index, state) = open(Some(&path), &key, &one(), (mark, &|_| false), &|_, _| {});
             assert_eq!(index.objects().unwrap(), [object(1)]);
-            (index, rebuilt)
+            (index, state == State::Rebuilt)
         };
         let (index, _) = again(MARK);
         index.close();
@@ -420,7 +437,13 @@ mod tests {
         let later = Mark { segment: 2, ..MARK };
         let (index, rebuilt) = again(later);
         assert!(rebuilt, "the journal went on without it");
+        index.put(&object(2)).unwrap();
         index.close();
+        let (index, state) = open(Some(&path), &key, &one(), (MARK, &|mark| mark == later), &|_, _| {});
+        assert_eq!(state, State::Ahead, "the journal lost its end");
+        assert_eq!(index.objects().unwrap(), [object(1), object(2)], "and its rows are kept");
+        drop(index);
+        again(later).0.close();
         let db = std::fs::read(db_dir(&path).join("db")).unwrap();
         let mut bad = db.clone();
         bad[db.len() / 2] ^= 1;

@@ -71,7 +71,8 @@ fn segment_path(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{number:08}.log"))
 }
 
-fn keys_path(dir: &Path) -> PathBuf {
+/// The list of segments and their keys.
+pub(crate) fn keys_path(dir: &Path) -> PathBuf {
     dir.join("keys")
 }
 
@@ -333,6 +334,11 @@ impl Journal {
         self.disk.check()?;
         let bytes = encode_keys(&self.wrap, &disk::random()?, &self.segments);
         self.disk.guard_unless_full(self.disk.replace(&keys_path(&self.dir), &bytes))
+    }
+
+    /// Whether a place is behind the beginning of this journal. What a compaction replaced is not.
+    pub(crate) fn covers(&self, mark: Mark) -> bool {
+        self.segments.first().is_some_and(|(first, _)| mark.segment >= *first)
     }
 
     /// The place before the first record.

@@ -3,14 +3,15 @@
 //! Order: lock, key file, journal, index, then the sweep. The sweep removes what no object row
 //! names: unfinished packs, packs whose row was never written, packs of removed objects. It leaves
 //! packs alone when the journal lost records, because then a pack without a row may be the last
-//! trace of an object.
+//! trace of an object. While a kept object misses its pack, one under a wrong name goes only when its
+//! header tells that it is of something else, and goes home when it is the missing one.
 
 use crate::StoreError;
 use crate::backend::Held;
 use crate::backend::{Backend, Kind};
 use crate::disk::{self, At, Disk};
-use crate::index;
-use crate::journal::{Contents, Journal};
+use crate::index::{self, Index, State};
+use crate::journal::{self, Contents, Journal, Mark};
 use crate::keyfile::{self, Unlock};
 use crate::ledger::Ledger;
 use crate::object::{ObjectInfo, Row};
@@ -65,12 +66,18 @@ pub(crate) fn create(backend: Arc<dyn Backend>, options: &Options<'_>) -> Result
     disk.make_dir(dir)?;
     sync_above(&disk, dir)?;
     let lock = disk.backend().lock(dir)?;
-    if disk.exists(&keyfile::path(dir)) {
+    if disk.is_there(&keyfile::path(dir))? {
         return Err(StoreError::Exists { path: dir.to_owned() });
     }
     // A journal without its key is a loss that a new key would make final.
-    if disk.exists(&journal_dir(dir).join("keys")) {
+    if disk.is_there(&journal::keys_path(&journal_dir(dir)))? {
         return Err(StoreError::damaged(&keyfile::path(dir), "it is missing beside a journal"));
+    }
+    if was_used(&disk, dir)? {
+        return Err(StoreError::damaged(
+            &keyfile::path(dir),
+            "it is missing beside packs, views or an index",
+        ));
     }
     let key = keyfile::create(&disk, dir, options.unlock, options.cost)?;
     open_with(dir, disk, key, lock, &|_, _| {})
@@ -117,6 +124,19 @@ fn sync_above(disk: &Disk, dir: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Whether anything stands in the store that comes only after a journal.
+fn was_used(disk: &Disk, dir: &Path) -> Result<bool, StoreError> {
+    if !disk.list(&views_dir(dir))?.is_empty() || !disk.list(&index_dir(dir))?.is_empty() {
+        return Ok(true);
+    }
+    for (folder, kind) in disk.list(&packs_dir(dir))? {
+        if kind == Kind::Folder && folder != temp_dir(dir) && !disk.list(&folder)?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 fn open_with(
     dir: &Path,
     disk: Disk,
@@ -124,6 +144,11 @@ fn open_with(
     lock: Box<dyn Held>,
     watch: &dyn Fn(u64, u64),
 ) -> Result<Opened, StoreError> {
+    // An empty journal beside what only a journal can name would make all of it leftovers.
+    let journal_keys = journal::keys_path(&journal_dir(dir));
+    if !disk.is_there(&journal_keys)? && was_used(&disk, dir)? {
+        return Err(StoreError::damaged(&journal_keys, "it is missing beside packs, views or an index"));
+    }
     let folders = [journal_dir(dir), temp_dir(dir), views_dir(dir)];
     folders.iter().try_for_each(|folder| disk.make_dir(folder))?;
     let wrap = derive(Label::JOURNAL_KEYS, &[key.expose()]);
@@ -132,8 +157,9 @@ fn open_with(
     // left them in memory alone. (The journal sees to its own folder.)
     [&packs_dir(dir), &views_dir(dir), dir].iter().try_for_each(|folder| disk.sync_dir(folder))?;
     let Contents { damaged, torn_bytes, .. } = contents;
+    let marks: Vec<Mark> = contents.records.iter().map(|(mark, _)| *mark).collect();
     let mut folded = Folded::of(contents);
-    let damaged_records = damaged + folded.damaged;
+    let mut damaged_records = damaged + folded.damaged;
     let migrated = journal.is_older();
     if migrated {
         migrate(&mut journal, &mut folded, damaged_records)?;
@@ -141,15 +167,23 @@ fn open_with(
     let mark = folded.mark.unwrap_or(journal.start_mark());
     let index_dir = disk.backend().is_real().then(|| index_dir(dir));
     // The index is read, or made anew, while the folders are looked through.
-    let (lost, (index, index_rebuilt)) = std::thread::scope(|scope| {
+    let start = journal.start_mark();
+    let misses = |mark| journal.covers(mark) && mark != start && !marks.contains(&mark);
+    let (sight, (index, state)) = std::thread::scope(|scope| {
         let looking = scope.spawn(|| {
             let named = folded.objects.keys().map(|root| (pack::name(&key, root), *root)).collect();
-            sweep(&disk, dir, named, damaged_records == 0)
+            look(&disk, dir, named)
         });
-        let index = index::open(index_dir.as_deref(), &key, &folded.objects, mark, watch);
-        let lost = looking.join().unwrap_or_else(|_| Err(StoreError::Misuse("the look-through failed")))?;
-        Ok::<_, StoreError>((lost, index))
+        let index = index::open(index_dir.as_deref(), &key, &folded.objects, (mark, &misses), watch);
+        let sight = looking.join().unwrap_or_else(|_| Err(StoreError::Misuse("the look-through failed")))?;
+        Ok::<_, StoreError>((sight, index))
     })?;
+    if state == State::Ahead {
+        damaged_records += 1;
+        remember_loss(&mut journal, index.as_ref());
+    }
+    let kept = |root: &Root| folded.objects.contains_key(root);
+    let lost = sweep(&disk, &packs_dir(dir), &key, sight, damaged_records == 0, kept)?;
     let key_file = disk.read(&keyfile::path(dir))?;
     let store = Store::from_inner(Inner {
         dir: dir.to_owned(),
@@ -164,12 +198,24 @@ fn open_with(
         evicted: Mutex::default(),
         temps: Mutex::default(),
         lost_rows: damaged_records > 0,
-        unclean: index_rebuilt,
+        unclean: state == State::Rebuilt,
         key_file,
         _lock: lock,
     });
     let (records, objects) = (folded.records, folded.objects.into_values().collect());
+    let index_rebuilt = state == State::Rebuilt;
     Ok(Opened { store, records, objects, lost, damaged_records, torn_bytes, index_rebuilt, migrated })
+}
+
+/// Writes down that the journal lost its end, so that a kill before the rows are written again does
+/// not make the packs of those objects leftovers. Where that cannot be written the store opens all the
+/// same, and the next close says it once more.
+fn remember_loss(journal: &mut Journal, index: &dyn Index) {
+    if let Ok(marks) = journal.append(&[Row::Lost(1).encode()])
+        && let Some(mark) = marks.last()
+    {
+        let _ = index.set_mark(*mark);
+    }
 }
 
 /// Writes a journal of an older release in today's form. That some of it was lost is not forgotten,
@@ -186,23 +232,24 @@ fn migrate(journal: &mut Journal, folded: &mut Folded, damaged: u64) -> Result<(
     Ok(())
 }
 
-/// Removes unfinished files and, if `clean`, all packs that are not `named`. Returns the objects of
-/// the named ones that are not there.
-fn sweep(
-    disk: &Disk,
-    dir: &Path,
-    mut named: HashMap<String, Root>,
-    clean: bool,
-) -> Result<HashSet<Root>, StoreError> {
-    for (path, _) in disk.list(&temp_dir(dir))? {
-        disk.remove(&path)?;
-    }
-    disk.remove(&disk::beside(&keyfile::path(dir)))?;
-    for (path, _) in disk.list(&views_dir(dir))? {
-        if path.extension().is_some_and(|e| e == "tmp") {
-            disk.remove(&path)?;
-        }
-    }
+/// What stands in the folders of a store that is being opened.
+#[derive(Default)]
+struct Sight {
+    /// Files that nobody finished.
+    unfinished: Vec<PathBuf>,
+    /// Packs under names that no row gives.
+    strays: Vec<PathBuf>,
+    /// Objects under whose name there is nothing.
+    missing: HashSet<Root>,
+}
+
+/// Looks through the folders and changes nothing.
+fn look(disk: &Disk, dir: &Path, mut named: HashMap<String, Root>) -> Result<Sight, StoreError> {
+    let mut sight = Sight::default();
+    sight.unfinished.extend(disk.list(&temp_dir(dir))?.into_iter().map(|(path, _)| path));
+    sight.unfinished.push(disk::beside(&keyfile::path(dir)));
+    let views = disk.list(&views_dir(dir))?.into_iter().map(|(path, _)| path);
+    sight.unfinished.extend(views.filter(|path| path.extension().is_some_and(|e| e == "tmp")));
     for (folder, kind) in disk.list(&packs_dir(dir))? {
         if folder == temp_dir(dir) || kind != Kind::Folder {
             continue;
@@ -212,10 +259,37 @@ fn sweep(
             let here =
                 |name: &&str| folder.file_name().is_some_and(|f| name.get(..2).is_some_and(|n| f == n));
             let known = name.filter(here).and_then(|name| named.remove(name)).is_some();
-            if clean && !known && path.extension().is_some_and(|e| e == "pack") {
-                disk.remove(&path)?;
+            if !known && path.extension().is_some_and(|e| e == "pack") {
+                sight.strays.push(path);
             }
         }
     }
-    Ok(named.into_values().collect())
+    sight.missing.extend(named.into_values());
+    Ok(sight)
+}
+
+/// Removes unfinished files and, if `clean`, packs of what is not `kept`. A pack whose object misses it
+/// goes to its own place. Returns the objects whose pack is not there.
+fn sweep(
+    disk: &Disk,
+    packs: &Path,
+    key: &Key,
+    Sight { unfinished, strays, mut missing }: Sight,
+    clean: bool,
+    kept: impl Fn(&Root) -> bool,
+) -> Result<HashSet<Root>, StoreError> {
+    unfinished.iter().try_for_each(|path| disk.remove(path))?;
+    // While all kept objects have their packs the strays are of others, whatever is in them.
+    let all_there = missing.is_empty();
+    for path in strays {
+        let owner = if all_there { None } else { pack::owner(disk, &path, key) };
+        if let Some(root) = owner.filter(|root| missing.contains(root)) {
+            pack::settle_into(disk, &path, &pack::path(packs, key, &root))?;
+            disk.sync_parent(&path)?;
+            missing.remove(&root);
+        } else if clean && (all_there || owner.is_some_and(|root| !kept(&root))) {
+            disk.remove(&path)?;
+        }
+    }
+    Ok(missing)
 }

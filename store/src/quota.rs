@@ -9,11 +9,12 @@ use crate::backend::Kind;
 use crate::disk::{At, hold};
 use crate::ledger::{Limits, Room, Shortage, Usage, len_of};
 use crate::object::{Class, ObjectInfo, Row, day_of};
+use crate::pack;
 use crate::pack::format::pack_len;
 use crate::store::{Inner, packs_dir, temp_dir};
 use crate::{Store, StoreError};
 use kith_crypto::content::{Geometry, Root};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -234,14 +235,24 @@ impl Inner {
             return Ok(out);
         }
         let objects = self.ask(|index| index.objects()).unwrap_or_default();
-        let named: HashSet<PathBuf> = objects.iter().map(|info| self.pack_path(&info.root)).collect();
+        let mut named: HashMap<PathBuf, Root> =
+            objects.iter().map(|info| (self.pack_path(&info.root), info.root)).collect();
+        let kept: HashSet<Root> = named.values().copied().collect();
+        let mut strays = Vec::new();
         for (folder, kind) in self.disk.list(&packs)? {
             if kind != Kind::Folder || folder == temps {
                 continue;
             }
             let files = self.disk.list(&folder)?.into_iter().map(|(path, _)| path);
-            out.extend(files.filter(|p| p.extension().is_some_and(|e| e == "pack") && !named.contains(p)));
+            let unnamed = files.filter(|path| named.remove(path).is_none());
+            strays.extend(unnamed.filter(|path| path.extension().is_some_and(|e| e == "pack")));
         }
+        // While an object misses its pack, one under a wrong name may be the last trace of it.
+        let foreign = |path: &PathBuf| {
+            named.is_empty()
+                || pack::owner(&self.disk, path, &self.key).is_some_and(|root| !kept.contains(&root))
+        };
+        out.extend(strays.into_iter().filter(foreign));
         Ok(out)
     }
 }

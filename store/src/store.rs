@@ -16,11 +16,12 @@ use crate::open_packs::OpenPacks;
 use crate::opening;
 use crate::pack::format::Header;
 use crate::pack::{self, Pack, Publishing};
+use crate::verify;
 use crate::view::{self, ViewLog};
 use crate::{Opened, Options, StoreError};
 use kith_crypto::content::{BlockId, Geometry, Position, ReadCap, Root, Tree, VerifiedBlock, VerifyCap};
 use kith_crypto::secret::Key;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -85,6 +86,8 @@ impl std::fmt::Debug for Inner {
 pub(crate) struct Folded {
     pub(crate) objects: BTreeMap<Root, ObjectInfo>,
     pub(crate) records: Vec<Vec<u8>>,
+    /// Objects whose last row is a removal.
+    pub(crate) removed: BTreeSet<Root>,
     /// The place of the last object row.
     pub(crate) mark: Option<Mark>,
     /// Records that open and make no sense.
@@ -119,8 +122,14 @@ impl Folded {
 
     fn apply(&mut self, row: Row) {
         match row {
-            Row::Added(info) => drop(self.objects.insert(info.root, info)),
-            Row::Removed(root) => drop(self.objects.remove(&root)),
+            Row::Added(info) => {
+                self.removed.remove(&info.root);
+                self.objects.insert(info.root, info);
+            }
+            Row::Removed(root) => {
+                self.objects.remove(&root);
+                self.removed.insert(root);
+            }
             Row::Complete(root) => {
                 if let Some(info) = self.objects.get_mut(&root) {
                     info.complete = true;
@@ -307,7 +316,30 @@ impl Inner {
         Ok(pack)
     }
 
-    fn begin_fetch(&self, info: ObjectInfo, root_block: Vec<u8>) -> Result<Arc<Pack>, StoreError> {
+    /// The pack of an object whose row is there; one that is damaged is mended first where what is
+    /// here suffices. `changes` is held.
+    fn mended_pack(self: &Arc<Self>, info: &ObjectInfo) -> Result<Arc<Pack>, StoreError> {
+        match self.pack(&info.root) {
+            Err(StoreError::Damaged { .. }) => {
+                verify::repair(self, info);
+                self.pack(&info.root)
+            }
+            other => other,
+        }
+    }
+
+    /// Makes the place of a new pack free. What lies there goes out of the way and is kept, unless it is
+    /// known for a leftover of the same object, which has no row. `changes` is held.
+    fn make_way(&self, root: &Root, has_row: bool) -> Result<(), StoreError> {
+        let path = self.pack_path(root);
+        if !self.disk.is_there(&path)? {
+            return Ok(());
+        }
+        let leftover = !has_row && pack::owner(&self.disk, &path, &self.key) == Some(*root);
+        if leftover { Ok(()) } else { verify::set_aside(&self.disk, &path) }
+    }
+
+    fn begin_fetch(self: &Arc<Self>, info: ObjectInfo, root_block: Vec<u8>) -> Result<Arc<Pack>, StoreError> {
         let _changing = hold(&self.changes);
         self.disk.check()?;
         let geometry = Geometry::of(info.data_count).ok_or(StoreError::NotFound)?;
@@ -320,7 +352,7 @@ impl Inner {
                 let class = if known.class == Class::Mirrored { info.class } else { known.class };
                 let used_day = known.used_day.max(info.used_day);
                 let info = ObjectInfo { read, class, used_day, ..known.clone() };
-                match self.pack(&info.root) {
+                match self.mended_pack(known) {
                     Ok(pack) => {
                         if info != *known {
                             self.change(&Row::Added(info.clone()), Some(known), &info, &[], 0)?;
@@ -339,6 +371,7 @@ impl Inner {
         self.make_room(info.class, new_bytes, Some(len), false)?;
         let header = Header { root: info.root, tree: info.tree.clone(), geometry };
         let (temp, path) = (self.temp_pack()?, self.pack_path(&info.root));
+        self.make_way(&info.root, before.is_some())?;
         let pack = Pack::begin((&temp, &path), &self.key, &header, root_block, &self.disk)?;
         let pack = Arc::new(pack);
         let changed = self.change(&Row::Added(info.clone()), before.as_ref(), &info, &[], 0);

@@ -11,6 +11,8 @@
 mod folders;
 mod packs;
 
+pub(crate) use packs::{repair, set_aside};
+
 use crate::disk::{Disk, hold};
 use crate::journal::{Contents, Snapshot};
 use crate::keyfile;
@@ -197,15 +199,9 @@ impl Store {
         let count = objects.len() as u64;
         todo.extend(objects);
         let total_bytes = todo.iter().map(|task| task.bytes(&inner)).sum();
-        Verify {
-            look_only: scope.look_only || inner.disk.is_read_only(),
-            inner,
-            todo,
-            current: None,
-            friends: scope.friends.clone(),
-            total_bytes,
-            objects: count,
-        }
+        let look_only = scope.look_only || inner.disk.is_read_only();
+        let friends = scope.friends.clone();
+        Verify { todo, friends, total_bytes, objects: count, ..Verify::nothing_yet(inner, look_only) }
     }
 }
 
@@ -245,6 +241,11 @@ impl Verify {
             Task::Object(root, _) => return Some(self.begin_object(root)),
         }
         Some(checked)
+    }
+
+    fn nothing_yet(inner: Arc<Inner>, look_only: bool) -> Self {
+        let todo = VecDeque::new();
+        Self { inner, todo, current: None, look_only, friends: Vec::new(), total_bytes: 0, objects: 0 }
     }
 
     fn disk(&self) -> &Disk {

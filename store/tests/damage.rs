@@ -56,6 +56,13 @@ impl World {
             self.views[view].rewrite(&records(10..14)).unwrap();
         }
         self.heal(&findings);
+        // A fetch keeps what it found in the place of its pack, for the owner to remove.
+        let aside = name.with_added_extension("misplaced");
+        if self.files().contains_key(&aside) {
+            let told = self.verify(&self.whole());
+            assert!(told.len() == 1 && told[0].path == aside && told[0].outcome == Outcome::Foreign);
+            self.memory.remove(&aside).unwrap();
+        }
         self.check();
         assert_eq!(self.verify(&self.whole()), [], "{} was mended", name.display());
         assert!(self.views.iter().all(|view| view.verify().unwrap()));
@@ -193,6 +200,55 @@ fn a_sector_that_cannot_be_read_costs_one_block() {
     world.heal(&findings);
     world.check();
     assert_eq!(world.verify(&scope), []);
+}
+
+/// A check took a read error for a block that is gone and wrote zeros over it; the only copy went with
+/// an error that would have passed.
+#[test]
+fn a_block_that_could_not_be_read_once_is_not_zeroed() {
+    let world = World::new();
+    let bad = Arc::new(Mutex::new(None));
+    let failing = Failing { memory: world.memory.clone(), bad: bad.clone() };
+    let World { store, views, memory, objects, live } = world;
+    drop((store, views));
+    let store = Store::open_on(Arc::new(failing), &options()).unwrap().store;
+    let world = World { store, views: Vec::new(), memory, objects, live };
+    let path = world.pack(0);
+    let before = world.bytes(&path);
+    *bad.lock().unwrap() = Some((path.clone(), (PAGE + PLACE + 100) as u64));
+    let scope = Scope { friends: FRIENDS.to_vec(), ..Scope::default() };
+    assert_eq!(kinds(&world.verify(&scope)), [(FileType::Pack, Outcome::Fetch, 1)]);
+    let blocks = PAGE..PAGE + 4 * PLACE;
+    assert!(world.bytes(&path)[blocks.clone()] == before[blocks], "the block is left");
+    *bad.lock().unwrap() = None;
+    assert_eq!(kinds(&world.verify(&scope)), [(FileType::Pack, Outcome::Mended, 0)]);
+    let object = &world.objects[0].0;
+    let pack = world.store.pack(&object.cap.root).unwrap();
+    assert!(object.positions().into_iter().all(|p| pack.read(p).unwrap() == object.sealed(p)));
+    // The control: bytes that were read and are of nothing do go.
+    drop(pack);
+    world.flip(&path, PAGE + PLACE + 100);
+    assert_eq!(kinds(&world.verify(&scope)), [(FileType::Pack, Outcome::Fetch, 1)]);
+    assert!(world.bytes(&path)[PAGE + PLACE..PAGE + 2 * PLACE].iter().all(|byte| *byte == 0));
+}
+
+/// A pack whose header could not be read just now was given up as gone, with all its blocks.
+#[test]
+fn a_header_that_could_not_be_read_once_costs_nothing() {
+    let world = World::new();
+    let bad = Arc::new(Mutex::new(None));
+    let failing = Failing { memory: world.memory.clone(), bad: bad.clone() };
+    let World { store, views, memory, objects, live } = world;
+    drop((store, views));
+    let store = Store::open_on(Arc::new(failing), &options()).unwrap().store;
+    let world = World { store, views: Vec::new(), memory, objects, live };
+    let path = world.pack(0);
+    let before = world.bytes(&path);
+    *bad.lock().unwrap() = Some((path.clone(), 100));
+    assert_eq!(kinds(&world.verify(&world.only(0))), [(FileType::Pack, Outcome::Left, 0)]);
+    assert!(world.bytes(&path) == before);
+    *bad.lock().unwrap() = None;
+    assert_eq!(world.verify(&world.only(0)), []);
 }
 
 /// Memory in which one byte of one file cannot be read.

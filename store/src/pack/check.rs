@@ -7,15 +7,16 @@
 //! object. The file is opened anew by its name, because a name that points to another file is damage
 //! too. What is read is read without a lock. Who brings lost blocks is the caller's matter.
 
+use super::Pack;
 use super::format::{Header, HeaderError, Layout, Map, PAGE_LEN, PLACE_LEN, PackKeys, place_at};
-use super::{Pack, is_damage};
 use crate::StoreError;
 use crate::backend::{File, Kind};
 use crate::disk::{self, At, Disk, hold};
 use crate::object::ObjectInfo;
 use crate::verify::{Fault, Outcome};
-use kith_crypto::content::{FANOUT, Geometry, Position, Tree, VerifyCap};
+use kith_crypto::content::{BlockId, FANOUT, Geometry, Position, Tree, VerifyCap};
 use kith_crypto::secret::Key;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -33,6 +34,8 @@ pub(crate) enum Page {
     Repairable(Box<PackKeys>),
     /// A later release wrote it.
     Newer,
+    /// The disk does not say, and nothing else tells.
+    Unread,
     /// The file is of no use.
     Useless(&'static str),
 }
@@ -40,8 +43,9 @@ pub(crate) enum Page {
 /// Reads the header page of the pack of `info`. `open`: the same pack, if it is open.
 pub(crate) fn page(file: &dyn File, store: &Key, info: &ObjectInfo, open: Option<&Pack>) -> Page {
     let Some(geometry) = Geometry::of(info.data_count) else { return Page::Useless("its row is damaged") };
-    let page = file.read_at(0, PAGE_LEN);
-    let page = page.unwrap_or_else(|_| vec![0; PAGE_LEN]); // cut off, or a sector that cannot be read
+    let read = file.read_at(0, PAGE_LEN);
+    let unread = read.as_ref().is_err_and(|e| e.kind() != ErrorKind::UnexpectedEof);
+    let page = read.unwrap_or_else(|_| vec![0; PAGE_LEN]); // cut off, or a sector that cannot be read
     let newer = match PackKeys::decode_header(store, &page) {
         Ok((header, _)) if header.root != info.root => return Page::Other(header),
         Ok((header, _)) if header.geometry == geometry && header.tree == info.tree => return Page::Right,
@@ -51,30 +55,39 @@ pub(crate) fn page(file: &dyn File, store: &Key, info: &ObjectInfo, open: Option
     };
     let layout = Layout::of(geometry);
     let stored = PackKeys::salt_in(&page);
-    let fits = |keys: &PackKeys| opens_rest(file, keys, layout);
-    let known = open.map(|pack| *pack.keys.salt()).into_iter().chain(stored);
-    if let Some(keys) = known.map(|salt| PackKeys::new(store, salt)).find(fits) {
+    // What opens under the keys of the open pack is that pack. Under other keys only the root block
+    // tells whose file it is: blocks of this object must not be written into that of another.
+    let is_open = |keys: &PackKeys| has_map(file, keys, layout) || has_root(file, keys, layout, info);
+    let of_open = open.map(|pack| PackKeys::new(store, *pack.keys.salt())).filter(is_open);
+    let fits = |keys: &PackKeys| has_root(file, keys, layout, info);
+    let of_stored = || stored.map(|salt| PackKeys::new(store, salt)).filter(fits);
+    if let Some(keys) = of_open.or_else(of_stored) {
         return Page::Repairable(Box::new(keys));
+    }
+    if unread {
+        return Page::Unread;
     }
     if newer {
         return Page::Newer;
     }
-    match stored.and_then(|salt| nearby_salt(file, store, salt, layout)) {
+    match stored.and_then(|salt| nearby_salt(file, store, salt, layout)).filter(fits) {
         Some(keys) => Page::Repairable(Box::new(keys)),
         None => Page::Useless("its header is lost"),
     }
 }
 
-/// Whether a presence map or the root block opens with these keys.
-fn opens_rest(file: &dyn File, keys: &PackKeys, layout: Layout) -> bool {
+/// Whether a presence map opens with these keys.
+fn has_map(file: &dyn File, keys: &PackKeys, layout: Layout) -> bool {
     let map = |copy| file.read_at(layout.map_at(copy), layout.map_len()).ok();
-    let has_map = |copy| map(copy).is_some_and(|bytes| keys.decode_map(layout, &bytes).is_some());
+    [0, 1].into_iter().filter_map(map).any(|bytes| keys.decode_map(layout, &bytes).is_some())
+}
+
+/// Whether the root block opens with these keys and is that of the object.
+fn has_root(file: &dyn File, keys: &PackKeys, layout: Layout, info: &ObjectInfo) -> bool {
     let cipher = kith_crypto::aead::BulkKey::new(&keys.blocks);
-    let root = |layout: Layout| file.read_at(place_at(layout.last_slot()), PLACE_LEN).ok();
-    has_map(0)
-        || has_map(1)
-        || root(layout)
-            .is_some_and(|mut bytes| cipher.open_vec(Position::Root.nonce(), &[], &mut bytes).is_ok())
+    let Ok(mut bytes) = file.read_at(place_at(layout.last_slot()), PLACE_LEN) else { return false };
+    let opened = cipher.open_vec(Position::Root.nonce(), &[], &mut bytes).is_ok();
+    opened && BlockId::of(&bytes).0 == info.root.0
 }
 
 /// The keys of a salt that differs in one byte from the one on disk: a single flipped bit there would
@@ -133,7 +146,10 @@ pub(crate) struct PackCheck {
 /// What one place held.
 enum Place {
     Good,
-    Bad,
+    /// The file ends before it.
+    CutOff,
+    /// The disk does not say.
+    Unread,
     /// Bytes that are no block where none should be.
     Stray,
     Empty,
@@ -198,7 +214,7 @@ impl PackCheck {
         let place = self.look(position, slot);
         match (&place, marked) {
             (Place::Good, true) => {}
-            (Place::Empty | Place::Bad, false) if !self.complete => {}
+            (Place::Empty | Place::CutOff | Place::Unread, false) if !self.complete => {}
             (Place::Good, false) => self.found += 1,
             (_, true) => self.lost += 1,
             (_, false) if self.complete => self.lost += 1,
@@ -209,8 +225,9 @@ impl PackCheck {
         }
         match place {
             Place::Good if !marked => hold(&self.pack.marks).add(slot),
-            Place::Good | Place::Empty => {}
-            Place::Bad | Place::Stray => self.clear(slot),
+            // A later reading may succeed, so what could not be read stays as it is.
+            Place::Good | Place::Empty | Place::Unread => {}
+            Place::CutOff | Place::Stray => self.clear(slot),
         }
         if marked && !matches!(place, Place::Good) {
             let total = self.pack.geometry.total();
@@ -229,9 +246,10 @@ impl PackCheck {
     fn look(&mut self, position: Position, slot: u64) -> Place {
         let mut bytes = match self.pack.file.read_at(place_at(slot), PLACE_LEN) {
             Ok(bytes) => bytes,
-            Err(e) => {
-                self.unreadable |= !is_damage(&e);
-                return Place::Bad;
+            Err(e) if e.kind() == ErrorKind::UnexpectedEof => return Place::CutOff,
+            Err(_) => {
+                self.unreadable = true;
+                return Place::Unread;
             }
         };
         if bytes.iter().all(|byte| *byte == 0) {
@@ -313,8 +331,8 @@ fn nth(geometry: Geometry, n: u64) -> Position {
 
 impl Pack {
     /// Whether `file`, opened by the pack's name, is the one that this pack uses.
-    pub(crate) fn is_behind(&self, file: &dyn File) -> bool {
-        file.read_at(0, PAGE_LEN).is_ok_and(|page| PackKeys::salt_in(&page) == Some(*self.keys.salt()))
+    pub(crate) fn is_behind(&self, file: &dyn File) -> std::io::Result<bool> {
+        Ok(PackKeys::salt_in(&file.read_at(0, PAGE_LEN)?) == Some(*self.keys.salt()))
     }
 
     fn gap(&self) -> (u64, usize) {
@@ -381,12 +399,24 @@ impl Pack {
     }
 }
 
+/// Why a pack's name leads to no open file.
+pub(crate) struct Unopened {
+    pub(crate) what: &'static str,
+    /// No file has the name. Otherwise there may well be one, and the system does not hand it out now.
+    pub(crate) gone: bool,
+}
+
 /// What has the name of a pack that should be a file.
-pub(crate) fn open_named(disk: &Disk, path: &Path) -> Result<Box<dyn File>, &'static str> {
-    match disk.kind(path) {
-        Ok(Some(Kind::File)) => disk.open(path).map_err(|_| "it cannot be opened"),
-        Ok(Some(_)) => Err("something that is no file has its name"),
-        Ok(None) => Err("it is missing"),
-        Err(_) => Err("it cannot be looked at"),
-    }
+pub(crate) fn open_named(disk: &Disk, path: &Path) -> Result<Box<dyn File>, Unopened> {
+    let (what, gone) = match disk.kind(path) {
+        Ok(Some(Kind::File)) => match disk.open(path) {
+            Ok(file) => return Ok(file),
+            Err(e) if e.is_missing() => ("it is missing", true),
+            Err(_) => ("it cannot be opened", false),
+        },
+        Ok(Some(_)) => ("something that is no file has its name", true),
+        Ok(None) => ("it is missing", true),
+        Err(_) => ("it cannot be looked at", false),
+    };
+    Err(Unopened { what, gone })
 }

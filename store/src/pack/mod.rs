@@ -39,6 +39,12 @@ pub(crate) fn name(store: &Key, root: &Root) -> String {
     format!("{}.pack", disk::hex(&disk::first16(name.expose())))
 }
 
+/// The object that the header of the pack at `path` names, if it can be read.
+pub(crate) fn owner(disk: &Disk, path: &Path, store: &Key) -> Option<Root> {
+    let page = disk.open(path).ok()?.read_at(0, PAGE_LEN).ok()?;
+    PackKeys::decode_header(store, &page).ok().map(|(header, _)| header.root)
+}
+
 /// An open pack. All methods take `&self` and may be called from several threads.
 #[derive(Debug)]
 pub struct Pack {

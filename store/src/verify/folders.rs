@@ -26,7 +26,7 @@ impl Verify {
         // A folder in the journal's is a backup that a migration made. A segment that is just being
         // made, or removed, is looked at again when that is over.
         self.look(&journal_dir(dir), &mut findings, |path, kind| {
-            let known = |journal: Snapshot| journal.names(path) || !self.disk().exists(path);
+            let known = |journal: Snapshot| journal.names(path) || matches!(self.disk().kind(path), Ok(None));
             kind == Kind::Folder || is_temporary(path) || known(self.snapshot())
         });
         let views: BTreeSet<PathBuf> = self.view_logs();
@@ -87,7 +87,7 @@ impl Verify {
         // A pack gets its name and its row, and loses them, in one change.
         let _settled = hold(&self.inner.changes);
         let path = &finding.path;
-        if !self.disk().exists(path) {
+        if matches!(self.disk().kind(path), Ok(None)) {
             return None;
         }
         let file = self.disk().open(path).ok();
@@ -103,7 +103,7 @@ impl Verify {
             return (!kept).then_some(Finding { file: FileType::Pack, what, ..finding });
         }
         let what = "it stood under the name of another object";
-        let outcome = match kept && !self.disk().exists(&right) {
+        let outcome = match kept && matches!(self.disk().kind(&right), Ok(None)) {
             true => self.mend(|| {
                 self.disk().check()?;
                 pack::settle_into(self.disk(), path, &right)?;

@@ -2,17 +2,25 @@
 
 use super::{BLOCKS_PER_STEP, Checked, Fault, FileType, Finding, Outcome, Verify, pack_bytes};
 use crate::backend::File;
-use crate::disk::hold;
+use crate::disk::{Disk, hold};
 use crate::object::ObjectInfo;
-use crate::pack::check::{self, PackCheck, Page};
+use crate::pack::check::{self, PackCheck, Page, Unopened};
 use crate::pack::format::PLACE_LEN;
+use crate::store::Inner;
 use crate::{Pack, StoreError};
 use kith_crypto::content::{Geometry, Root};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Why the blocks of a pack cannot be looked at.
 struct NoUse(Fault);
+
+/// Puts right what keeps the pack of an object from being used, as far as what is here suffices.
+/// `changes` is held.
+pub(crate) fn repair(inner: &Arc<Inner>, info: &ObjectInfo) {
+    let verify = Verify::nothing_yet(Arc::clone(inner), false);
+    drop(verify.mend_pack(info, &mut Vec::new()));
+}
 
 impl Verify {
     /// Checks the header; the blocks follow in later steps.
@@ -86,7 +94,7 @@ impl Verify {
         if !matches!(self.page(file.as_ref(), info), Page::Right) {
             return None;
         }
-        self.inner.pack(&info.root).ok().filter(|pack| pack.is_behind(file.as_ref()))
+        self.inner.pack(&info.root).ok().filter(|pack| pack.is_behind(file.as_ref()).unwrap_or(false))
     }
 
     /// Puts right what keeps the blocks from being looked at. `changes` is held.
@@ -97,11 +105,14 @@ impl Verify {
             self.forget(&info.root); // a pack without a file is used by nobody
             NoUse(Fault { what, blocks: all, outcome: Outcome::Fetch })
         };
-        let mut file = check::open_named(self.disk(), &path).map_err(gone)?;
+        // What cannot be opened or read now may be whole: whoever uses it goes on with it.
+        let left = |what| NoUse(Fault::new(what, Outcome::Left));
+        let unopened = |e: Unopened| if e.gone { gone(e.what) } else { left(e.what) };
+        let mut file = check::open_named(self.disk(), &path).map_err(unopened)?;
         let mut page = self.page(file.as_ref(), info);
         if let Page::Other(header) = &page {
             faults.push(self.put_in_place(&path, &header.root, info));
-            file = check::open_named(self.disk(), &path).map_err(gone)?;
+            file = check::open_named(self.disk(), &path).map_err(unopened)?;
             page = self.page(file.as_ref(), info);
         }
         match page {
@@ -111,23 +122,21 @@ impl Verify {
                     self.mend(|| check::rewrite_header(file.as_ref(), &keys, info, &path, self.disk()));
                 faults.push(Fault::new("its header was damaged", outcome));
                 if outcome != Outcome::Mended {
-                    return Err(NoUse(Fault::new("its blocks were not checked", Outcome::Left)));
+                    return Err(left("its blocks were not checked"));
                 }
             }
-            Page::Newer => {
-                return Err(NoUse(Fault::new("a later release wrote it: install that one", Outcome::Left)));
-            }
+            Page::Newer => return Err(left("a later release wrote it: install that one")),
+            Page::Unread => return Err(left("its header cannot be read")),
             Page::Other(_) => return Err(gone("it is the file of another object")),
             Page::Useless(what) => return Err(gone(what)),
         }
-        if !self.inner.pack(&info.root).is_ok_and(|pack| pack.is_behind(file.as_ref())) {
+        let behind = self.inner.pack(&info.root).map(|pack| pack.is_behind(file.as_ref()));
+        if matches!(behind, Ok(Ok(false))) {
             self.forget(&info.root); // its file has lost the name
         }
-        match self.inner.pack(&info.root) {
-            Ok(pack) => Ok(PackCheck::new(pack, info, self.look_only)),
-            Err(StoreError::Damaged { what, .. }) => Err(gone(what)),
-            Err(_) => Err(NoUse(Fault::new("it cannot be opened", Outcome::Left))),
-        }
+        // The header was read a moment ago, so what fails now is no damage.
+        let pack = self.inner.pack(&info.root).map_err(|_| left("it cannot be opened"))?;
+        Ok(PackCheck::new(pack, info, self.look_only))
     }
 
     fn page(&self, file: &dyn File, info: &ObjectInfo) -> Page {
@@ -155,16 +164,18 @@ impl Verify {
                 self.aside(path),
             );
         };
-        let there = check::open_named(self.disk(), &right).ok();
-        let taken = there.is_some_and(|file| matches!(self.page(file.as_ref(), &other), Page::Right));
-        if taken {
-            return Fault::new(what, self.aside(path));
+        match check::open_named(self.disk(), &right).map(|file| self.page(file.as_ref(), &other)) {
+            Ok(Page::Right) => return Fault::new(what, self.aside(path)),
+            // It may be the right one, which must not go out of its place.
+            Ok(Page::Unread) | Err(Unopened { gone: false, .. }) => return Fault::new(what, Outcome::Left),
+            _ => {}
         }
         let outcome = self.mend(|| {
             self.disk().check()?;
-            let aside = aside_name(path);
+            let aside = free_name(self.disk(), path)?;
+            let occupied = self.disk().is_there(&right)?;
             self.disk().rename(path, &aside)?;
-            if self.disk().exists(&right) {
+            if occupied {
                 // Whatever it is: if it belongs here the check goes on with it.
                 self.disk().rename(&right, path)?;
                 self.disk().sync_parent(path)?;
@@ -181,15 +192,26 @@ impl Verify {
 
     /// Takes a file out of the way that is of no use where it lies, without deleting it.
     fn aside(&self, path: &Path) -> Outcome {
-        self.mend(|| {
-            self.disk().check()?;
-            self.disk().rename(path, &aside_name(path))?;
-            self.disk().sync_parent(path)
-        })
+        self.mend(|| set_aside(self.disk(), path))
     }
 }
 
-/// Where a misplaced pack waits: the sweep of the next start leaves it, the next verification sees it.
-fn aside_name(path: &Path) -> std::path::PathBuf {
-    path.with_added_extension("misplaced")
+/// Takes what has the name out of the way, and keeps it: the sweep of the next start leaves it, and the
+/// next verification sees it.
+pub(crate) fn set_aside(disk: &Disk, path: &Path) -> Result<(), StoreError> {
+    disk.check()?;
+    disk.rename(path, &free_name(disk, path)?)?;
+    disk.sync_parent(path)
+}
+
+/// A name for a misplaced pack to wait under. What waits there already stays.
+fn free_name(disk: &Disk, path: &Path) -> Result<PathBuf, StoreError> {
+    let mut name = path.with_added_extension("misplaced");
+    for number in 2_u32.. {
+        if !disk.is_there(&name)? {
+            break;
+        }
+        name = path.with_added_extension(format!("misplaced{number}"));
+    }
+    Ok(name)
 }
