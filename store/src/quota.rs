@@ -204,7 +204,7 @@ impl Inner {
             }
             other => other?,
         };
-        let _ = self.ask(|index| {
+        self.follow(|index| {
             roots.iter().try_for_each(|root| index.remove(root))?;
             marks.last().map_or(Ok(()), |mark| index.set_mark(*mark))
         });
@@ -233,7 +233,7 @@ impl Inner {
         if self.lost_rows {
             return Ok(out);
         }
-        let objects = self.ask(|index| index.objects()).unwrap_or_default();
+        let objects = self.kept()?;
         let named: HashSet<PathBuf> = objects.iter().map(|info| self.pack_path(&info.root)).collect();
         for (folder, kind) in self.disk.list(&packs)? {
             if kind != Kind::Folder || folder == temps {
