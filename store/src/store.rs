@@ -375,6 +375,15 @@ impl Inner {
                 }
             }
         };
+        // No row may call it complete once its pack is begun again, also when the disk has no room for
+        // the row below.
+        let before = match before {
+            Some(known) if known.complete => {
+                self.change(&Row::Added(info.clone()), Some(&known), &info, &[], 0)?;
+                Some(info.clone())
+            }
+            other => other,
+        };
         let len = len_of(info.data_count);
         // A lost pack still has its place in the quota; on the disk it needs a new one.
         let new_bytes = if before.is_some() { 0 } else { len };
@@ -466,6 +475,12 @@ impl Store {
     }
 
     pub(crate) fn from_inner(inner: Inner) -> Self {
+        // The index of the last stop may know what the journal lost, and it is the one that is asked.
+        if inner.lost_rows
+            && let Ok(rows) = inner.kept()
+        {
+            *hold(&inner.ledger) = Ledger::of(rows.iter());
+        }
         Self { inner: Arc::new(inner) }
     }
 

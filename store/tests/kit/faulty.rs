@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex};
 struct Rules {
     /// Bytes that fit.
     capacity: AtomicU64,
+    /// Free bytes that it tells, whatever is so.
+    told_free: AtomicU64,
     /// Changes so far.
     changes: AtomicU64,
     /// From this change on nothing changes any more: the process was killed.
@@ -26,6 +28,7 @@ impl Default for Rules {
         let never = || AtomicU64::new(u64::MAX);
         Self {
             capacity: never(),
+            told_free: never(),
             changes: AtomicU64::new(0),
             killed_at: never(),
             sync_fails: AtomicBool::new(false),
@@ -50,6 +53,16 @@ impl Faulty {
     pub(crate) fn leave_free(&self, bytes: u64) {
         let used = self.memory.used_bytes(Path::new("/"));
         self.rules.capacity.store(used + bytes, Ordering::Relaxed);
+    }
+
+    /// It has room for so many bytes in all.
+    pub(crate) fn hold_at_most(&self, bytes: u64) {
+        self.rules.capacity.store(bytes, Ordering::Relaxed);
+    }
+
+    /// It tells so many free bytes from now on, as one that gives space back late.
+    pub(crate) fn tell_free(&self, bytes: u64) {
+        self.rules.told_free.store(bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn kill_at(&self, change: u64) {
@@ -181,6 +194,9 @@ impl Backend for Faulty {
         self.memory.used_bytes(dir)
     }
     fn free_bytes(&self, _dir: &Path) -> io::Result<u64> {
-        Ok(self.left())
+        match self.rules.told_free.load(Ordering::Relaxed) {
+            u64::MAX => Ok(self.left()),
+            told => Ok(told),
+        }
     }
 }
