@@ -56,7 +56,7 @@ impl Inner {
     /// Rows that the index of the last clean stop has and the journal lost.
     fn rows_of_index(&self) -> Result<Vec<Root>, StoreError> {
         let journal = Folded::of(hold(&self.journal).reread()?).objects;
-        let index = self.ask(|index| index.objects()).unwrap_or_default();
+        let index = self.kept()?;
         let lost: Vec<ObjectInfo> = index.into_iter().filter(|i| !journal.contains_key(&i.root)).collect();
         let roots = lost.iter().map(|info| info.root).collect();
         lost.iter().try_for_each(|info| self.enter(info))?;
@@ -65,7 +65,7 @@ impl Inner {
 
     /// Without the pack nothing is lost with the row, and whether the object was removed nobody knows.
     fn drop_without_pack(&self, claim: &impl Fn(&Root) -> Option<Claim>) -> Result<Vec<Root>, StoreError> {
-        let rows = self.ask(|index| index.objects()).unwrap_or_default().into_iter().map(|info| info.root);
+        let rows = self.kept()?.into_iter().map(|info| info.root);
         let gone: Vec<Root> = rows.filter(|root| claim(root).is_none() && self.has_no_pack(root)).collect();
         self.drop_objects(&gone)?;
         Ok(gone)
@@ -77,7 +77,7 @@ impl Inner {
     }
 
     fn rows_of_packs(&self, claim: &impl Fn(&Root) -> Option<Claim>) -> Result<Vec<Root>, StoreError> {
-        let rows = self.ask(|index| index.objects()).unwrap_or_default();
+        let rows = self.kept()?;
         let removed = Folded::of(hold(&self.journal).reread()?).removed;
         let named: BTreeSet<_> = rows.iter().map(|info| self.pack_path(&info.root)).collect();
         let mut found = Vec::new();

@@ -157,7 +157,8 @@ impl Ledger {
     }
 
     /// A row changed from `before` to `after`, and a publication that held `claimed` bytes became it.
-    /// An object that is entered or entered again counts as used just now.
+    /// One that stands here by another day than the row's leaves all the same: it would be the next
+    /// to give way for ever. An object that is entered or entered again counts as used just now.
     pub(crate) fn replace(&mut self, before: Option<&ObjectInfo>, after: Option<&ObjectInfo>, claimed: u64) {
         if let Some(info) = before {
             self.leave(info);
@@ -207,16 +208,34 @@ impl Ledger {
     }
 
     fn leave(&mut self, info: &ObjectInfo) {
-        let index = usize::from(info.class.number());
+        let order = self.orders.get(&info.root).copied().unwrap_or(0);
+        let turn = Self::turn(info, order);
+        if self.turns(info.class).is_none_or(|turns| turns.remove(&turn)) {
+            self.uncount(info.class, info.data_count);
+        } else {
+            self.forget(&info.root);
+        }
+    }
+
+    /// Takes an object out that gives way, whatever the row says that it is known by.
+    pub(crate) fn forget(&mut self, root: &Root) {
+        self.orders.remove(root);
+        for class in [Class::Cached, Class::Mirrored] {
+            let Some(turns) = self.turns(class) else { continue };
+            if let Some(turn) = turns.iter().find(|turn| turn.root == *root).copied() {
+                turns.remove(&turn);
+                self.uncount(class, u64::from(turn.data_count));
+            }
+        }
+    }
+
+    fn uncount(&mut self, class: Class, data_count: u64) {
+        let index = usize::from(class.number());
         if let (Some(bytes), Some(objects)) =
             (self.usage.bytes.get_mut(index), self.usage.objects.get_mut(index))
         {
-            *bytes = bytes.saturating_sub(len_of(info.data_count));
+            *bytes = bytes.saturating_sub(len_of(data_count));
             *objects = objects.saturating_sub(1);
-        }
-        let order = self.orders.get(&info.root).copied().unwrap_or(0);
-        if let Some(turns) = self.turns(info.class) {
-            turns.remove(&Self::turn(info, order));
         }
     }
 
@@ -465,6 +484,19 @@ mod tests {
         assert_eq!(short, Shortage { what: Room::Disk, needed: MIB, available: len_of(16) });
         assert_eq!(ledger.excess(1, |_| false), [kept[0].root]);
         assert!(ledger.excess(0, |_| false).is_empty());
+    }
+
+    /// A turn whose day was not that of the row stayed when the row went, and was the next to give way
+    /// again and again.
+    #[test]
+    fn an_object_leaves_by_its_root() {
+        let mut ledger = ledger(10, &[object(1, Class::Cached, 9), object(2, Class::Mirrored, 1)]);
+        ledger.replace(Some(&object(1, Class::Cached, 1)), None, 0);
+        assert_eq!(ledger.usage().objects, [0, 0, 0, 1]);
+        ledger.forget(&object(2, Class::Mirrored, 1).root);
+        ledger.forget(&object(3, Class::Cached, 1).root);
+        assert_eq!((ledger.usage().total(), ledger.usage().objects), (0, [0; 4]));
+        assert!(ledger.excess(1, |_| false).is_empty());
     }
 
     #[test]

@@ -139,13 +139,19 @@ impl Inner {
         claim: bool,
     ) -> Result<(), StoreError> {
         let mut wanted = bytes;
+        // What this call freed counts even where the file system gives it back late: else everything
+        // would go while nothing seems to come free.
+        let mut left = u64::MAX;
         loop {
-            let deficit = disk_bytes.map_or(0, |bytes| self.deficit(bytes));
+            let deficit = disk_bytes.map_or(0, |bytes| self.deficit(bytes)).min(left);
             let victims = {
                 let mut ledger = hold(&self.ledger);
                 let packs = hold(&self.packs);
                 let planned = ledger.plan(class, wanted, deficit, |root| packs.is_held(root));
                 drop(packs);
+                if planned.is_err() && claim && wanted == 0 {
+                    ledger.unclaim(bytes); // claimed in an earlier round
+                }
                 let victims = planned.map_err(|short| {
                     self.no_room(short, class, ledger.limits(), bytes.max(disk_bytes.unwrap_or(0)))
                 })?;
@@ -154,16 +160,27 @@ impl Inner {
                 }
                 victims
             };
+            let measure = deficit > 0 && !victims.is_empty();
+            let used = if measure { self.used_beside(&victims) } else { 0 };
             let evicted = self.evict(&victims);
             if evicted.is_err() && claim {
                 hold(&self.ledger).unclaim(bytes);
             }
             evicted?;
-            // Holes in packs free less than their length: look again.
-            if victims.is_empty() || deficit == 0 {
+            if !measure {
                 return Ok(());
             }
+            // Holes in packs free less than their length: look again. Each round takes its victims out
+            // of the ledger, so there is a last one.
+            left = deficit.saturating_sub(used.saturating_sub(self.used_beside(&victims)));
         }
+    }
+
+    /// Bytes of the packs in the folders of these objects, holes not counted.
+    fn used_beside(&self, roots: &[Root]) -> u64 {
+        let paths: Vec<PathBuf> = roots.iter().map(|root| self.pack_path(root)).collect();
+        let folders: HashSet<&Path> = paths.iter().filter_map(|path| path.parent()).collect();
+        folders.into_iter().map(|folder| self.disk.backend().used_bytes(folder)).sum()
     }
 
     fn no_room(&self, short: Shortage, class: Class, limits: Limits, bytes: u64) -> StoreError {
@@ -186,26 +203,47 @@ impl Inner {
         if roots.is_empty() {
             return Ok(());
         }
-        self.drop_objects(roots)?;
-        hold(&self.ledger).count_evicted(roots.len() as u64);
-        hold(&self.evicted).extend_from_slice(roots);
-        Ok(())
+        let dropped = self.drop_objects(roots);
+        // Whatever went wrong, what is gone is to be told: nobody may go on offering it.
+        let mut gone = roots.to_vec();
+        if dropped.is_err() {
+            gone.retain(|root| self.is_gone(root));
+        }
+        hold(&self.ledger).count_evicted(gone.len() as u64);
+        hold(&self.evicted).extend_from_slice(&gone);
+        dropped
+    }
+
+    /// Whether an object has no row any more, or no pack.
+    fn is_gone(&self, root: &Root) -> bool {
+        matches!(self.known(root), Ok(None)) || matches!(self.disk.kind(&self.pack_path(root)), Ok(None))
     }
 
     /// Stops keeping objects: rows first, then the files. `changes` is held.
     pub(crate) fn drop_objects(&self, roots: &[Root]) -> Result<(), StoreError> {
-        let known: Vec<ObjectInfo> = roots.iter().filter_map(|root| self.object(root)).collect();
+        let mut known = Vec::with_capacity(roots.len());
+        for root in roots {
+            match self.known(root)? {
+                Some(info) => known.push(info),
+                // Nothing is kept of it, and a file without a row is not for this to judge.
+                None => hold(&self.ledger).forget(root),
+            }
+        }
+        if known.is_empty() {
+            return Ok(());
+        }
+        let roots: Vec<Root> = known.iter().map(|info| info.root).collect();
         let rows: Vec<Vec<u8>> = roots.iter().map(|root| Row::Removed(*root).encode()).collect();
         let marks = match self.write(&rows) {
             // No room even to say it: the files make it. A kill before the rows are there leaves
             // objects whose packs are lost, and those were to go.
             Err(StoreError::Full { .. }) if !self.disk.is_read_only() => {
-                self.drop_packs(roots)?;
+                self.drop_packs(&roots)?;
                 self.write(&rows)?
             }
             other => other?,
         };
-        let _ = self.ask(|index| {
+        self.follow(|index| {
             roots.iter().try_for_each(|root| index.remove(root))?;
             marks.last().map_or(Ok(()), |mark| index.set_mark(*mark))
         });
@@ -213,7 +251,7 @@ impl Inner {
             let mut ledger = hold(&self.ledger);
             known.iter().for_each(|info| ledger.replace(Some(info), None, 0));
         }
-        self.drop_packs(roots) // after a kill here the next start does it
+        self.drop_packs(&roots) // after a kill here the next start does it
     }
 
     fn drop_packs(&self, roots: &[Root]) -> Result<(), StoreError> {
@@ -228,13 +266,14 @@ impl Inner {
     /// held.
     fn leftovers(&self) -> Result<Vec<PathBuf>, StoreError> {
         let (packs, temps) = (packs_dir(&self.dir), temp_dir(&self.dir));
-        let live = hold(&self.temps).clone();
         let mut out: Vec<PathBuf> = self.disk.list(&temps)?.into_iter().map(|(path, _)| path).collect();
+        // Asked after the look: a publication that began meanwhile is either in both or in neither.
+        let live = hold(&self.temps).clone();
         out.retain(|path| !live.contains(path));
         if self.lost_rows {
             return Ok(out);
         }
-        let objects = self.ask(|index| index.objects()).unwrap_or_default();
+        let objects = self.kept()?;
         let mut named: HashMap<PathBuf, Root> =
             objects.iter().map(|info| (self.pack_path(&info.root), info.root)).collect();
         let kept: HashSet<Root> = named.values().copied().collect();

@@ -175,35 +175,77 @@ impl Inner {
     }
 
     /// Asks the index; where it fails, one in memory is made from the journal and asked instead.
+    /// `None` when neither can answer, which is not the same as "nothing is kept".
     pub(crate) fn ask<T>(&self, question: impl Fn(&dyn Index) -> Result<T, Unusable>) -> Option<T> {
         let answer = {
             let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
             question(index.as_ref())
         };
-        answer
-            .or_else(|Unusable| {
-                let fresh = self.index_from_journal()?;
-                let answer = question(fresh.as_ref());
-                *self.index.write().unwrap_or_else(PoisonError::into_inner) = fresh;
-                answer
-            })
-            .ok()
+        answer.or_else(|Unusable| self.ask_anew(question)).ok()
+    }
+
+    /// Makes another index and asks that. The lock is held from before the journal is read, so that
+    /// a row which is appended meanwhile is put into the new index and not into the old one.
+    fn ask_anew<T>(&self, question: impl Fn(&dyn Index) -> Result<T, Unusable>) -> Result<T, Unusable> {
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        question(index.as_ref()).or_else(|Unusable| {
+            // Nobody made one while this waited for the lock.
+            *index = self.index_from_journal()?;
+            question(index.as_ref())
+        })
+    }
+
+    /// Lets the index follow rows that are durable. One that cannot, and cannot be made anew either,
+    /// knows less than the journal: it is not asked again.
+    pub(crate) fn follow(&self, change: impl Fn(&dyn Index) -> Result<(), Unusable>) {
+        if self.ask(change).is_none() {
+            *self.index.write().unwrap_or_else(PoisonError::into_inner) = Box::new(Behind);
+        }
+    }
+
+    /// The error of a question that neither index nor journal can answer. It is not one of damage to
+    /// an object, which would be answered by fetching it again.
+    fn unanswered(&self) -> StoreError {
+        let source = std::io::Error::other("the index does not answer and its records cannot be read whole");
+        StoreError::Io { path: opening::journal_dir(&self.dir), source }
+    }
+
+    /// All objects as the index has them.
+    pub(crate) fn kept(&self) -> Result<Vec<ObjectInfo>, StoreError> {
+        self.ask(|index| index.objects()).ok_or_else(|| self.unanswered())
+    }
+
+    /// What is known about an object, for who would take "nothing" for leave to begin it anew.
+    pub(crate) fn known(&self, root: &Root) -> Result<Option<ObjectInfo>, StoreError> {
+        self.ask(|index| index.object(root)).ok_or_else(|| self.unanswered())
     }
 
     /// All objects, by root: as the journal says, or the index where the journal was damaged since
     /// it was opened. `changes` is held.
-    fn rows(&self) -> Vec<ObjectInfo> {
-        let read = hold(&self.journal).reread();
-        match read.ok().filter(|contents| contents.damaged == 0).map(Folded::of) {
-            Some(folded) if folded.damaged == 0 => folded.objects.into_values().collect(),
-            _ => self.ask(|index| index.objects()).unwrap_or_default(),
+    fn rows(&self) -> Result<Vec<ObjectInfo>, StoreError> {
+        let Ok(mut objects) = self.whole_journal().map(|folded| folded.objects) else { return self.kept() };
+        if self.lost_rows {
+            // What the index of the last stop kept need not be in the journal again.
+            for info in self.kept()? {
+                objects.entry(info.root).or_insert(info);
+            }
         }
+        Ok(objects.into_values().collect())
+    }
+
+    /// The journal as it is now, if nothing of it is damaged: with one row less than were written an
+    /// object would be forgotten, and its pack removed.
+    fn whole_journal(&self) -> Result<Folded, Unusable> {
+        let contents = hold(&self.journal).reread().map_err(|_| Unusable)?;
+        let lost = contents.damaged;
+        let folded = Folded::of(contents);
+        if lost > 0 || folded.damaged > 0 { Err(Unusable) } else { Ok(folded) }
     }
 
     fn index_from_journal(&self) -> Result<Box<dyn Index>, Unusable> {
-        let journal = hold(&self.journal);
-        let folded = Folded::of(journal.reread().map_err(|_| Unusable)?);
-        Ok(index::in_memory(&folded.objects, folded.mark.unwrap_or(journal.start_mark())))
+        let folded = self.whole_journal()?;
+        let start = hold(&self.journal).start_mark();
+        Ok(index::in_memory(&folded.objects, folded.mark.unwrap_or(start)))
     }
 
     /// Makes the index anew from the journal. Readers go on meanwhile with one in memory; who wants to
@@ -211,7 +253,7 @@ impl Inner {
     pub(crate) fn reindex(&self, watch: &dyn Fn(u64, u64)) -> Result<u64, StoreError> {
         let _changing = hold(&self.changes);
         let (rows, mark) = {
-            let rows = self.rows();
+            let rows = self.rows()?;
             let mark = Folded::of(hold(&self.journal).reread()?).mark;
             (rows, mark.unwrap_or(hold(&self.journal).start_mark()))
         };
@@ -253,7 +295,7 @@ impl Inner {
             std::iter::once(row.encode()).chain(records.iter().map(|record| node_payload(record))).collect();
         let marks = self.write(&payloads)?;
         // The change is durable, so an index that cannot follow is replaced, not reported.
-        let _ = self.ask(|index| {
+        self.follow(|index| {
             index.put(after)?;
             marks.first().map_or(Ok(()), |mark| index.set_mark(*mark))
         });
@@ -263,7 +305,7 @@ impl Inner {
 
     /// Replaces what is known about an object. `changes` is held.
     pub(crate) fn enter(&self, info: &ObjectInfo) -> Result<(), StoreError> {
-        let before = self.object(&info.root);
+        let before = self.known(&info.root)?;
         self.change(&Row::Added(info.clone()), before.as_ref(), info, &[], 0)
     }
 
@@ -277,11 +319,11 @@ impl Inner {
     ) -> Result<(), StoreError> {
         let _changing = hold(&self.changes);
         self.disk.check()?;
+        let before = self.known(&info.root)?;
         let forgotten = hold(&self.packs).forget(&info.root);
         drop(forgotten);
         let path = self.pack_path(&info.root);
         self.disk.guard_unless_full(pack::settle_into(&self.disk, temp, &path))?;
-        let before = self.object(&info.root);
         let row = Row::Added(info.clone());
         let changed = self.change(&row, before.as_ref(), info, &[record.to_vec()], claimed);
         self.undo_if_full(changed, before.is_none(), &path)
@@ -304,7 +346,7 @@ impl Inner {
     pub(crate) fn pack(&self, root: &Root) -> Result<Arc<Pack>, StoreError> {
         let mut packs = hold(&self.packs);
         // Asked under the lock, so that no pack is opened that a removal has just forgotten.
-        let info = self.object(root).ok_or(StoreError::NotFound)?;
+        let info = self.known(root)?.ok_or(StoreError::NotFound)?;
         if let Some(pack) = packs.find(root) {
             return Ok(pack);
         }
@@ -343,7 +385,7 @@ impl Inner {
         let _changing = hold(&self.changes);
         self.disk.check()?;
         let geometry = Geometry::of(info.data_count).ok_or(StoreError::NotFound)?;
-        let before = self.object(&info.root);
+        let before = self.known(&info.root)?;
         let info = match &before {
             None => info,
             Some(known) => {
@@ -365,6 +407,15 @@ impl Inner {
                 }
             }
         };
+        // No row may call it complete once its pack is begun again, also when the disk has no room for
+        // the row below.
+        let before = match before {
+            Some(known) if known.complete => {
+                self.change(&Row::Added(info.clone()), Some(&known), &info, &[], 0)?;
+                Some(info.clone())
+            }
+            other => other,
+        };
         let len = len_of(info.data_count);
         // A lost pack still has its place in the quota; on the disk it needs a new one.
         let new_bytes = if before.is_some() { 0 } else { len };
@@ -383,6 +434,31 @@ impl Inner {
         drop(evicted);
         Ok(pack)
     }
+}
+
+/// In the place of an index that could not follow the journal.
+struct Behind;
+
+impl Index for Behind {
+    fn object(&self, _: &Root) -> Result<Option<ObjectInfo>, Unusable> {
+        Err(Unusable)
+    }
+    fn objects(&self) -> Result<Vec<ObjectInfo>, Unusable> {
+        Err(Unusable)
+    }
+    fn put(&self, _: &ObjectInfo) -> Result<(), Unusable> {
+        Err(Unusable)
+    }
+    fn remove(&self, _: &Root) -> Result<(), Unusable> {
+        Err(Unusable)
+    }
+    fn set_mark(&self, _: Mark) -> Result<(), Unusable> {
+        Err(Unusable)
+    }
+    fn mark(&self) -> Result<Option<Mark>, Unusable> {
+        Err(Unusable)
+    }
+    fn close(self: Box<Self>) {}
 }
 
 impl Drop for Inner {
@@ -432,6 +508,12 @@ impl Store {
     }
 
     pub(crate) fn from_inner(inner: Inner) -> Self {
+        // The index of the last stop may know what the journal lost, and it is the one that is asked.
+        if inner.lost_rows
+            && let Ok(rows) = inner.kept()
+        {
+            *hold(&inner.ledger) = Ledger::of(rows.iter());
+        }
         Self { inner: Arc::new(inner) }
     }
 
@@ -448,7 +530,7 @@ impl Store {
     pub fn compact(&self, live: &[Vec<u8>]) -> Result<(), StoreError> {
         let inner = &self.inner;
         let _changing = hold(&inner.changes);
-        let objects = inner.rows();
+        let objects = inner.rows()?;
         let payloads = payloads(&objects, live);
         let mut journal = hold(&inner.journal);
         let marks = journal.compact(&payloads)?;
@@ -458,7 +540,7 @@ impl Store {
         // A journal of an older version, kept since its migration, holds what was just erased.
         let erased = journal.forget_older();
         drop(journal);
-        let _ = inner.ask(|index| index.set_mark(mark));
+        inner.follow(|index| index.set_mark(mark));
         erased
     }
 
@@ -562,7 +644,7 @@ impl Store {
     /// Stops keeping an object. Who still holds its pack can go on reading it until they drop it.
     pub fn remove(&self, root: &Root) -> Result<(), StoreError> {
         let _changing = hold(&self.inner.changes);
-        self.inner.object(root).ok_or(StoreError::NotFound)?;
+        self.inner.known(root)?.ok_or(StoreError::NotFound)?;
         self.inner.drop_objects(&[*root])
     }
 

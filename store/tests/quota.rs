@@ -419,6 +419,113 @@ fn a_failed_sync_ends_writing_and_says_why() {
     assert!(store.pack(&thing.cap.root).unwrap().read(Position::Data(0)).is_ok());
 }
 
+/// A publication that began between the look for live files and the look into the folder lost its
+/// file, and its rename ended writing.
+#[test]
+fn gc_leaves_alone_what_begins_meanwhile() {
+    let (disk, store) = memory();
+    let store = Arc::new(store);
+    let (sender, begun) = std::sync::mpsc::channel();
+    let other = Arc::clone(&store);
+    disk.before_list(&Path::new(DIR).join("packs/tmp"), move || {
+        sender.send(other.publish().unwrap()).unwrap();
+    });
+    assert_eq!(store.gc(false).unwrap().files, 0);
+    let (thing, mut publishing) = (object(1, 1), begun.recv().unwrap());
+    for s in &thing.blocks {
+        publishing.write(Sealed { position: s.position, bytes: s.bytes.clone() }).unwrap();
+    }
+    publishing.commit(&thing.cap, thing.geometry, 1, b"r".to_vec()).unwrap();
+    assert!(has(&store, &thing) && !store.read_only());
+}
+
+/// Where space comes back late the whole cache gave way for one block, because nothing seemed to
+/// come free.
+#[test]
+fn space_that_comes_back_late_does_not_cost_the_cache() {
+    let (disk, store) = memory();
+    let len = Store::pack_len(1);
+    let things: Vec<_> = (1..5).map(|seed| object(seed, 1)).collect();
+    things.iter().zip(1..).for_each(|(thing, day)| fetch(&store, thing, Class::Cached, day).unwrap());
+    disk.tell_free(len);
+    store.set_limits(Limits { quota: u64::MAX, keep_free: len + len / 2 });
+    store.keep_floor().unwrap();
+    assert_eq!(store.take_evicted(), [things[0].cap.root]);
+}
+
+/// Objects whose files went to make room for the rows, which found none even so, were not told: the
+/// node went on offering them.
+#[test]
+fn what_is_gone_is_told_though_the_disk_is_full() {
+    let (disk, store) = memory();
+    let (a, own) = (object(1, 1), object(2, 1));
+    fetch(&store, &a, Class::Cached, 1).unwrap();
+    own.publish(&store, b"r").unwrap();
+    store.set_limits(Limits { quota: Store::pack_len(1), keep_free: 0 });
+    disk.hold_at_most(0);
+    assert!(matches!(store.gc(false), Err(StoreError::Full { .. })));
+    assert_eq!((store.take_evicted(), files(&disk, "packs").len()), (vec![a.cap.root], 1));
+    disk.hold_at_most(u64::MAX);
+    store.gc(false).unwrap();
+    assert_eq!((kept(&store), store.usage().objects), (vec![own.cap.root], [1, 0, 0, 0]));
+}
+
+/// A complete object whose pack was lost was begun again, and where the disk had room for the pack
+/// and not for the row it went on as complete.
+#[test]
+fn a_fetch_that_begins_again_is_not_complete() {
+    let (disk, store) = memory();
+    let thing = object(1, 1);
+    fetch(&store, &thing, Class::Cached, 1).unwrap();
+    drop(store);
+    disk.memory.remove(&files(&disk, "packs")[0]).unwrap();
+    let store = open(&disk).store;
+    let root = thing.cap.root;
+    disk.tell_free(1 << 40);
+    let mut refused = 0;
+    for free in (0..).step_by(50) {
+        disk.leave_free(free);
+        let begun = thing.try_begin_fetch(&store);
+        let begun_again = store.pack(&root).is_ok_and(|pack| !pack.is_complete());
+        assert!(!begun_again || !store.object(&root).unwrap().complete, "with {free} bytes");
+        if begun.is_ok() {
+            break;
+        }
+        refused += 1;
+    }
+    assert!(refused > 100, "{refused}");
+}
+
+/// A day of use that the journal lost and the index had: the ledger counted by the journal, so what
+/// gave way never left it, and making room went round for ever.
+#[test]
+fn the_sums_are_those_of_the_index_after_damage() {
+    let (dir, store) = kit::fresh();
+    let thing = object(3, 16);
+    drop(thing.begin_fetch(&store));
+    let segment = dir.path().join("journal/00000001.log");
+    let at = std::fs::metadata(&segment).unwrap().len();
+    store.used(&thing.cap.root, 9 * DAY).unwrap();
+    object(4, 1).publish(&store, b"x").unwrap();
+    drop(store);
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[usize::try_from(at).unwrap() + 60] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    let opened = kit::open(dir.path());
+    assert_eq!((opened.damaged_records, opened.index_rebuilt), (1, false));
+    let store = opened.store;
+    store.adopt(|_| None).unwrap();
+    assert_eq!(store.usage().objects, [1, 0, 1, 0]);
+    store.set_limits(Limits { quota: 0, keep_free: 0 });
+    assert_eq!(store.gc(false).unwrap().objects.len(), 1);
+    assert_eq!(store.usage().objects, [1, 0, 0, 0]);
+    // It went once and for all: nothing is written about it again.
+    let written = store.stats().journal_bytes;
+    store.gc(false).unwrap();
+    assert_eq!(store.stats().journal_bytes, written);
+    assert_eq!(store.usage().total(), Store::pack_len(1));
+}
+
 // The ledger equals a recount at any time.
 
 #[derive(Clone, Debug)]

@@ -7,10 +7,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-#[derive(Debug)]
+/// Something to do before the next look into a folder.
+type Meanwhile = Box<dyn FnOnce() + Send>;
+
 struct Rules {
     /// Bytes that fit.
     capacity: AtomicU64,
+    /// Free bytes that it tells, whatever is so.
+    told_free: AtomicU64,
+    meanwhile: Mutex<Option<(PathBuf, Meanwhile)>>,
     /// Changes so far.
     changes: AtomicU64,
     /// From this change on nothing changes any more: the process was killed.
@@ -21,11 +26,19 @@ struct Rules {
     written: Mutex<Vec<PathBuf>>,
 }
 
+impl std::fmt::Debug for Rules {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rules").finish_non_exhaustive()
+    }
+}
+
 impl Default for Rules {
     fn default() -> Self {
         let never = || AtomicU64::new(u64::MAX);
         Self {
             capacity: never(),
+            told_free: never(),
+            meanwhile: Mutex::default(),
             changes: AtomicU64::new(0),
             killed_at: never(),
             sync_fails: AtomicBool::new(false),
@@ -50,6 +63,21 @@ impl Faulty {
     pub(crate) fn leave_free(&self, bytes: u64) {
         let used = self.memory.used_bytes(Path::new("/"));
         self.rules.capacity.store(used + bytes, Ordering::Relaxed);
+    }
+
+    /// It has room for so many bytes in all.
+    pub(crate) fn hold_at_most(&self, bytes: u64) {
+        self.rules.capacity.store(bytes, Ordering::Relaxed);
+    }
+
+    /// It tells so many free bytes from now on, as one that gives space back late.
+    pub(crate) fn tell_free(&self, bytes: u64) {
+        self.rules.told_free.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Does something just before that folder is looked into.
+    pub(crate) fn before_list(&self, dir: &Path, what: impl FnOnce() + Send + 'static) {
+        *self.rules.meanwhile.lock().unwrap() = Some((dir.to_owned(), Box::new(what)));
     }
 
     pub(crate) fn kill_at(&self, change: u64) {
@@ -168,6 +196,10 @@ impl Backend for Faulty {
         self.memory.remove_dir(path)
     }
     fn list(&self, dir: &Path) -> io::Result<Vec<(PathBuf, Kind)>> {
+        let due = self.rules.meanwhile.lock().unwrap().take_if(|(at, _)| at == dir);
+        if let Some((_, what)) = due {
+            what();
+        }
         self.memory.list(dir)
     }
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
@@ -181,6 +213,9 @@ impl Backend for Faulty {
         self.memory.used_bytes(dir)
     }
     fn free_bytes(&self, _dir: &Path) -> io::Result<u64> {
-        Ok(self.left())
+        match self.rules.told_free.load(Ordering::Relaxed) {
+            u64::MAX => Ok(self.left()),
+            told => Ok(told),
+        }
     }
 }
