@@ -178,7 +178,8 @@ fn open_with(
         let sight = looking.join().unwrap_or_else(|_| Err(StoreError::Misuse("the look-through failed")))?;
         Ok::<_, StoreError>((sight, index))
     })?;
-    if state == State::Ahead {
+    // What the journal itself tells of its damage stands there already.
+    if state == State::Ahead && damaged_records == 0 {
         damaged_records += 1;
         remember_loss(&mut journal, index.as_ref());
     }

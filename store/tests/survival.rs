@@ -83,7 +83,7 @@ fn packs_are_not_swept_when_the_journal_lost_records() {
     bytes[17 + 60] ^= 1; // the object's row
     std::fs::write(segment(dir.path(), 1), &bytes).unwrap();
     let opened = open(dir.path());
-    assert_eq!((opened.damaged_records, opened.store.objects().len()), (1, 0));
+    assert_eq!((opened.damaged_records, opened.objects.len()), (1, 0));
     assert_eq!(kit::pack_files(dir.path()).len(), 1);
 }
 
