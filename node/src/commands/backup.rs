@@ -233,8 +233,7 @@ pub async fn restore(paths: &Paths, args: &cli::Restore, asked: Asked, json: boo
     let missing = match (made.publications, made.objects) {
         (0, _) | (_, 1..) => "",
         _ => {
-            "\nThe videos themselves were not in the backup: a friend who has one can give it back with `kith \
-             bundle export`."
+            "\nThe videos themselves were not in the backup: `kith get ID` brings one back from a friend who has it."
         }
     };
     let config = if made.config_kept { "\nconfig.toml was there already and stays as it is." } else { "" };

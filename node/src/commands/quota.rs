@@ -20,7 +20,8 @@ impl Shell {
     async fn set_quota(&self, wanted: &str) -> Result<(), Failure> {
         let bytes = size::parse(wanted).filter(|b| (size::MIN_QUOTA..=size::MAX).contains(b));
         let bytes = bytes.ok_or_else(|| {
-            let what = format!("{wanted} is not a quota: use a size like 500MB, 20GiB or 1.5TB");
+            let what =
+                format!("{wanted} is no quota: use a size of 1MiB or more, like 500MB, 20GiB or 1.5TB");
             Failure::new(Exit::Usage, what)
         })?;
         let up = self.client.is_up().await;
