@@ -143,6 +143,7 @@ fn no_answer_is_not_nothing() {
     assert!(store.gc(true).is_err() && store.gc(false).is_err());
     assert!(store.compact(&[vec![9]]).is_err());
     assert!(store.reindex(&|_, _| {}).is_err());
+    assert!(store.verify(&crate::Scope::default()).is_err(), "a check of nothing is no check");
     assert!(roots.iter().all(|root| store.pack(root).is_err() && store.remove(root).is_err()));
     // What is written now the index cannot follow, and so it must not answer later either.
     let third = publish_or(&store, 3);

@@ -220,17 +220,20 @@ impl Inner {
         self.ask(|index| index.object(root)).ok_or_else(|| self.unanswered())
     }
 
-    /// All objects, by root: as the journal says, or the index where the journal was damaged since
-    /// it was opened. `changes` is held.
-    fn rows(&self) -> Result<Vec<ObjectInfo>, StoreError> {
-        let Ok(mut objects) = self.whole_journal().map(|folded| folded.objects) else { return self.kept() };
+    /// All objects, by root, and the place of the last row: as the journal says, or the index where the
+    /// journal was damaged since it was opened. `changes` is held.
+    fn rows(&self) -> Result<(Vec<ObjectInfo>, Option<Mark>), StoreError> {
+        let Ok(Folded { mut objects, mark, .. }) = self.whole_journal() else {
+            let last = hold(&self.journal).reread().ok().and_then(|contents| Folded::of(contents).mark);
+            return Ok((self.kept()?, last));
+        };
         if self.lost_rows {
             // What the index of the last stop kept need not be in the journal again.
             for info in self.kept()? {
                 objects.entry(info.root).or_insert(info);
             }
         }
-        Ok(objects.into_values().collect())
+        Ok((objects.into_values().collect(), mark))
     }
 
     /// The journal as it is now, if nothing of it is damaged: with one row less than were written an
@@ -252,11 +255,8 @@ impl Inner {
     /// change something waits.
     pub(crate) fn reindex(&self, watch: &dyn Fn(u64, u64)) -> Result<u64, StoreError> {
         let _changing = hold(&self.changes);
-        let (rows, mark) = {
-            let rows = self.rows()?;
-            let mark = Folded::of(hold(&self.journal).reread()?).mark;
-            (rows, mark.unwrap_or(hold(&self.journal).start_mark()))
-        };
+        let (rows, mark) = self.rows()?;
+        let mark = mark.unwrap_or(hold(&self.journal).start_mark());
         let objects: BTreeMap<Root, ObjectInfo> = rows.into_iter().map(|info| (info.root, info)).collect();
         let swap = |index| {
             let mut current = self.index.write().unwrap_or_else(PoisonError::into_inner);
@@ -323,6 +323,8 @@ impl Inner {
         let forgotten = hold(&self.packs).forget(&info.root);
         drop(forgotten);
         let path = self.pack_path(&info.root);
+        // A whole pack may take the place of any other of the same object, and of nothing else.
+        self.make_way(&info.root, false)?;
         self.disk.guard_unless_full(pack::settle_into(&self.disk, temp, &path))?;
         let row = Row::Added(info.clone());
         let changed = self.change(&row, before.as_ref(), info, &[record.to_vec()], claimed);
@@ -530,7 +532,7 @@ impl Store {
     pub fn compact(&self, live: &[Vec<u8>]) -> Result<(), StoreError> {
         let inner = &self.inner;
         let _changing = hold(&inner.changes);
-        let objects = inner.rows()?;
+        let (objects, _) = inner.rows()?;
         let payloads = payloads(&objects, live);
         let mut journal = hold(&inner.journal);
         let marks = journal.compact(&payloads)?;

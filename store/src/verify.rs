@@ -180,14 +180,15 @@ fn pack_bytes(info: &ObjectInfo) -> u64 {
 }
 
 impl Store {
-    /// Begins a verification; [`Verify::step`] does the work.
-    pub fn verify(&self, scope: &Scope) -> Verify {
+    /// Begins a verification; [`Verify::step`] does the work. An error when nobody can say what is kept:
+    /// a check of nothing would find nothing.
+    pub fn verify(&self, scope: &Scope) -> Result<Verify, StoreError> {
         let inner = Arc::clone(&self.inner);
         let chosen = |info: &ObjectInfo| {
             scope.only.is_none_or(|root| root == info.root) && scope.after.is_none_or(|root| root < info.root)
         };
-        let objects: Vec<Task> = self
-            .objects()
+        let objects: Vec<Task> = inner
+            .kept()?
             .iter()
             .filter(|info| chosen(info))
             .map(|info| Task::Object(info.root, pack_bytes(info)))
@@ -201,7 +202,7 @@ impl Store {
         let total_bytes = todo.iter().map(|task| task.bytes(&inner)).sum();
         let look_only = scope.look_only || inner.disk.is_read_only();
         let friends = scope.friends.clone();
-        Verify { todo, friends, total_bytes, objects: count, ..Verify::nothing_yet(inner, look_only) }
+        Ok(Verify { todo, friends, total_bytes, objects: count, ..Verify::nothing_yet(inner, look_only) })
     }
 }
 

@@ -43,7 +43,7 @@ fn work(store: &Store, number: u8, over: &AtomicBool, all: &AtomicU32) {
 }
 
 fn verify(store: &Store) -> Vec<Finding> {
-    let mut verify = store.verify(&Scope::default());
+    let mut verify = store.verify(&Scope::default()).unwrap();
     std::iter::from_fn(|| verify.step()).flat_map(|checked| checked.findings).collect()
 }
 

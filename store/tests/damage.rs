@@ -370,7 +370,7 @@ fn damaged_keys_are_told_and_nothing_is_changed() {
             match Store::open_on(Arc::new(memory.clone()), &options()) {
                 // The magic alone costs nothing, and verification puts it right.
                 Ok(opened) => {
-                    let mut verify = opened.store.verify(&Scope::default());
+                    let mut verify = opened.store.verify(&Scope::default()).unwrap();
                     let found = std::iter::from_fn(|| verify.step()).any(|c| !c.findings.is_empty());
                     assert!(found, "{name}: byte {at}");
                     continue;
@@ -399,7 +399,7 @@ fn a_journal_that_was_damaged_before_the_start_is_told_by_verification() {
                 let told = opened.damaged_records > 0 || opened.torn_bytes > 0;
                 assert!(told, "byte {at} of {len}");
                 if opened.damaged_records > 0 {
-                    let mut verify = opened.store.verify(&Scope::default());
+                    let mut verify = opened.store.verify(&Scope::default()).unwrap();
                     let findings: Vec<Finding> =
                         std::iter::from_fn(|| verify.step()).flat_map(|c| c.findings).collect();
                     let lost = |f: &Finding| (f.file, f.outcome) == (FileType::Journal, Outcome::Lost);

@@ -161,7 +161,7 @@ fn what_the_old_journal_lost_stays_counted() {
         assert_eq!(packs(&memory), 2);
         assert_eq!(opened.store.gc(false).unwrap().files, 0);
         // The row that remembers the loss passed for a difference between index and journal.
-        let mut verify = opened.store.verify(&Scope::default());
+        let mut verify = opened.store.verify(&Scope::default()).unwrap();
         let findings = std::iter::from_fn(|| verify.step()).flat_map(|checked| checked.findings);
         assert_eq!(findings.filter(|f| f.file == FileType::Index).collect::<Vec<_>>(), []);
     }

@@ -61,7 +61,9 @@ impl Verify {
 
     fn packs(&self, findings: &mut Vec<Finding>) {
         let dir = packs_dir(&self.inner.dir);
-        let named: BTreeSet<PathBuf> = self.objects().map(|root| self.inner.pack_path(&root)).collect();
+        // Without knowing what is kept every pack would be foreign.
+        let Ok(kept) = self.inner.kept() else { return };
+        let named: BTreeSet<PathBuf> = kept.iter().map(|info| self.inner.pack_path(&info.root)).collect();
         let Ok(list) = self.disk().list(&dir) else {
             return self.look(&dir, findings, |_, _| true);
         };
@@ -76,10 +78,6 @@ impl Verify {
             let added: Vec<Finding> = findings.drain(from..).filter_map(|f| self.stray_pack(f)).collect();
             findings.extend(added);
         }
-    }
-
-    fn objects(&self) -> impl Iterator<Item = kith_crypto::content::Root> {
-        self.inner.ask(|index| index.objects()).unwrap_or_default().into_iter().map(|info| info.root)
     }
 
     /// A file in a folder of packs that no row names. A pack whose own place is empty goes there.

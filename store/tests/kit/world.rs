@@ -84,7 +84,7 @@ impl World {
     }
 
     pub(crate) fn verify(&self, scope: &Scope) -> Vec<Finding> {
-        let mut verify = self.store.verify(scope);
+        let mut verify = self.store.verify(scope).unwrap();
         let mut findings = Vec::new();
         let (mut done, total) = (0, verify.total_bytes());
         while let Some(checked) = verify.step() {
