@@ -63,7 +63,8 @@ impl Check {
         scope.look_only = !heals;
         scope.friends = check.friends().await?.into_iter().map(|friend| friend.0).collect();
         let store = check.store.clone();
-        let verify = tokio::task::spawn_blocking(move || store.verify(&scope)).await.map_err(|_| gone())?;
+        let verify =
+            tokio::task::spawn_blocking(move || store.verify(&scope)).await.map_err(|_| gone())??;
         check.report.total_bytes = verify.total_bytes();
         check.report.object_count = verify.object_count();
         check.verify = Some(verify);

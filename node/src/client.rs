@@ -84,25 +84,70 @@ impl Client {
         Err(failure_of(&serde_json::from_slice(&bytes).unwrap_or_default()))
     }
 
-    /// Sends a stream of chunks as a body.
+    /// Sends chunks as a body and returns the answer, which may come before the end: then it says why
+    /// the rest is not wanted. `sent` hears the length of each chunk.
     pub async fn upload(
         &self,
         path: &str,
         header: (&str, String),
         len: Option<u64>,
-    ) -> Result<(mpsc::Sender<Bytes>, impl Future<Output = Result<Value, Failure>>), Failure> {
+        mut chunks: mpsc::Receiver<Result<Bytes, Failure>>,
+        sent: impl Fn(u64),
+    ) -> Result<Value, Failure> {
         let (sender, body) = ChannelBody::new(len);
         let builder = Request::post(path).header("host", "kith").header(header.0, header.1);
         let request = builder.body(Body::new(body)).map_err(|e| Failure::new(Exit::Usage, e.to_string()))?;
-        let client = self.clone();
         let answer = async move {
-            let response = client.checked(request).await?;
+            let response = self.checked(request).await?;
             let bytes = whole(response.into_body()).await?;
             serde_json::from_slice(&bytes)
                 .map_err(|_| Failure::new(Exit::Failure, "the node's answer is not readable"))
         };
-        Ok((sender, answer))
+        let feed = async {
+            let mut sender = Some(sender);
+            while let Some(chunk) = chunks.recv().await {
+                let chunk = chunk?;
+                sent(chunk.len() as u64);
+                match &sender {
+                    Some(to) if to.send(chunk).await.is_ok() => {}
+                    _ => sender = None,
+                }
+            }
+            Ok::<(), Failure>(())
+        };
+        tokio::pin!(answer, feed);
+        tokio::select! {
+            value = &mut answer => value,
+            fed = &mut feed => {
+                fed?;
+                answer.await
+            }
+        }
     }
+}
+
+/// Reads an answer of many lines and shows each but the last, which it returns. `broken` is said when
+/// there is none.
+pub async fn lines(
+    response: hyper::Response<hyper::body::Incoming>,
+    broken: &str,
+    mut show: impl FnMut(&Value),
+) -> Result<Value, Failure> {
+    let mut body = response.into_body();
+    let mut pending = Vec::new();
+    while let Some(chunk) = next(&mut body).await? {
+        pending.extend_from_slice(&chunk);
+        while let Some(end) = pending.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = pending.drain(..=end).collect();
+            let value: Value = serde_json::from_slice(&line).unwrap_or_default();
+            match value["event"].as_str() {
+                Some("done") => return Ok(value),
+                Some("error") => return Err(failure_of(&value["error"])),
+                _ => show(&value),
+            }
+        }
+    }
+    Err(Failure::new(Exit::NotRunning, broken))
 }
 
 /// The failure in an API error.

@@ -224,17 +224,12 @@ async fn publish(node: &Node) -> Result<String, Failure> {
     };
     let header = serde_json::to_string(&meta).map_err(|_| failed("the description cannot be written"))?;
     let name = crate::api::PUBLISH_HEADER;
-    let (sender, answer) =
-        node.client.upload("/api/publish", (name, header), Some(SAMPLE.len() as u64)).await?;
-    let feed = async move {
-        for chunk in SAMPLE.chunks(65_536) {
-            if sender.send(Bytes::from_static(chunk)).await.is_err() {
-                break;
-            }
-        }
-    };
-    let ((), value) = tokio::join!(feed, answer);
-    value?.get("id").and_then(Value::as_str).map(str::to_owned).ok_or_else(|| failed("publishing gave no id"))
+    let (to, chunks) = tokio::sync::mpsc::channel(1);
+    to.send(Ok(Bytes::from_static(SAMPLE))).await.map_err(|_| failed("the sample cannot be sent"))?;
+    drop(to);
+    let len = Some(SAMPLE.len() as u64);
+    let value = node.client.upload("/api/publish", (name, header), len, chunks, |_| {}).await?;
+    value.get("id").and_then(Value::as_str).map(str::to_owned).ok_or_else(|| failed("publishing gave no id"))
 }
 
 async fn search(node: &Node) -> Result<Vec<Value>, Failure> {

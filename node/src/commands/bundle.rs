@@ -53,30 +53,10 @@ impl Shell {
         let (file, len) = open_plain(file)?;
         let progress = bar(Some(len), "importing");
         let header = ("content-type", "application/octet-stream".to_owned());
-        let (sender, answer) = self.client.upload("/api/bundles/import", header, Some(len)).await?;
-        let (chunks, mut incoming) = tokio::sync::mpsc::channel::<Result<Bytes, Failure>>(4);
+        let (chunks, incoming) = tokio::sync::mpsc::channel::<Result<Bytes, Failure>>(4);
         let reading = tokio::task::spawn_blocking(move || read_whole(file, len, &chunks));
-        let feed = async {
-            let mut sender = Some(sender);
-            while let Some(chunk) = incoming.recv().await {
-                let chunk = chunk?;
-                progress.inc(chunk.len() as u64);
-                match &sender {
-                    Some(to) if to.send(chunk).await.is_ok() => {}
-                    // The node has answered already: its answer says why.
-                    _ => sender = None,
-                }
-            }
-            Ok::<(), Failure>(())
-        };
-        tokio::pin!(answer, feed);
-        let value = tokio::select! {
-            value = &mut answer => value?,
-            fed = &mut feed => {
-                fed?;
-                answer.await?
-            }
-        };
+        let sent = |bytes| progress.inc(bytes);
+        let value = self.client.upload("/api/bundles/import", header, Some(len), incoming, sent).await?;
         drop(reading);
         progress.finish_and_clear();
         self.print(&value, || imported(&value))

@@ -64,35 +64,17 @@ impl Shell {
 
     /// Shows a fetch's progress until it ends.
     async fn follow(&self, response: hyper::Response<hyper::body::Incoming>) -> Result<Value, Failure> {
-        let mut body = response.into_body();
-        let mut pending = Vec::new();
         let progress = bar(Some(0), "fetching");
-        while let Some(chunk) = client::next(&mut body).await? {
-            pending.extend_from_slice(&chunk);
-            while let Some(end) = pending.iter().position(|b| *b == b'\n') {
-                let line: Vec<u8> = pending.drain(..=end).collect();
-                let value: Value = serde_json::from_slice(&line).unwrap_or_default();
-                match text(&value, "event") {
-                    "progress" => {
-                        progress.set_length(number(&value, "total_bytes"));
-                        progress.set_position(number(&value, "have_bytes"));
-                    }
-                    "done" => {
-                        progress.finish_and_clear();
-                        return Ok(value);
-                    }
-                    "error" => {
-                        progress.finish_and_clear();
-                        return Err(client::failure_of(&value["error"]));
-                    }
-                    _ => {}
-                }
+        let broken = "the node ended; what came is kept, the same command goes on with it";
+        let last = client::lines(response, broken, |line| {
+            if text(line, "event") == "progress" {
+                progress.set_length(number(line, "total_bytes"));
+                progress.set_position(number(line, "have_bytes"));
             }
-        }
-        Err(Failure::new(
-            Exit::NotRunning,
-            "the node ended; what came is kept, the same command goes on with it",
-        ))
+        })
+        .await;
+        progress.finish_and_clear();
+        last
     }
 
     /// `kith watch`

@@ -4,6 +4,8 @@ use super::*;
 use crate::cli;
 use crate::client;
 
+const ENDED: &str = "the node ended; what was mended stays mended";
+
 impl Shell {
     /// `kith store verify`
     pub async fn verify_store(&self, args: &cli::Verify) -> Result<(), Failure> {
@@ -15,7 +17,7 @@ impl Shell {
         });
         let response = self.client.start(Method::POST, "/api/store/verify", Some(body)).await?;
         let progress = bar(Some(0), "checking");
-        let value = lines(response, |line| match text(line, "event") {
+        let value = client::lines(response, ENDED, |line| match text(line, "event") {
             "progress" => {
                 progress.set_length(number(line, "total_bytes"));
                 progress.set_position(number(line, "have_bytes"));
@@ -83,7 +85,7 @@ impl Shell {
     pub async fn reindex(&self) -> Result<(), Failure> {
         let response = self.client.start(Method::POST, "/api/store/reindex", Some(json!({}))).await?;
         let progress = videos_bar("making the index anew");
-        let value = lines(response, |line| {
+        let value = client::lines(response, ENDED, |line| {
             progress.set_length(number(line, "total_objects"));
             progress.set_position(number(line, "objects"));
         })
@@ -123,26 +125,4 @@ fn unhealed(value: &Value) -> String {
         "{} files are damaged and were left as they are: run kith store verify to mend them",
         damaged + left
     )
-}
-
-/// Reads the lines of an answer and shows each; returns the last.
-async fn lines(
-    response: hyper::Response<hyper::body::Incoming>,
-    mut show: impl FnMut(&Value),
-) -> Result<Value, Failure> {
-    let mut body = response.into_body();
-    let mut pending = Vec::new();
-    while let Some(chunk) = client::next(&mut body).await? {
-        pending.extend_from_slice(&chunk);
-        while let Some(end) = pending.iter().position(|b| *b == b'\n') {
-            let line: Vec<u8> = pending.drain(..=end).collect();
-            let value: Value = serde_json::from_slice(&line).unwrap_or_default();
-            match text(&value, "event") {
-                "done" => return Ok(value),
-                "error" => return Err(client::failure_of(&value["error"])),
-                _ => show(&value),
-            }
-        }
-    }
-    Err(Failure::new(Exit::NotRunning, "the node ended; what was mended stays mended"))
 }

@@ -33,32 +33,14 @@ impl Shell {
             return Err(Failure::new(Exit::Usage, "title, text and tags are far too long: shorten them"));
         }
         let progress = bar(len, "publishing");
-        let (sender, answer) =
-            self.client.upload("/api/publish", (crate::api::PUBLISH_HEADER, header), len).await?;
-        let (chunks, mut incoming) = tokio::sync::mpsc::channel::<Result<Bytes, Failure>>(4);
+        let (chunks, incoming) = tokio::sync::mpsc::channel::<Result<Bytes, Failure>>(4);
         let path = args.file.clone();
         let reading = tokio::task::spawn_blocking(move || read_source(source, len, &path, &chunks));
-        let feed = async {
-            let mut sender = Some(sender);
-            while let Some(chunk) = incoming.recv().await {
-                let chunk = chunk?;
-                progress.inc(chunk.len() as u64);
-                match &sender {
-                    Some(to) if to.send(chunk).await.is_ok() => {}
-                    // The node has answered already: its answer says why.
-                    _ => sender = None,
-                }
-            }
-            Ok::<(), Failure>(())
-        };
-        tokio::pin!(answer, feed);
-        let mut value = tokio::select! {
-            value = &mut answer => value?,
-            fed = &mut feed => {
-                fed?;
-                answer.await?
-            }
-        };
+        let sent = |bytes| progress.inc(bytes);
+        let mut value = self
+            .client
+            .upload("/api/publish", (crate::api::PUBLISH_HEADER, header), len, incoming, sent)
+            .await?;
         drop(reading);
         progress.finish_and_clear();
         let kept = value.as_object_mut().and_then(|v| v.remove("metadata_kept")) == Some(Value::Bool(true));
