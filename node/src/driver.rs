@@ -485,6 +485,12 @@ impl Driver {
                 }
             }
             FetchEvent::Session(links) => self.service.fetch_session(&self.core, fetch, links),
+            FetchEvent::NoOnion(why) => {
+                if let Some(cap) = self.service.fetch_cap(fetch) {
+                    self.storage.block(Block::Keep(cap.root));
+                }
+                self.service.fetch_no_onion(fetch, why);
+            }
             FetchEvent::Unreachable => {
                 if let Some(cap) = self.service.fetch_cap(fetch) {
                     self.storage.block(Block::Keep(cap.root));

@@ -241,6 +241,8 @@ pub enum Record {
     Restored(FriendKey, u64),
     /// Reads an object whose blocks did not come out of a backup.
     Known(ReadCap),
+    /// The routes of own circuits, whole.
+    Routes(Vec<u8>),
 }
 
 /// The round of checks over everything stored.
@@ -449,6 +451,9 @@ impl Record {
             Self::Known(cap) => {
                 w.u8(41).raw(&cap.root.0).raw(cap.key.expose());
             }
+            Self::Routes(bytes) => {
+                w.u8(50).raw(bytes);
+            }
         }
         w.into_bytes()
     }
@@ -581,6 +586,7 @@ impl Record {
             31 => Self::Damaged(Root(r.array()?), r.u64()?),
             40 => Self::Restored(key(&mut r)?, r.u64()?),
             41 => Self::Known(ReadCap { root: Root(r.array()?), key: Key::new(r.array()?) }),
+            50 => Self::Routes(r.take(r.remaining().len())?.to_vec()),
             _ => return Ok(None),
         };
         r.finish()?;
@@ -606,6 +612,7 @@ impl Record {
             })),
             Change::Ratchet(key, ratchet) => Self::Ratchet(*key, ratchet.clone()),
             Change::FriendKeys(key, new) => Self::FriendKeys(*key, new.clone(), now_s),
+            Change::Routes(bytes) => Self::Routes(bytes.clone()),
             Change::OwnKeys(key, number, root) => Self::OwnKeys(*key, *number, root.clone()),
         }
     }
@@ -640,6 +647,8 @@ pub struct State {
     pub restored: BTreeMap<FriendKey, u64>,
     /// Read keys of objects whose blocks did not come out of a backup.
     pub known: BTreeMap<Root, Key>,
+    /// The routes of own circuits, as the core wrote them.
+    pub routes: Option<Vec<u8>>,
 }
 
 impl State {
@@ -703,6 +712,7 @@ impl State {
             Record::Restored(key, 0) => drop(self.restored.remove(&key)),
             Record::Restored(key, at_s) => drop(self.restored.insert(key, at_s)),
             Record::Known(cap) => drop(self.known.insert(cap.root, cap.key)),
+            Record::Routes(bytes) => self.routes = Some(bytes),
             Record::Renamed(name) => {
                 if let Some(me) = &mut self.me {
                     me.name = name;
@@ -831,6 +841,7 @@ impl State {
         out.extend(self.restored.iter().map(|(key, at_s)| Record::Restored(*key, *at_s).encode()));
         let known = self.known.iter().map(|(root, key)| ReadCap { root: *root, key: key.clone() });
         out.extend(known.map(|cap| Record::Known(cap).encode()));
+        out.extend(self.routes.iter().map(|bytes| Record::Routes(bytes.clone()).encode()));
         out
     }
 
@@ -967,6 +978,7 @@ mod tests {
             Record::Damaged(Root([21; 32]), 0),
             Record::Restored(key, 16),
             Record::Known(ReadCap { root: Root([33; 32]), key: Key::new([34; 32]) }),
+            Record::Routes(vec![1, 2, 3]),
         ]
     }
 

@@ -12,7 +12,9 @@ use crate::storage::{Block, Log, Storage};
 use kith_crypto::content::{Position, ReadCap, Root};
 use kith_onion::catalogue::{Brief, EntryId, Listing};
 use kith_onion::handshake::Who;
-use kith_onion::{Change, Core, Event, FetchId, FriendKey, InviteId, InviteOutcome, Now, Route, Traffic};
+use kith_onion::{
+    Change, Core, Event, FetchId, FriendKey, InviteId, InviteOutcome, NoOnion, Now, Route, Traffic,
+};
 use kith_store::{InUse, Store, StoreError};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -694,6 +696,7 @@ impl Service {
             Route::Auto => true,
             Route::Direct => links == 1,
             Route::Fof => links == 2,
+            Route::Onion => true,
         };
         if listing.sources.iter().any(|(_, links)| fits(*links)) {
             return Ok(());
@@ -701,7 +704,7 @@ impl Service {
         let what = match route {
             Route::Direct => "no direct friend has this video: try --route auto",
             Route::Fof => "no friend's friend has this video: try --route auto",
-            Route::Auto => "nobody in reach has this video",
+            Route::Onion | Route::Auto => "nobody in reach has this video",
         };
         Err(Failure::new(Exit::Unreachable, what))
     }
@@ -754,6 +757,18 @@ impl Service {
             fetching.status.send_modify(|s| s.have_blocks = s.total_blocks);
         }
         self.end_fetch(id, result.map_err(Failure::from));
+    }
+
+    /// It can only come through a circuit, and that cannot be.
+    pub fn fetch_no_onion(&mut self, id: FetchId, why: NoOnion) {
+        let what = match why {
+            NoOnion::TooFewRelays => "there are too few friends of friends to make a circuit of three relays",
+            NoOnion::NotReady => "no circuit stands yet: wait a few minutes",
+            NoOnion::GuardCarries => "the first relay of every circuit also carries this video",
+            NoOnion::TooManyRoutes => "this video was asked for over four routes within 30 days already",
+            NoOnion::NotFound => "nobody near the ends of the circuits gives this video",
+        };
+        self.end_fetch(id, Err(Failure::new(Exit::Unreachable, what)));
     }
 
     fn end_fetch(&mut self, id: FetchId, end: Result<(), Failure>) {

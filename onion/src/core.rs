@@ -7,6 +7,7 @@
 //! a peer may see its effect is sent before the driver has said that it is stored.
 
 mod accounts;
+mod circuits;
 mod connections;
 mod dialling;
 mod exchange;
@@ -17,6 +18,9 @@ mod rotation;
 mod tunnels;
 
 pub use accounts::Rates;
+pub use circuits::{
+    CircuitReport, CircuitSettings, Cover, GuardTier, NoOnion, OwnCircuit, OwnState, Privacy, Trust, Way,
+};
 pub use dialling::Reach;
 pub use fetching::{Route, Stored};
 
@@ -141,6 +145,8 @@ pub enum Change {
     FriendKeys(FriendKey, Box<NewKeys>),
     /// A friend knows these own link keys now, and the pair root is this.
     OwnKeys(FriendKey, u32, PairRoot),
+    /// The routes of own circuits, whole: what was kept before is replaced.
+    Routes(Vec<u8>),
 }
 
 /// New link keys of a friend.
@@ -178,6 +184,8 @@ pub enum FetchEvent {
     Complete,
     /// Nobody who could be reached gives it.
     Unreachable,
+    /// It can only come through a circuit, and that cannot be.
+    NoOnion(NoOnion),
 }
 
 /// Something for the owner to know.
@@ -422,6 +430,7 @@ pub struct Core {
     budgets: Budgets,
     rates: Rates,
     friend_rates: BTreeMap<FriendKey, (Option<u64>, Option<u64>)>,
+    circuits: circuits::Circuits,
     replays: u64,
     up: accounts::Pools,
     down: accounts::Pools,
@@ -473,6 +482,7 @@ impl Core {
             budgets: Budgets::default(),
             rates: Rates::default(),
             friend_rates: BTreeMap::new(),
+            circuits: circuits::Circuits::default(),
             replays: 0,
             up: accounts::Pools::default(),
             down: accounts::Pools::default(),

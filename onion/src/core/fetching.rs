@@ -35,6 +35,8 @@ pub enum Route {
     Direct,
     /// Only through a common friend.
     Fof,
+    /// Only through a circuit.
+    Onion,
 }
 
 impl Route {
@@ -43,6 +45,7 @@ impl Route {
             Self::Auto => 1..=2,
             Self::Direct => 1..=1,
             Self::Fof => 2..=2,
+            Self::Onion => 3..=u8::MAX,
         }
     }
 }

@@ -378,7 +378,7 @@ impl World {
             }
             FetchEvent::Block(block) => block,
             FetchEvent::Session(_) => return,
-            FetchEvent::Complete | FetchEvent::Unreachable => {
+            FetchEvent::Complete | FetchEvent::Unreachable | FetchEvent::NoOnion(_) => {
                 self.fetches[side].remove(&id);
                 return;
             }

@@ -36,6 +36,8 @@ pub struct Journal {
     pub published: BTreeMap<Root, (Entry, Audience)>,
     /// Fetches that were started and have not ended.
     pub wanted: BTreeMap<Root, (VerifyCap, Route)>,
+    /// Routes of own circuits.
+    pub routes: Option<Vec<u8>>,
     waiting: VecDeque<Line>,
     /// Lines written since the node was made; the next line's number.
     written: u64,
@@ -132,6 +134,7 @@ impl Journal {
                     (friend.keys, friend.root, friend.keys_since_s) = (new.keys, new.root, new.since_s);
                 }
             }
+            Change::Routes(routes) => self.routes = Some(routes),
             Change::OwnKeys(key, own_keys, root) => {
                 if let Some(friend) = self.friends.get_mut(&key) {
                     (friend.own_keys, friend.root) = (own_keys, root);

@@ -890,13 +890,16 @@ impl World {
                 }
             }
             FetchEvent::Complete => self.complete(id, root),
-            FetchEvent::Unreachable => {
-                let node = &mut self.nodes[id];
-                node.journal.wanted.remove(&root);
-                if let Some(fetching) = node.fetches.get_mut(&root) {
-                    fetching.outcome = Some(Outcome::Unreachable);
-                }
-            }
+            FetchEvent::Unreachable => self.fetch_failed(id, root, Outcome::Unreachable),
+            FetchEvent::NoOnion(why) => self.fetch_failed(id, root, Outcome::NoOnion(why)),
+        }
+    }
+
+    fn fetch_failed(&mut self, id: NodeId, root: Root, outcome: Outcome) {
+        let node = &mut self.nodes[id];
+        node.journal.wanted.remove(&root);
+        if let Some(fetching) = node.fetches.get_mut(&root) {
+            fetching.outcome = Some(outcome);
         }
     }
 

@@ -9,7 +9,7 @@ use kith_crypto::secret::Key;
 use kith_onion::budget::Budgets;
 use kith_onion::catalogue::Pace;
 use kith_onion::ratchet::OutOfStep;
-use kith_onion::{ConnId, Core, FetchId, FriendKey, InviteId, InviteOutcome, Limits, Rates};
+use kith_onion::{ConnId, Core, FetchId, FriendKey, InviteId, InviteOutcome, Limits, NoOnion, Rates};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
@@ -52,6 +52,8 @@ pub enum Outcome {
     Complete,
     /// Nobody gave it.
     Unreachable,
+    /// It can only come through a circuit, and that cannot be.
+    NoOnion(NoOnion),
 }
 
 /// A fetch as its owner sees it.
