@@ -8,7 +8,7 @@ use crate::secret::Key;
 use chacha20::cipher::generic_array::GenericArray;
 use chacha20::cipher::typenum::U10;
 use chacha20::hchacha;
-use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, Tag, UnboundKey};
 use zeroize::Zeroizing;
 
 /// Bytes that sealing adds.
@@ -57,6 +57,29 @@ impl BulkKey {
     ) -> Result<&'a mut [u8], Unauthentic> {
         self.0
             .open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(aad), buf)
+            .map_err(|_| Unauthentic)
+    }
+
+    /// Encrypts `buf` in place, without associated data, and returns its tag.
+    #[allow(clippy::expect_used)] // ring refuses only inputs of 256 GiB and more
+    pub(crate) fn seal_detached(&self, nonce: [u8; 12], buf: &mut [u8]) -> Tag {
+        self.0
+            .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), buf)
+            .expect("a cell is far below the cipher's limit")
+    }
+
+    /// Decrypts in place what [`BulkKey::seal_detached`] made. On an error the content of `buf` is
+    /// of no use.
+    pub(crate) fn open_detached(
+        &self,
+        nonce: [u8; 12],
+        tag: &[u8],
+        buf: &mut [u8],
+    ) -> Result<(), Unauthentic> {
+        let tag = Tag::try_from(tag).map_err(|_| Unauthentic)?;
+        self.0
+            .open_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), tag, buf, 0..)
+            .map(|_| ())
             .map_err(|_| Unauthentic)
     }
 

@@ -56,6 +56,14 @@ labels! {
     LOCATOR = "object locator";
     /// Hourly form of a locator.
     LOCATOR_HOUR = "object locator hour";
+    /// Forward key of one hop of a circuit, from its handshake (`docs/protocol/circuit.md`).
+    CIRCUIT_FORWARD = "circuit forward";
+    /// Key of the bytes that fill the tag stack of forward cells.
+    CIRCUIT_FILLER = "circuit filler";
+    /// Backward key of one hop.
+    CIRCUIT_BACKWARD = "circuit backward";
+    /// Key that hides the tags of backward cells.
+    CIRCUIT_BACKWARD_TAGS = "circuit backward tags";
     /// PSK of a tunnel's handshake, from the tree key.
     TUNNEL_PSK = "tunnel psk";
     /// Pack key, from the store key and the pack's salt.

@@ -7,6 +7,7 @@
 
 pub mod aead;
 pub mod cert;
+pub mod circuit;
 pub mod codec;
 pub mod content;
 pub mod frame;

@@ -3,6 +3,8 @@
 //! One resolver for all: X25519 with a contributory check (RFC 7748, section 6.1) and randomness
 //! from the caller's seed; ChaCha20-Poly1305 by ring; BLAKE2s by snow. A session rekeys each
 //! direction by count (section 11.3 of the specification), so both sides agree without messages.
+//! The handshake with a relay of a circuit ends in its raw split instead: its cells have their own
+//! layers (`crate::circuit`).
 
 use crate::identity::Identity;
 use crate::rng::Rng;
@@ -136,6 +138,15 @@ pub enum Pattern<'a> {
     Tunnel,
 }
 
+/// The handshake with a relay of a circuit: only the relay has a static key, and there is no PSK.
+const RELAY: &str = "Noise_NK_25519_ChaChaPoly_BLAKE2s";
+
+fn builder<'a>(name: &str, prologue: &'a [u8], rng: &mut Rng) -> Result<Builder<'a>, NoiseFailed> {
+    let params: NoiseParams = name.parse().map_err(|_| NoiseFailed)?;
+    let resolver = Box::new(Resolver(Mutex::new(rng.fork())));
+    Builder::with_resolver(params, resolver).prologue(prologue).map_err(|_| NoiseFailed)
+}
+
 /// A handshake under way.
 pub struct Handshake(Box<HandshakeState>);
 
@@ -168,12 +179,7 @@ impl Handshake {
             Pattern::Invite { .. } => "Noise_XXpsk0_25519_ChaChaPoly_BLAKE2s",
             Pattern::Tunnel => "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s",
         };
-        let params: NoiseParams = name.parse().map_err(|_| NoiseFailed)?;
-        let resolver = Box::new(Resolver(Mutex::new(rng.fork())));
-        let mut builder = Builder::with_resolver(params, resolver)
-            .psk(0, psk.expose())
-            .and_then(|b| b.prologue(prologue))
-            .map_err(|_| NoiseFailed)?;
+        let mut builder = builder(name, prologue, rng)?.psk(0, psk.expose()).map_err(|_| NoiseFailed)?;
         if let Pattern::Friends { me, .. } | Pattern::Invite { me } = pattern {
             builder = builder.local_private_key(me.noise().expose()).map_err(|_| NoiseFailed)?;
         }
@@ -182,6 +188,19 @@ impl Handshake {
         }
         let built = if initiator { builder.build_initiator() } else { builder.build_responder() };
         built.map(|s| Self(Box::new(s))).map_err(|_| NoiseFailed)
+    }
+
+    /// Starts towards a relay that is known by its onion key alone, from a caller without a name.
+    pub(crate) fn to_relay(peer: &[u8; 32], prologue: &[u8], rng: &mut Rng) -> Result<Self, NoiseFailed> {
+        let builder = builder(RELAY, prologue, rng)?.remote_public_key(peer).map_err(|_| NoiseFailed)?;
+        builder.build_initiator().map(|s| Self(Box::new(s))).map_err(|_| NoiseFailed)
+    }
+
+    /// Starts as that relay, which reads first.
+    pub(crate) fn as_relay(secret: &Key, prologue: &[u8], rng: &mut Rng) -> Result<Self, NoiseFailed> {
+        let builder =
+            builder(RELAY, prologue, rng)?.local_private_key(secret.expose()).map_err(|_| NoiseFailed)?;
+        builder.build_responder().map(|s| Self(Box::new(s))).map_err(|_| NoiseFailed)
     }
 
     /// The next handshake message, with `payload` inside.
@@ -210,6 +229,16 @@ impl Handshake {
         let mut out = [0; 32];
         out.iter_mut().zip(self.0.get_handshake_hash()).for_each(|(o, b)| *o = *b);
         out
+    }
+
+    /// Ends the handshake in its two keys, the initiator's direction first (Noise, section 5.2, Split).
+    /// snow gives them out at any time; before the end they would be keys that nothing authenticated.
+    pub(crate) fn into_raw_split(mut self) -> Result<(Key, Key), NoiseFailed> {
+        if !self.0.is_handshake_finished() {
+            return Err(NoiseFailed);
+        }
+        let (first, second) = self.0.dangerously_get_raw_split();
+        Ok((Key::new(first), Key::new(second)))
     }
 
     /// Ends the handshake.
@@ -330,6 +359,27 @@ mod tests {
         assert_eq!(i.remote_static(), Some(b.public().noise));
         assert_eq!(r.remote_static(), Some(a.public().noise));
         assert!(i.into_session().is_ok() && r.into_session().is_ok());
+    }
+
+    #[test]
+    fn a_raw_split_needs_a_finished_handshake() {
+        let mut rng = Rng::from_seed([9; 32]);
+        let secret = Key::new([3; 32]);
+        let public = PublicKey::from(&StaticSecret::from(*secret.expose())).to_bytes();
+        let both = |rng: &mut Rng| {
+            let i = Handshake::to_relay(&public, b"c", rng).unwrap();
+            (i, Handshake::as_relay(&secret, b"c", rng).unwrap())
+        };
+        let (i, r) = both(&mut rng);
+        assert!(i.into_raw_split().is_err() && r.into_raw_split().is_err());
+        let (mut i, mut r) = both(&mut rng);
+        r.read(&i.write(b"").unwrap()).unwrap();
+        assert!(i.into_raw_split().is_err() && r.into_raw_split().is_err());
+        let (mut i, mut r) = both(&mut rng);
+        r.read(&i.write(b"").unwrap()).unwrap();
+        i.read(&r.write(b"").unwrap()).unwrap();
+        let (i, r) = (i.into_raw_split().unwrap(), r.into_raw_split().unwrap());
+        assert!(i == r && i.0 != i.1);
     }
 
     #[test]

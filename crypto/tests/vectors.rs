@@ -1,12 +1,15 @@
 //! The formats of this crate against the annotated files in `tests/vectors/crypto`: what stands in
 //! them is decoded, encoded again and compared, and everything in `bad-*` is refused.
-//! Formats: `docs/protocol/friends.md`, `link.md`, `content.md`.
+//! Formats: `docs/protocol/friends.md`, `link.md`, `content.md`, `circuit.md`.
 
 // Helpers of tests fail by panicking; vectors are files.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods)]
 
 #[path = "../../tests/vectors/file.rs"]
 mod file;
+
+#[path = "vectors/circuit.rs"]
+mod circuit;
 
 use file::{Fields, Folder};
 use kith_crypto::aead::{self, BulkKey};
