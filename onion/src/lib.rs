@@ -13,6 +13,7 @@ pub mod control;
 mod core;
 pub mod entry;
 pub mod fetch;
+pub mod handle;
 pub mod handshake;
 pub mod link;
 pub mod ratchet;
