@@ -17,6 +17,7 @@ pub mod handle;
 pub mod handshake;
 pub mod link;
 pub mod ratchet;
+pub mod route;
 pub mod schedule;
 pub mod session;
 mod time;
