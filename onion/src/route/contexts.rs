@@ -27,10 +27,20 @@ impl std::fmt::Display for TooManyRoutes {
 
 impl std::error::Error for TooManyRoutes {}
 
+/// Names a route: a hash of its relays, as this node names them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RouteName(pub(super) [u8; 8]);
+
+impl std::fmt::Debug for RouteName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RouteName(..)")
+    }
+}
+
 /// A route that a context used.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Used {
-    pub(super) route: [u8; 8],
+    pub(super) route: RouteName,
     /// Last day of use since the Unix epoch.
     pub(super) day: u32,
 }
@@ -52,7 +62,7 @@ impl Contexts {
         &mut self,
         secret: &Key,
         context: &[u8; 32],
-        route: [u8; 8],
+        route: RouteName,
         unix_ms: u64,
     ) -> Result<bool, TooManyRoutes> {
         let today = day_of(unix_ms);

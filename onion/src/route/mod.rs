@@ -10,7 +10,7 @@
 mod contexts;
 mod stored;
 
-pub use contexts::{MAX_CONTEXTS, MAX_ROUTES, TooManyRoutes};
+pub use contexts::{MAX_CONTEXTS, MAX_ROUTES, RouteName, TooManyRoutes};
 
 use crate::core::FriendKey;
 use crate::handle::{Handle, Listed};
@@ -53,7 +53,7 @@ pub enum Trust {
 }
 
 /// Where guards come from: close friends while there are any, then verified ones, then all
-/// (decision 17). The order is from the best to the worst.
+///. The order is from the best to the worst.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Tier {
     /// Friends marked close.
@@ -320,7 +320,7 @@ impl Routes {
     pub fn worked(&mut self, pair: Pair, slot: usize) {
         let way = self.way_mut(pair);
         let later = way.slots.get_mut(slot).into_iter().flatten();
-        way.second.iter_mut().chain(later).for_each(|hop| hop.failing_ms = None);
+        way.second.iter_mut().chain(later).for_each(|hop| (hop.failing_ms, hop.is_spent) = (None, false));
     }
 
     /// A relay turned out to be this node itself: it is replaced at once and not drawn again.
@@ -346,6 +346,11 @@ impl Routes {
         usize::try_from(number).unwrap_or(0)
     }
 
+    /// Names the route of a slot as it stands now.
+    pub fn route(&self, pair: Pair, slot: usize) -> RouteName {
+        self.way(pair).route(slot)
+    }
+
     /// Whether a context may use the route of a slot as it stands now, and remembers that it does. A
     /// context uses at most [`MAX_ROUTES`] different routes in 30 days. True: changed, store before
     /// use.
@@ -357,7 +362,19 @@ impl Routes {
         slot: usize,
         unix_ms: u64,
     ) -> Result<bool, TooManyRoutes> {
-        let route = self.way(pair).route(slot);
+        let route = self.route(pair, slot);
+        self.allow_route(secret, context, route, unix_ms)
+    }
+
+    /// The same for a circuit that was built when the route of its slot was perhaps another one: its
+    /// name is taken with [`Self::route`] when it is built.
+    pub fn allow_route(
+        &mut self,
+        secret: &Key,
+        context: &[u8; 32],
+        route: RouteName,
+        unix_ms: u64,
+    ) -> Result<bool, TooManyRoutes> {
         self.contexts.allow(secret, context, route, unix_ms)
     }
 
@@ -368,16 +385,15 @@ impl Routes {
 }
 
 impl Way {
-    /// Names the route of a slot: the same relays have the same name, whatever slot they are in.
-    fn route(&self, slot: usize) -> [u8; 8] {
-        let mut hasher = Vec::new();
-        hasher.extend(self.guard.iter().flat_map(|guard| guard.friend.0));
+    /// The same relays give the same name, whatever slot they are in.
+    fn route(&self, slot: usize) -> RouteName {
+        let mut relays = Vec::new();
+        relays.extend(self.guard.iter().flat_map(|guard| guard.friend.0));
         let later = self.slots.get(slot).into_iter().flatten();
-        hasher.extend(self.second.iter().chain(later).flat_map(|hop| hop.handle.0));
-        let full = kdf::hash(&hasher);
+        relays.extend(self.second.iter().chain(later).flat_map(|hop| hop.handle.0));
         let mut name = [0; 8];
-        name.iter_mut().zip(full).for_each(|(n, b)| *n = b);
-        name
+        name.iter_mut().zip(kdf::hash(&relays)).for_each(|(n, b)| *n = b);
+        RouteName(name)
     }
 }
 

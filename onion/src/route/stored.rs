@@ -1,7 +1,7 @@
 //! The stored form of the routes: `version 1 | tier 1 | primary | reserve | contexts`. Canonical: what
 //! decodes encodes to the same bytes. Format: `docs/protocol/circuit.md`.
 
-use super::contexts::{Contexts, MAX_CONTEXTS, MAX_ROUTES, Used};
+use super::contexts::{Contexts, MAX_CONTEXTS, MAX_ROUTES, RouteName, Used};
 use super::{Guard, Hop, MAX_RELAYS, MAX_UNSUITABLE, Routes, Tier, Way};
 use crate::core::FriendKey;
 use crate::handle::Handle;
@@ -30,7 +30,7 @@ impl Routes {
         for (name, used) in &self.contexts.used {
             w.raw(name).u8(used.len() as u8);
             used.iter().for_each(|used| {
-                w.raw(&used.route).u32(used.day);
+                w.raw(&used.route.0).u32(used.day);
             });
         }
         w.into_bytes()
@@ -152,7 +152,7 @@ fn read_contexts(r: &mut Reader<'_>) -> Result<Contexts, DecodeError> {
         let mut used: Vec<Used> = Vec::new();
         for _ in 0..read_count(r, MAX_ROUTES, "routes of a context")? {
             let bad = r.invalid("route");
-            let (route, day) = (r.array()?, r.u32()?);
+            let (route, day) = (RouteName(r.array()?), r.u32()?);
             if used.iter().any(|used| used.route == route) {
                 return Err(bad);
             }

@@ -293,7 +293,10 @@ fn failures_replace_the_third_hop_and_late_the_second() {
     let replaced = third(&mut routes, 0, 21).unwrap();
     assert!(!before.contains(&replaced), "another one than before and than the other slots have");
     assert_eq!(third(&mut routes, 1, 21), Some(before[1]), "other slots stay");
-    // Playback does not wait.
+    // Playback does not wait; but a circuit that stands after all speaks for the hop.
+    routes.failed(Pair::Primary, 1, 2, START, true);
+    routes.worked(Pair::Primary, 1);
+    assert_eq!(third(&mut routes, 1, 21), Some(before[1]));
     routes.failed(Pair::Primary, 1, 2, START, true);
     assert_ne!(third(&mut routes, 1, 21), Some(before[1]));
     // With nothing else on the list, what failed is tried again.
@@ -404,6 +407,23 @@ fn a_fifth_route_is_refused_until_an_old_one_is_over() {
 }
 
 #[test]
+fn a_circuit_keeps_the_name_of_the_route_it_was_built_over() {
+    let (mut routes, mut rng) = (drawn(1), rng(1));
+    let old = routes.route(Pair::Primary, 0);
+    assert_eq!(routes.allow(&secret(), &[77; 32], Pair::Primary, 0, START), Ok(true));
+    routes.failed(Pair::Primary, 0, 2, START, true);
+    assert!(routes.next(Pair::Primary, 0, 2, &list(40), START, true, &mut rng).changed);
+    assert_ne!(routes.route(Pair::Primary, 0), old);
+    assert_eq!(routes.allow_route(&secret(), &[77; 32], old, START), Ok(false));
+    assert_eq!(routes.route_count(&secret(), &[77; 32], START), 1);
+    // Moved as a whole, it is the same route.
+    let new = routes.route(Pair::Primary, 0);
+    routes.primary.slots.swap(0, 1);
+    std::mem::swap(&mut routes.primary, &mut routes.reserve);
+    assert_eq!(routes.route(Pair::Reserve, 1), new);
+}
+
+#[test]
 fn contexts_are_bounded_and_pruned() {
     let mut routes = drawn(1);
     let key = secret();
@@ -414,7 +434,7 @@ fn contexts_are_bounded_and_pruned() {
     };
     for n in 0..MAX_CONTEXTS as u32 {
         let name = [n.to_le_bytes(), [0; 4], [0; 4], [0; 4]].concat();
-        let used = contexts::Used { route: [0; 8], day: 20_000 - u32::from(n == 7) };
+        let used = contexts::Used { route: RouteName([0; 8]), day: 20_000 - u32::from(n == 7) };
         routes.contexts.used.insert(name.try_into().unwrap(), vec![used]);
     }
     assert_eq!(routes.allow(&key, &context(1), Pair::Primary, 0, START), Ok(true));
@@ -431,7 +451,7 @@ fn contexts_are_bounded_and_pruned() {
 struct Driven {
     routes: Routes,
     rng: Rng,
-    seen: BTreeMap<[u8; 32], BTreeSet<[u8; 8]>>,
+    seen: BTreeMap<[u8; 32], BTreeSet<RouteName>>,
     refused: usize,
 }
 
@@ -463,7 +483,7 @@ impl Driven {
             self.routes.worked(pair, slot);
             match self.routes.allow(&secret(), &context, pair, slot, now) {
                 Ok(_) => {
-                    self.seen.entry(context).or_default().insert(self.routes.way(pair).route(slot));
+                    self.seen.entry(context).or_default().insert(self.routes.route(pair, slot));
                 }
                 Err(TooManyRoutes) => self.refused += 1,
             }
@@ -547,8 +567,8 @@ fn other_stored_forms_are_refused() {
         r.contexts.used.insert([1; 16], used);
     };
     refused(&|r| context(r, Vec::new()));
-    refused(&|r| context(r, vec![contexts::Used { route: [1; 8], day: 1 }; 2]));
-    refused(&|r| context(r, (0..5).map(|n| contexts::Used { route: [n; 8], day: 1 }).collect()));
+    refused(&|r| context(r, vec![contexts::Used { route: RouteName([1; 8]), day: 1 }; 2]));
+    refused(&|r| context(r, (0..5).map(|n| contexts::Used { route: RouteName([n; 8]), day: 1 }).collect()));
     let mut many = drawn(1).encode();
     let end = many.len();
     many[end - 4..].copy_from_slice(&20_001_u32.to_le_bytes());
