@@ -88,6 +88,12 @@ labels! {
     ENTRY_ID = "catalogue entry id";
     /// Delay of a holder or relay per (locator, link).
     TUNNEL_DELAY = "tunnel delay";
+    /// Handle of a friend in a node's handle lists, and the order in which friends are listed.
+    HANDLE = "circuit handle";
+    /// Key of the names under which a node keeps which routes a context has used.
+    CONTEXT = "circuit context";
+    /// Which third hop a context uses.
+    ROUTE_SLOT = "circuit route slot";
     /// Secret of the bundles from one friend to another, from their pair root.
     BUNDLE = "bundle";
     /// Key of one archive file (backup or bundle).
