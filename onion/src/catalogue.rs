@@ -311,6 +311,36 @@ impl Catalogue {
         points.filter_map(|h| self.key_of(h.friend)).filter(|friend| *friend != asker).collect()
     }
 
+    /// Whom to pass a request on to that spreads from a circuit's end, and over how many links the
+    /// object lies there: friends who published it for friends of friends, or told of such a one.
+    pub fn onward(&self, root: &Root) -> Vec<(FriendKey, u8)> {
+        let Some(known) = self.objects.by_root(root) else { return Vec::new() };
+        let points = |h: &&Heard| h.stays() && (h.part == Part::Relayed || h.may_travel());
+        let links = |h: &Heard| if h.part == Part::Own { 1 } else { 2 };
+        let heard = known.heard().iter().filter(points);
+        let mut onward: Vec<(FriendKey, u8)> =
+            heard.filter_map(|h| Some((self.key_of(h.friend)?, links(h)))).collect();
+        onward.sort_by_key(|(friend, links)| (*links, *friend));
+        onward
+    }
+
+    /// Whether this node published an object, withdrawn or not.
+    pub fn is_own(&self, root: &Root) -> bool {
+        self.published.contains(root)
+    }
+
+    /// Whether the object is published here for friends of friends.
+    pub fn travels(&self, root: &Root) -> bool {
+        let own = self.objects.by_root(root).and_then(|k| k.own.as_ref());
+        own.is_some_and(|own| own.audience.hops() > 0)
+    }
+
+    /// Whether a friend published an object.
+    pub fn is_near(&self, root: &Root) -> bool {
+        let is_near = |h: &Heard| h.part == Part::Own && h.stays();
+        self.objects.by_root(root).is_some_and(|known| known.heard().iter().any(is_near))
+    }
+
     /// The object that a request's locator names, if it can be answered or passed on.
     pub fn located(&self, locator: &[u8; 16]) -> Option<Root> {
         self.locators.find(&self.objects, locator)

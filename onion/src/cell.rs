@@ -24,7 +24,12 @@ pub type CircId = u32;
 pub enum Command {
     /// Nothing; keeps the link alive.
     Pad = 0,
-    // 1 CREATE, 2 CREATED, 3 RELAY: onion circuits, reserved.
+    /// Asks for a circuit to this node.
+    Create = 1,
+    /// The circuit stands.
+    Created = 2,
+    /// A cell of a circuit.
+    Relay = 3,
     /// Window updates for tunnels of this link.
     Credit = 4,
     /// Ends a tunnel, without a reason.
@@ -46,6 +51,9 @@ impl Command {
     pub const fn from_u8(n: u8) -> Option<Self> {
         Some(match n {
             0 => Self::Pad,
+            1 => Self::Create,
+            2 => Self::Created,
+            3 => Self::Relay,
             4 => Self::Credit,
             5 => Self::Destroy,
             6 => Self::TunOpen,
@@ -123,6 +131,10 @@ pub struct TunOpen {
     pub hops_left: u8,
     /// Whether records inside are sealed end to end; a direct session on a link needs no second seal.
     pub sealed: bool,
+    /// Spreads from the end of a circuit: who knows where the object is passes the request straight
+    /// on, others to all their friends while there are hops left. No node sets it on a request of its
+    /// own.
+    pub spreads: bool,
     /// Tells repeats apart.
     pub nonce: [u8; 16],
     /// First message of the handshake inside (NNpsk0).
@@ -130,13 +142,14 @@ pub struct TunOpen {
 }
 
 /// Largest handshake message inside a tunnel's opening.
-const MAX_TUN_MESSAGE: usize = 256;
+pub(crate) const MAX_TUN_MESSAGE: usize = 256;
 
 impl TunOpen {
     /// The front of the cell's body.
     pub fn encode(&self) -> Vec<u8> {
         let mut w = kith_crypto::codec::Writer::new();
-        w.raw(&self.locator).u8(self.hops_left).u8(u8::from(self.sealed)).raw(&self.nonce).u8(1);
+        let flags = u8::from(self.sealed) | u8::from(self.spreads) << 1;
+        w.raw(&self.locator).u8(self.hops_left).u8(flags).raw(&self.nonce).u8(1);
         w.bytes16(&self.message);
         w.into_bytes()
     }
@@ -150,8 +163,14 @@ impl TunOpen {
         if hops_left > 1 {
             return Err(bad_hops);
         }
-        // Bit 0: sealed. The flood bit of the network tier is refused until that tier exists.
-        let sealed = r.flag("tunnel flags")?;
+        // Bit 0: sealed, bit 1: spreads. What spreads is sealed: its end is not a friend.
+        let bad_flags = r.invalid("tunnel flags");
+        let (sealed, spreads) = match r.u8()? {
+            0 => (false, false),
+            1 => (true, false),
+            3 => (true, true),
+            _ => return Err(bad_flags),
+        };
         let nonce = r.array()?;
         let bad_want = r.invalid("wanted answers");
         if r.u8()? != 1 {
@@ -159,7 +178,7 @@ impl TunOpen {
         }
         let message = r.bytes16(MAX_TUN_MESSAGE, "handshake message")?.to_vec();
         r.zeros()?;
-        Ok(Self { locator, hops_left, sealed, nonce, message })
+        Ok(Self { locator, hops_left, sealed, spreads, nonce, message })
     }
 }
 
@@ -240,9 +259,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn tun_open_round_trips(locator: [u8; 16], hops in 0_u8..2, sealed: bool, nonce: [u8; 16],
+        fn tun_open_round_trips(locator: [u8; 16], hops in 0_u8..2, flags in 0_u8..3, nonce: [u8; 16],
                                 message in proptest::collection::vec(any::<u8>(), 0..=256)) {
-            let open = TunOpen { locator, hops_left: hops, sealed, nonce, message };
+            let (sealed, spreads) = (flags > 0, flags > 1);
+            let open = TunOpen { locator, hops_left: hops, sealed, spreads, nonce, message };
             prop_assert_eq!(TunOpen::decode(&padded(open.encode())), Ok(open));
         }
 

@@ -134,6 +134,13 @@ pub enum Control {
     },
     /// The keys are stored: names the pair root that they made.
     KeysKnown([u8; 16]),
+    /// The sender may be asked to relay circuits, with this key; it is for the receiver alone.
+    OnionKey {
+        /// Day that the key is for.
+        epoch: u16,
+        /// X25519; zeros: the sender relays no circuits (any more).
+        key: [u8; 32],
+    },
 }
 
 /// Counters of a direction as one side knows them; they count after a recovery.
@@ -199,7 +206,7 @@ pub fn encode_addresses(addrs: &[Address]) -> Vec<u8> {
 impl Control {
     // Registry of types: 1 hello, 2 addresses, 3 certificate, 4 welcome, 5 hint, 6 pull, 7 delta,
     // 8 goodbye, 9 offer, 10 reply, 11 confirm, 12 done, 13 ping, 14 pong,
-    // 15 keys, 16 keys known.
+    // 15 keys, 16 keys known, 17 onion key.
     const fn number(&self) -> u8 {
         match self {
             Self::Hello { .. } => 1,
@@ -218,6 +225,7 @@ impl Control {
             Self::Pong(_) => 14,
             Self::Keys { .. } => 15,
             Self::KeysKnown(_) => 16,
+            Self::OnionKey { .. } => 17,
         }
     }
 
@@ -237,6 +245,7 @@ impl Control {
             13 | 14 => 8,
             15 => 16 + MAX_CERT_LEN + 2,
             16 => 16,
+            17 => 34,
             _ => return None,
         })
     }
@@ -282,6 +291,9 @@ impl Control {
             Self::KeysKnown(root) => {
                 w.raw(root);
             }
+            Self::OnionKey { epoch, key } => {
+                w.u16(*epoch).raw(key);
+            }
         }
         let mut message = Writer::new();
         message.u8(self.number()).u32(w.len() as u32).raw(w.as_bytes());
@@ -326,6 +338,7 @@ impl Control {
                 Self::Keys { base: r.array()?, certificate: r.bytes16(MAX_CERT_LEN, "certificate")?.to_vec() }
             }
             16 => Self::KeysKnown(r.array()?),
+            17 => Self::OnionKey { epoch: r.u16()?, key: r.array()? },
             _ => return Err(r.invalid("message type")),
         };
         r.finish()?;
@@ -437,6 +450,7 @@ mod tests {
         round_trip(&Control::Pong(8));
         round_trip(&Control::Keys { base: [1; 16], certificate: vec![2; 9] });
         round_trip(&Control::KeysKnown([1; 16]));
+        round_trip(&Control::OnionKey { epoch: 3, key: [4; 32] });
         round_trip(&Control::Pull { part: Part::Relayed, log: 5, since: 6 });
         let ops = vec![ViewOp::Del(Eid([1; 8])), ViewOp::Add(Eid([2; 8]), Entry::sample())];
         let delta = Delta {

@@ -9,11 +9,15 @@
 mod accounts;
 mod circuits;
 mod connections;
+mod cover;
 mod dialling;
 mod exchange;
 mod fetching;
 mod invites;
 mod messages;
+mod onion_keys;
+mod origin;
+pub(crate) mod relaying;
 mod rotation;
 mod tunnels;
 
@@ -260,6 +264,10 @@ pub struct Load {
     pub relayed: usize,
     /// Most of them in one tunnel.
     pub most_relayed: usize,
+    /// Circuits of others.
+    pub circuits: usize,
+    /// Requests that spread from circuits and came here, since the start.
+    pub spread: u64,
     /// Timers of tunnels.
     pub timers: usize,
     /// First flights that came a second time, since the start.
@@ -302,6 +310,7 @@ pub(crate) struct Friend {
     /// The ping that waits for its answer.
     ping: Option<(u64, Duration)>,
     asks: Asks,
+    onion: onion_keys::OnionPeer,
 }
 
 /// What a friend may still ask for that costs more than a copy. It belongs to the friend and not to a
@@ -362,6 +371,12 @@ pub(crate) struct FetchState {
     alive_at: Duration,
     progressed: bool,
     sessions_used: BTreeSet<(FriendKey, u8)>,
+    /// Ends of circuits that had nothing, and why the last one brought nothing.
+    tried: BTreeSet<(crate::route::Pair, usize)>,
+    onion: NoOnion,
+    /// When requests leave next in circuits, and the first messages of sessions that wait for that.
+    tick_at: Option<Duration>,
+    starts: Vec<(crate::fetch::SessionId, crate::session::Message)>,
 }
 
 /// Limits on what callers can occupy.
@@ -459,7 +474,7 @@ impl Core {
             identities: BTreeMap::from([(0, setup.identity)]),
             own_keys: 0,
             limits: setup.limits,
-            secret,
+            secret: secret.clone(),
             rng,
             own_cert: None,
             addrs: Vec::new(),
@@ -482,7 +497,7 @@ impl Core {
             budgets: Budgets::default(),
             rates: Rates::default(),
             friend_rates: BTreeMap::new(),
-            circuits: circuits::Circuits::default(),
+            circuits: circuits::Circuits::new(&secret),
             replays: 0,
             up: accounts::Pools::default(),
             down: accounts::Pools::default(),
@@ -566,6 +581,7 @@ impl Core {
             storing_own_keys: false,
             ping: None,
             asks: Asks::new(&self.limits, self.catalogue.batch()),
+            onion: onion_keys::OnionPeer::new(now.at),
         });
     }
 
@@ -587,6 +603,8 @@ impl Core {
         let rest: Vec<ConnId> = self.connections_of(Who::Friend(key));
         rest.into_iter().for_each(|conn| self.close(now, conn));
         self.catalogue.remove_friend(now, key);
+        self.circuits.handles.forget(key);
+        self.circuits.look_at_routes(now);
         for state in self.fetches.values_mut() {
             state.sources.retain(|s| s.friend != key);
         }
@@ -803,10 +821,12 @@ impl Core {
             half_open: self.connections.values().filter(|c| c.is_half_open()).count(),
             timers: self.timers.len(),
             replays: self.replays,
+            circuits: self.circuits.relayed,
+            spread: self.circuits.spread,
             ..Load::default()
         };
         for open in self.connections.values().filter_map(Connection::peek) {
-            load.tunnels += open.tunnels.len();
+            load.tunnels += open.tunnels.values().filter(|t| t.is_tunnel()).count();
             for circ in open.tunnels.keys() {
                 let cells = open.link.relayed(*circ);
                 load.relayed += cells;
@@ -840,6 +860,7 @@ impl Core {
         self.connection_timeouts(now);
         self.exchanges_due(now);
         self.dial_due(now);
+        self.drive_circuits(now);
         self.drive_fetches(now);
         self.hand_out(now);
     }
@@ -852,6 +873,7 @@ impl Core {
             next = earliest(next, connection.poll_timeout());
         }
         next = earliest(next, self.next_dial());
+        next = earliest(next, self.next_circuit_step());
         next = earliest(next, self.next_share());
         earliest(next, self.next_fetch_step())
     }

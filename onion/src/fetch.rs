@@ -11,6 +11,9 @@ use std::time::Duration;
 
 /// Blocks on their way and not yet written, in all (3 MiB).
 pub const MAX_UNWRITTEN: usize = 48;
+/// The same when they come through a circuit: much is on its way there (20 MiB).
+pub const MAX_UNWRITTEN_ONION: usize = 320;
+const MAX_DEPTH_ONION: usize = 256;
 const MIN_DEPTH: usize = 4;
 const MAX_DEPTH: usize = 32;
 /// Data blocks asked for with the first request of a session.
@@ -20,6 +23,8 @@ pub const SESSION_STALL: Duration = Duration::from_secs(10);
 
 /// One block may take so long, and not longer, whatever else comes meanwhile.
 pub const BLOCK_STALL: Duration = Duration::from_secs(60);
+/// The time from one tick to the next, at most.
+const TICK_AHEAD: Duration = Duration::from_millis(200);
 /// Blocks that a reader needs soon (4 MiB).
 const READER_WINDOW: u64 = 64;
 
@@ -95,11 +100,19 @@ struct Session {
     rate: f64,
     /// Shortest time from asking to having.
     round_trip: Duration,
+    /// It asks at ticks: when the last was, and what came since.
+    tick: Option<(Duration, u64)>,
 }
 
 impl Session {
     /// Blocks that should be on their way: one and a half times what the path holds.
     fn depth(&self) -> usize {
+        if self.tick.is_some() {
+            // All that is needed until the next tick and a round trip after it, with room to grow.
+            let ahead = TICK_AHEAD + self.round_trip.min(Duration::from_secs(5));
+            let in_path = 1.5 * self.rate * ahead.as_secs_f64() / 65_552.0;
+            return (in_path as usize + 8).min(MAX_DEPTH_ONION);
+        }
         let in_path = 1.5 * self.rate * self.round_trip.as_secs_f64() / 65_552.0;
         (in_path as usize + 1).clamp(MIN_DEPTH, MAX_DEPTH)
     }
@@ -201,6 +214,7 @@ impl Fetch {
             last_arrival: now,
             rate: 0.0,
             round_trip: Duration::from_secs(1),
+            tick: None,
         };
         self.sessions.insert(id, session);
         let first = self.first_missing().unwrap_or(0);
@@ -210,6 +224,20 @@ impl Fetch {
             burst(first, FIRST_BURST).for_each(|p| self.owe(now, id, p));
         }
         Message::Start { resume, first: first as u32, count: if resume { 0 } else { FIRST_BURST } }
+    }
+
+    /// A session asks at times of its own; this is one of them. What came since the last says how fast
+    /// the path is.
+    pub fn ticked(&mut self, now: Duration, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        if let Some((last, bytes)) = session.tick {
+            let seconds = now.saturating_sub(last).as_secs_f64().max(0.02);
+            let seen = bytes as f64 / seconds;
+            // Up at once, down slowly: a pause of the reader says nothing of the path.
+            let weight = if seen > session.rate { 0.5 } else { 0.1 };
+            session.rate += (seen - session.rate) * weight;
+        }
+        session.tick = Some((now, 0));
     }
 
     fn owe(&mut self, now: Duration, id: SessionId, position: Position) {
@@ -299,7 +327,10 @@ impl Fetch {
             let asked_at = session.owed.remove(&position).ok_or(Over::Lied)?;
             session.round_trip = session.round_trip.min(now.saturating_sub(asked_at));
             let gap = now.saturating_sub(session.last_arrival).as_secs_f64().max(1e-5);
-            session.rate += (65_552.0 / gap - session.rate) * 0.1;
+            match &mut session.tick {
+                Some((_, bytes)) => *bytes += 65_552,
+                None => session.rate += (65_552.0 / gap - session.rate) * 0.1,
+            }
             session.last_arrival = now;
         }
         if self.asked.get(&position) == Some(&id) {
@@ -348,14 +379,17 @@ impl Fetch {
             let session = self.sessions.get(&id)?;
             (session.depth(), session.owed.len())
         };
+        let ticks = self.sessions.get(&id).is_some_and(|s| s.tick.is_some());
+        let most = if ticks { MAX_UNWRITTEN_ONION } else { MAX_UNWRITTEN };
         // Ask in groups: a request for each arriving block would cost a cell each.
-        if owed > depth * 3 / 4 {
+        if !ticks && owed > depth * 3 / 4 {
             return None;
         }
         let mut wants = Vec::new();
         while owed + wants.len() < depth
             && wants.len() < MAX_POSITIONS
-            && self.asked.len() + self.unwritten < MAX_UNWRITTEN
+            && self.asked.len() + self.unwritten < most
+            && self.unwritten < MAX_UNWRITTEN
         {
             let Some(position) = self.pick(geometry, id) else { break };
             self.owe(now, id, position);

@@ -9,6 +9,7 @@
 pub mod budget;
 pub mod catalogue;
 pub mod cell;
+pub mod circuit;
 pub mod control;
 mod core;
 pub mod entry;

@@ -90,17 +90,35 @@ impl Outgoing {
                 data.get_mut(used..).unwrap_or_default().fill(0);
             }
             Self::Session { queue, seal: Some(session) } => {
-                let mut plain = [0; 8 + TUNNEL_STREAM_LEN];
-                let (head, data) = plain.split_first_chunk_mut::<8>().ok_or(Broken)?;
-                let used = queue.take(data);
-                let [low, high, ..] = head;
-                [*low, *high] = (used as u16).to_le_bytes();
-                session.seal(&plain, body)?;
+                seal_next(session, queue, body)?;
                 body.get_mut(TUNNEL_RECORD_LEN..).unwrap_or_default().fill(0);
             }
         }
         Ok(None)
     }
+}
+
+/// Seals the next bytes of a queue into the front of `out`: [`TUNNEL_RECORD_LEN`] bytes.
+pub fn seal_next(session: &mut Session, queue: &mut ByteQueue, out: &mut [u8]) -> Result<(), Broken> {
+    let mut plain = [0; 8 + TUNNEL_STREAM_LEN];
+    let (head, data) = plain.split_first_chunk_mut::<8>().ok_or(Broken)?;
+    let used = queue.take(data);
+    let [low, high, ..] = head;
+    [*low, *high] = (used as u16).to_le_bytes();
+    session.seal(&plain, out)?;
+    Ok(())
+}
+
+/// Opens a record of [`TUNNEL_RECORD_LEN`] bytes into `out`, which has as many, and returns the stream
+/// bytes.
+pub fn open_record<'a>(session: &mut Session, record: &[u8], out: &'a mut [u8]) -> Result<&'a [u8], Broken> {
+    let len = session.open(record, out)?;
+    let (head, data) = out.get(..len).and_then(|p| p.split_first_chunk::<8>()).ok_or(Broken)?;
+    let [low, high, reserved @ ..] = head;
+    if *reserved != [0; 6] {
+        return Err(Broken);
+    }
+    data.get(..usize::from(u16::from_le_bytes([*low, *high]))).ok_or(Broken)
 }
 
 /// The stream bytes of a cell of a tunnel whose link is the whole way.
@@ -115,13 +133,7 @@ pub fn open_sealed<'a>(session: &mut Session, body: &Body, out: &'a mut [u8]) ->
     if rest.iter().any(|b| *b != 0) {
         return Err(Broken);
     }
-    let len = session.open(record, out)?;
-    let (head, data) = out.get(..len).and_then(|p| p.split_first_chunk::<8>()).ok_or(Broken)?;
-    let [low, high, reserved @ ..] = head;
-    if *reserved != [0; 6] {
-        return Err(Broken);
-    }
-    data.get(..usize::from(u16::from_le_bytes([*low, *high]))).ok_or(Broken)
+    open_record(session, record, out)
 }
 
 /// Sending side of one tunnel on one link.
@@ -132,6 +144,8 @@ struct OutTunnel {
     /// What waits.
     outgoing: Outgoing,
     flow: Flow,
+    /// Cells of a circuit leave as `RELAY`, of a tunnel as `DATA`.
+    command: Command,
     /// What the schedule counted last.
     sent: u64,
     queued: bool,
@@ -429,11 +443,21 @@ impl Link {
 
     /// Opens the sending side of a tunnel.
     pub fn open_tunnel(&mut self, circ: CircId, flow: Flow, outgoing: Outgoing) {
+        self.open_as(Command::Data, circ, flow, outgoing);
+    }
+
+    /// Opens the sending side of a circuit: cells of this node and of others leave in the same way.
+    pub fn open_circuit(&mut self, circ: CircId, flow: Flow) {
+        self.open_as(Command::Relay, circ, flow, Outgoing::Relayed(VecDeque::new()));
+    }
+
+    fn open_as(&mut self, command: Command, circ: CircId, flow: Flow, outgoing: Outgoing) {
         self.close_tunnel(circ);
         let tunnel = OutTunnel {
             credit: WINDOW_START,
             outgoing,
             flow,
+            command,
             sent: 0,
             queued: false,
             left: 0,
@@ -660,7 +684,7 @@ impl Link {
         let circ = served.circ;
         let tunnel = self.tunnels.get_mut(&circ).ok_or(Broken)?;
         tunnel.credit = tunnel.credit.checked_sub(1).ok_or(Broken)?;
-        if let Some(came) = tunnel.outgoing.fill(cell::begin(cell, circ, Command::Data))? {
+        if let Some(came) = tunnel.outgoing.fill(cell::begin(cell, circ, tunnel.command))? {
             tunnel.delay = now.saturating_sub(came);
             self.relayed = self.relayed.saturating_sub(1);
         }

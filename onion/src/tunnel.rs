@@ -2,6 +2,8 @@
 //! friend in between. The state only; the core moves it. Format: `docs/protocol/tunnel.md`.
 
 pub(crate) use crate::budget::Bucket;
+use crate::circuit::StreamId;
+use crate::core::relaying::RelayCircuit;
 use crate::core::{FetchId, FriendKey};
 use crate::link::InWindow;
 use crate::schedule::Flow;
@@ -12,7 +14,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 /// Requests of one peer that may wait at a holder, in blocks.
-pub(crate) const MAX_WANTED: usize = 128;
+pub(crate) const MAX_WANTED: usize = 512;
 /// Bytes that a holder queues ahead on one tunnel.
 pub(crate) const SERVE_AHEAD: usize = 9 * SEALED_LEN;
 
@@ -75,14 +77,27 @@ pub(crate) enum Role {
     Answering,
     /// Holder: serves through it.
     Serving { serving: Serving, assembler: Assembler },
-    /// Passed the request on; the other side has not answered.
-    Passing { others: Vec<(u32, u32)>, locator: [u8; 16] },
+    /// Passed the request on; the other side has not answered. `own`: the request is this node's own,
+    /// which came back by way of a circuit: its answer is never chosen.
+    Passing { others: Vec<(u32, u32)>, locator: [u8; 16], own: bool },
     /// Sent on for a friend's request, no answer yet.
     Passed,
     /// Forwards cells to the tunnel on the other link.
     Relaying { other: (u32, u32) },
     /// Nothing here: the refusal waits for its time.
     Refusing,
+    /// Relay of a circuit, on the link that it came in on.
+    CircuitIn(Box<RelayCircuit>),
+    /// The circuit that came in there goes on here.
+    CircuitOut { circuit: (u32, u32) },
+    /// Own circuit, on the link to its first relay.
+    Origin { own: u32 },
+    /// Sent on for a request from this circuit, which ends here; no answer yet.
+    Sought { circuit: (u32, u32) },
+    /// Joined to a stream of this circuit, which ends here.
+    Spliced { circuit: (u32, u32), stream: StreamId },
+    /// Was a circuit: `DESTROY` waits for its time.
+    Ending,
 }
 
 /// One tunnel on one link.
@@ -100,13 +115,32 @@ impl Tunnel {
     pub(crate) fn new(role: Role) -> Self {
         Self { role, flow: Flow::default(), window: InWindow::default(), timers: Vec::new() }
     }
+
+    /// Whether it is a tunnel, and not a side of a circuit: they are counted apart.
+    pub(crate) const fn is_tunnel(&self) -> bool {
+        use Role::{CircuitIn, CircuitOut, Ending, Origin};
+        !matches!(self.role, CircuitIn(_) | CircuitOut { .. } | Origin { .. } | Ending)
+    }
+
+    /// What is served through it by this node.
+    pub(crate) fn serving(&mut self) -> Option<&mut Serving> {
+        match &mut self.role {
+            Role::Serving { serving, .. } => Some(serving),
+            Role::CircuitIn(circuit) => circuit.serving(),
+            _ => None,
+        }
+    }
 }
+
+/// Links of a source that is reached through a circuit.
+pub(crate) const ONION: u8 = u8::MAX;
 
 /// A candidate source of a fetch and what came of asking it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Source {
     pub(crate) friend: FriendKey,
-    /// Friend links to the holder: 1 direct, 2 through the friend.
+    /// Friend links to the holder: 1 direct, 2 through the friend, [`ONION`] through a circuit, whose
+    /// source has no friend.
     pub(crate) links: u8,
     pub(crate) state: SourceState,
     /// Sessions that ended without bringing anything since the last block from here.

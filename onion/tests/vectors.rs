@@ -10,6 +10,7 @@ mod file;
 
 use file::{Fields, Folder};
 use kith_crypto::cert::Address;
+use kith_crypto::circuit::{PAYLOAD_LEN, STACK_LEN};
 use kith_crypto::codec::DecodeError;
 use kith_crypto::content::{Position, SEALED_LEN};
 use kith_crypto::identity::Identity;
@@ -19,11 +20,13 @@ use kith_crypto::ratchet::{KEM_KEY_LEN, KEM_TEXT_LEN};
 use kith_crypto::rng::Rng;
 use kith_crypto::secret::Key;
 use kith_onion::cell::{self, BODY_LEN, CELL_LEN, CellRef, Command, TunOpen};
+use kith_onion::circuit::{CREATED_LEN, Create, Relayed, decode_created};
 use kith_onion::control::{
     Confirm, Control, Counters, Delta, MESSAGE_HEAD, Offer, Part, Reply, ViewOp, addresses_to_sign,
     encode_addresses,
 };
 use kith_onion::entry::{Eid, Entry};
+use kith_onion::handle::{Handle, LIST_BYTES, Listed, decode_list, encode_list};
 use kith_onion::link::{Link, Outgoing};
 use kith_onion::schedule::{Allowance, Flow};
 use kith_onion::session::{Assembler, ByteQueue, Have, Message, Want};
@@ -53,7 +56,14 @@ fn decode_cell(bytes: &[u8]) -> Result<(u32, Command, Vec<u8>), DecodeError> {
 }
 
 fn tun_open() -> TunOpen {
-    TunOpen { locator: [0xa1; 16], hops_left: 1, sealed: true, nonce: [0xb2; 16], message: (0..48).collect() }
+    TunOpen {
+        locator: [0xa1; 16],
+        hops_left: 1,
+        sealed: true,
+        spreads: false,
+        nonce: [0xb2; 16],
+        message: (0..48).collect(),
+    }
 }
 
 /// Checks a cell's file and gives its body.
@@ -105,7 +115,8 @@ fn cells() {
         &[
             ("truncated", body[..60].to_vec()),
             ("two-hops", with(&body, 16, &[2])),
-            ("flood-flag", with(&body, 17, &[2])),
+            ("spreads-unsealed", with(&body, 17, &[2])),
+            ("unknown-flag", with(&body, 17, &[5])),
             ("wants-two", with(&body, 34, &[2])),
             ("message-too-long", with(&body, 35, &257_u16.to_le_bytes())),
             ("padding", with(&body, BODY_LEN - 1, &[1])),
@@ -175,11 +186,129 @@ fn cells() {
         "cell",
         &[
             ("truncated", without_end(&good)),
-            ("command-create-reserved", with(&good, 4, &[1])),
             ("command-unknown", with(&good, 4, &[11])),
             ("reserved", with(&good, 7, &[1])),
         ],
         decode_cell,
+    );
+}
+
+/// Pieces of a payload: names and lengths of its data, in order.
+fn check_relayed(name: &str, about: &str, stream: u16, message: &Relayed, data: &[(&str, usize)]) -> Vec<u8> {
+    let mut body = [0; BODY_LEN];
+    message.write(stream, &mut body);
+    let head = [("stream", 2), ("type", 1), ("flags", 1), ("length", 2), ("reserved", 2)];
+    let pieces: Vec<_> = head.into_iter().chain(data.iter().copied()).collect();
+    let fields = Fields::new(about)
+        .note("the payload behind the 96 bytes of tags, as builder and end see it")
+        .cut(&body[STACK_LEN..], &pieces, "zeros");
+    let bytes = FOLDER.check(name, fields);
+    body[STACK_LEN..].copy_from_slice(&bytes);
+    assert_eq!(Relayed::read(&body), Ok((stream, message.clone())));
+    bytes
+}
+
+#[test]
+fn circuits() {
+    let create = Create { epoch: 20_421, message: [0xc1; 48] };
+    let pieces = [("epoch", 2), ("message", 48)];
+    let body = check_cell("cell_create", "CREATE", 8, Command::Create, &create.encode(), &pieces);
+    assert_eq!(Create::decode(&body), Ok(create));
+    FOLDER.check_bad(
+        "create",
+        &[("truncated", body[..49].to_vec()), ("padding", with(&body, BODY_LEN - 1, &[1]))],
+        Create::decode,
+    );
+    let created = [0xc2; CREATED_LEN];
+    let body =
+        check_cell("cell_created", "CREATED", 8, Command::Created, &created, &[("message", CREATED_LEN)]);
+    assert_eq!(decode_created(&body), Ok(created.to_vec()));
+    FOLDER.check_bad(
+        "created",
+        &[("truncated", body[..CREATED_LEN - 1].to_vec()), ("padding", with(&body, CREATED_LEN, &[1]))],
+        decode_created,
+    );
+
+    let listed = |n: u8| Listed {
+        handle: Handle([n; 8]),
+        key: [n + 1; 32],
+        epoch: 20_421,
+        uptime: 15,
+        rate: 3,
+        ageing: n == 2,
+    };
+    let list = [listed(1), listed(2)];
+    let entry =
+        [("handle", 8), ("key", 32), ("epoch", 2), ("uptime", 1), ("rate", 1), ("flags", 1), ("reserved", 3)];
+    let pieces: Vec<_> = [("status", 1), ("count", 1)].into_iter().chain(entry).chain(entry).collect();
+    let fields =
+        Fields::new("handle list of two, one of them ageing").cut(&encode_list(&list), &pieces, "zeros");
+    let bytes = FOLDER.check("handle_list", fields);
+    assert!(decode_list(&bytes) == Ok(list.to_vec()));
+    FOLDER.check_bad(
+        "handle_list",
+        &[
+            ("status", with(&bytes, 0, &[1])),
+            ("seventeen", with(&bytes, 1, &[17])),
+            ("flags", with(&bytes, 46, &[2])),
+            ("reserved", with(&bytes, 49, &[1])),
+            ("class", with(&bytes, 44, &[16])),
+            ("twice", with(&bytes, 50, &[1; 8])),
+            ("padding", with(&bytes, LIST_BYTES - 1, &[1])),
+            ("truncated", without_end(&bytes)),
+        ],
+        decode_list,
+    );
+
+    let wait = Duration::from_millis(1234);
+    let extend = Relayed::Extend { handle: Handle([0xa1; 8]), create, wait };
+    let pieces = [("handle", 8), ("wait ms", 2), ("epoch", 2), ("message", 48)];
+    let extend = check_relayed("relayed_extend", "EXTEND", 0, &extend, &pieces);
+    let extended = Relayed::Extended { message: Some(created.to_vec()), took: wait };
+    let pieces = [("answer", 1), ("took ms", 2), ("message", CREATED_LEN)];
+    check_relayed("relayed_extended", "EXTENDED", 0, &extended, &pieces);
+    let none = Relayed::Extended { message: None, took: Duration::ZERO };
+    let none = check_relayed("relayed_extended_not", "EXTENDED: it could not be", 0, &none, &pieces);
+    check_relayed("relayed_ping", "PING", 0, &Relayed::Ping(wait), &[("wait ms", 2)]);
+    check_relayed("relayed_pong", "PONG", 0, &Relayed::Pong, &[]);
+    let open = Relayed::Open {
+        locator: [0xa1; 16],
+        spread: 2,
+        want: 4,
+        nonce: [0xb2; 16],
+        message: (0..48).collect(),
+    };
+    let pieces =
+        [("locator", 16), ("spread", 1), ("want", 1), ("nonce", 16), ("message length", 2), ("message", 48)];
+    let open = check_relayed("relayed_open", "OPEN", 1, &open, &pieces);
+    let opened = Relayed::Opened((0..48).collect());
+    check_relayed("relayed_opened", "OPENED", 1, &opened, &[("message length", 2), ("message", 48)]);
+    check_relayed("relayed_refused", "REFUSED", 1, &Relayed::Refused, &[]);
+    let record = Relayed::Data(vec![0xda; 3968]);
+    let data = check_relayed("relayed_data", "DATA: a record of a tunnel", 1, &record, &[("record", 3968)]);
+    check_relayed("relayed_close", "CLOSE", 1, &Relayed::Close, &[]);
+    FOLDER.check_bad(
+        "relayed",
+        &[
+            ("type-0", with(&open, 2, &[0])),
+            ("type-10", with(&open, 2, &[10])),
+            ("flags", with(&open, 3, &[1])),
+            ("reserved", with(&open, 6, &[1])),
+            ("length-beyond", with(&open, 4, &3985_u16.to_le_bytes())),
+            ("padding", with(&open, PAYLOAD_LEN - 1, &[1])),
+            ("spread-three", with(&open, 8 + 16, &[3])),
+            ("wants-none", with(&open, 8 + 17, &[0])),
+            ("wants-five", with(&open, 8 + 17, &[5])),
+            ("message-too-long", with(&open, 8 + 34, &257_u16.to_le_bytes())),
+            ("extend-short", with(&extend, 4, &59_u16.to_le_bytes())),
+            ("refusal-with-message", with(&none, 20, &[1])),
+            ("record-short", with(&data, 4, &3967_u16.to_le_bytes())),
+        ],
+        |bytes| {
+            let mut body = [0; BODY_LEN];
+            body[STACK_LEN..].copy_from_slice(bytes);
+            Relayed::read(&body)
+        },
     );
 }
 
@@ -375,6 +504,13 @@ fn control_messages() {
         "certificate",
     );
     check_control("control_keys_known", "KEYS_KNOWN", &Control::KeysKnown([0xba; 16]), &[], "root");
+    let onion_key = check_control(
+        "control_onion_key",
+        "ONION_KEY",
+        &Control::OnionKey { epoch: 20_421, key: [0xe7; 32] },
+        &[("epoch", 2)],
+        "key",
+    );
     let body = |message: &[u8]| message[5..].to_vec();
     let surplus = |message: &[u8]| relabel(message, &[&message[5..], &[0]].concat());
     let nine = [[9; 8].as_slice(), &[9], [1, 6, 127, 0, 0, 1, 1, 0].repeat(9).as_slice(), &[0; 64]].concat();
@@ -383,7 +519,9 @@ fn control_messages() {
         "control",
         &[
             ("type-0", with(&hello, 0, &[0])),
-            ("type-17", with(&hello, 0, &[17])),
+            ("type-18", with(&hello, 0, &[18])),
+            ("onion-key-truncated", relabel(&onion_key, &onion_key[5..20])),
+            ("onion-key-trailing", surplus(&onion_key)),
             ("keys-truncated", relabel(&keys, &keys[5..25])),
             ("keys-trailing", surplus(&keys)),
             ("offer-truncated", relabel(&offer, &offer[5..600])),

@@ -155,8 +155,7 @@ impl Known {
 
     /// Somebody's request for the object can be answered or passed on.
     pub(super) fn is_askable(&self) -> bool {
-        // What a friend published for its friends alone only that friend is answered about.
-        self.own.is_some() || self.heard().iter().any(|h| h.part == Part::Own)
+        self.own.is_some() || !self.heard().is_empty()
     }
 
     pub(super) fn mention(&self, friend: FriendNo, eid: Eid) -> Option<&Heard> {

@@ -455,10 +455,13 @@ fn locators_follow_the_hours_and_the_objects() {
         assert_eq!(c.located(&locator(&sample, hour)), Some(sample.root()));
     }
     assert_eq!(c.located(&locator(&sample, 102)), None);
-    // What nobody here may give is not found: a friend's friend published it.
+    // What a friend's friend published is found too, for requests from circuits: asked there.
     let (eid, far) = nth(1, 5, 0);
     take(&mut c, now, friend(1), Part::Relayed, eid, &far);
-    assert_eq!(c.located(&locator(&far, 100)), None);
+    assert_eq!(c.located(&locator(&far, 100)), Some(far.root()));
+    assert_eq!(c.onward(&far.root()), [(friend(1), 2)]);
+    assert_eq!(c.onward(&sample.root()).first(), Some(&(friend(1), 1)));
+    assert!(c.pointers(friend(9), &far.root()).is_empty(), "a friend's request goes no third link");
     c.set_hour(102);
     assert_eq!(c.located(&locator(&sample, 103)), Some(sample.root()));
     assert_eq!(c.located(&locator(&sample, 100)), None);

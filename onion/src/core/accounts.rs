@@ -369,7 +369,7 @@ impl Core {
         for left in left {
             self.cells_left(now, conn, left);
         }
-        self.serve_waiting();
+        self.serve_waiting(now);
         self.answer_waiting_pulls(now, conn);
         Ok(used)
     }

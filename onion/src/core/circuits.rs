@@ -1,6 +1,19 @@
-//! Circuits of this node and of others: what the owner sets and sees.
+//! Which circuits this node has, what it uses them for, and what its owner sets and sees.
+//! Page: `docs/protocol/circuit.md`.
+//!
+//! Invariant: how many circuits there are and when they are begun does not depend on what the owner
+//! does with them, except that a used one is replaced after a random time.
 
+use super::origin::{Law, Own, Use};
+use super::relaying::At;
 use super::*;
+use crate::handle::Handles;
+use crate::route::{Pair, Routes, SLOTS};
+use crate::tunnel::{ONION, SourceState};
+use kith_crypto::circuit::CREATE_LEN;
+
+pub use crate::route::Tier as GuardTier;
+pub use crate::route::Trust;
 
 /// How much speed is given up for privacy (one meaning each: `docs/protocol/circuit.md`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -12,18 +25,6 @@ pub enum Privacy {
     Normal,
     /// Everything through circuits.
     Strict,
-}
-
-/// How far a friend is trusted with circuits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Trust {
-    /// May be the first relay.
-    Close,
-    /// As a friend.
-    #[default]
-    Normal,
-    /// Never a relay.
-    Low,
 }
 
 /// What hides when a link is used.
@@ -63,17 +64,6 @@ impl Default for CircuitSettings {
             cover: Cover::Idle,
         }
     }
-}
-
-/// Whom the first relay of own circuits is drawn from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GuardTier {
-    /// Friends marked close.
-    Close,
-    /// Nobody is marked close: verified friends.
-    Verified,
-    /// Nobody is verified either: all friends.
-    All,
 }
 
 /// Why nothing can come through a circuit.
@@ -144,15 +134,128 @@ pub struct CircuitReport {
     pub lacks: Option<NoOnion>,
 }
 
+/// Connections from here on are own circuits: their tunnels are streams.
+pub(super) const OWN: ConnId = 1 << 31;
+/// Own circuits that there may be, whatever happens.
+const MAX_OWN: usize = 24;
+/// One circuit more than the routes, for whoever comes next.
+const SPARE: usize = 1;
+/// A ready circuit that ends this soon is replaced before.
+const REPLACE_BEFORE: Duration = Duration::from_secs(5 * 60);
+/// Circuits that are begun so soon after the first are built quickly.
+const FIRST_FOR: Duration = Duration::from_secs(60);
+/// A first circuit waits so long at most, for links to other friends to come.
+const FIRST_WAIT_MS: u64 = 1000;
+/// Routes are looked at again after this.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// Own requests and `CREATE`s that may come back.
+const MAX_OWN_KNOWN: usize = 64;
+
 /// What a core keeps for circuits.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Circuits {
-    privacy: Privacy,
-    settings: CircuitSettings,
+    pub(super) privacy: Privacy,
+    pub(super) settings: CircuitSettings,
+    pub(super) law: Law,
+    pub(super) handles: Handles,
+    pub(super) routes: Routes,
+    /// Secret of this node alone.
+    secret: Key,
+    pub(super) own: BTreeMap<u32, Own>,
+    pub(super) next_own: u32,
+    /// Circuits of others through this node.
+    pub(super) relayed: usize,
+    /// Routes that are being stored.
+    pub(super) storing: usize,
+    pub(super) announced: Option<(u16, bool)>,
+    pub(super) sweep_at: Duration,
+    /// Requests that came by, until when they are known.
+    pub(super) nonces: BTreeMap<[u8; 16], Duration>,
+    own_nonces: VecDeque<[u8; 16]>,
+    own_creates: VecDeque<([u8; CREATE_LEN], u32)>,
+    /// There is nobody to make a third relay of.
+    pub(super) too_few: bool,
+    /// Requests that spread and came here.
+    pub(super) spread: u64,
+    /// When the next circuit is begun, if one is missing.
+    build_at: Option<Duration>,
+    first_at: Option<Duration>,
+    look_at: Duration,
+}
+
+impl Circuits {
+    pub(super) fn new(secret: &Key) -> Self {
+        let settings = CircuitSettings::default();
+        let mut circuits = Self {
+            privacy: Privacy::default(),
+            settings,
+            law: Law::new(settings.pace),
+            handles: Handles::new(secret),
+            routes: Routes::default(),
+            secret: secret.clone(),
+            own: BTreeMap::new(),
+            next_own: 1,
+            relayed: 0,
+            storing: 0,
+            announced: None,
+            sweep_at: Duration::ZERO,
+            nonces: BTreeMap::new(),
+            own_nonces: VecDeque::new(),
+            own_creates: VecDeque::new(),
+            too_few: false,
+            spread: 0,
+            build_at: None,
+            first_at: None,
+            look_at: Duration::ZERO,
+        };
+        circuits.apply(settings);
+        circuits
+    }
+
+    fn apply(&mut self, settings: CircuitSettings) {
+        self.settings = settings;
+        self.law = Law::new(settings.pace);
+        let low = settings.snapshot;
+        self.handles.set_interval(low, low * 2, (low / 72).min(Duration::from_secs(300)));
+    }
+
+    pub(super) fn look_at_routes(&mut self, now: Now) {
+        self.look_at = now.at;
+    }
+
+    pub(super) fn note_own_nonce(&mut self, nonce: [u8; 16]) {
+        self.own_nonces.push_front(nonce);
+        self.own_nonces.truncate(MAX_OWN_KNOWN);
+    }
+
+    pub(super) fn note_own_create(&mut self, message: [u8; CREATE_LEN], own: u32) {
+        self.own_creates.push_front((message, own));
+        self.own_creates.truncate(MAX_OWN_KNOWN);
+    }
+
+    /// The own circuit that asked for this.
+    pub(super) fn own_of_create(&self, message: &[u8; CREATE_LEN]) -> Option<u32> {
+        self.own_creates.iter().find(|(m, _)| m == message).map(|(_, own)| *own)
+    }
+
+    /// Whether a request that came by is this node's own, through one of its circuits.
+    pub(super) fn is_own_nonce(&self, nonce: &[u8; 16]) -> bool {
+        self.own_nonces.contains(nonce)
+    }
+}
+
+/// Where an object would come from.
+pub(super) struct Plan {
+    /// Friends to ask, over so many links.
+    pub(super) friends: Vec<(FriendKey, u8)>,
+    /// Whether circuits may be used.
+    pub(super) onion: bool,
+    /// Friends who told of the object: the first relay should not be one of them.
+    pub(super) carriers: BTreeSet<FriendKey>,
 }
 
 impl Core {
-    /// Sets how much speed is given up for privacy, from the next fetch on.
+    /// Sets how much speed is given up for privacy, from the next fetch and the next request on.
     pub fn set_privacy(&mut self, _now: Now, privacy: Privacy) {
         self.circuits.privacy = privacy;
     }
@@ -163,8 +266,13 @@ impl Core {
     }
 
     /// Sets what holds for circuits.
-    pub fn set_circuits(&mut self, _now: Now, settings: CircuitSettings) {
-        self.circuits.settings = settings;
+    pub fn set_circuits(&mut self, now: Now, settings: CircuitSettings) {
+        let before = std::mem::replace(&mut self.circuits.settings, settings);
+        self.circuits.apply(settings);
+        if before.cover != settings.cover {
+            self.renew_keepalives(now);
+        }
+        self.announce_keys(now);
     }
 
     /// What holds for circuits.
@@ -172,26 +280,300 @@ impl Core {
         self.circuits.settings
     }
 
-    /// How far a friend is trusted with circuits, and whether fingerprints were compared.
-    pub fn set_trust(&mut self, _now: Now, _friend: FriendKey, _trust: Trust, _verified: bool) {}
-
     /// Routes that [`Change::Routes`] kept. False: they cannot be read, and new ones are drawn.
-    pub fn restore_routes(&mut self, _now: Now, _routes: &[u8]) -> bool {
-        true
+    pub fn restore_routes(&mut self, now: Now, routes: &[u8]) -> bool {
+        self.circuits.look_at_routes(now);
+        match Routes::decode(routes) {
+            Ok(routes) => {
+                self.circuits.routes = routes;
+                true
+            }
+            Err(_) => false,
+        }
     }
 
     /// All circuits, as the owner may see them.
-    pub fn circuit_report(&self, _now: Now) -> CircuitReport {
-        CircuitReport { lacks: Some(NoOnion::NotReady), ..CircuitReport::default() }
+    pub fn circuit_report(&self, now: Now) -> CircuitReport {
+        let circuits = &self.circuits;
+        let own = circuits.own.values().map(|own| OwnCircuit {
+            relays: own.relays(),
+            age: now.at.saturating_sub(own.since),
+            state: match own.purpose {
+                Use::Building => OwnState::Building,
+                Use::Ready => OwnState::Ready,
+                Use::Fetch(..) | Use::Spent(_) => OwnState::Used,
+            },
+        });
+        let guard = circuits.routes.guard(Pair::Primary);
+        CircuitReport {
+            own: own.collect(),
+            relayed: circuits.relayed,
+            tier: guard.and(circuits.routes.tier()),
+            guard_online: guard.is_some_and(|guard| self.relay_link(guard).is_some()),
+            lacks: self.lacks(),
+        }
     }
 
-    /// Which way an item would come now.
-    pub fn way_of(&self, _now: Now, root: &Root, route: Route) -> Way {
-        let nearest = self.listing(root).and_then(|l| l.sources.first().map(|s| s.1));
-        match (route, nearest) {
-            (Route::Onion, _) => Way::No(NoOnion::NotReady),
-            (Route::Direct, _) | (Route::Auto, Some(1)) => Way::Direct,
-            (Route::Fof | Route::Auto, _) => Way::Fof,
+    /// Why there is no circuit to use.
+    fn lacks(&self) -> Option<NoOnion> {
+        let circuits = &self.circuits;
+        if circuits.own.values().any(|o| !matches!(o.purpose, Use::Building)) {
+            return None;
         }
+        let none = circuits.too_few || circuits.routes.guard(Pair::Primary).is_none();
+        Some(if none { NoOnion::TooFewRelays } else { NoOnion::NotReady })
+    }
+
+    // Ways.
+
+    /// Which way an item would come now.
+    pub fn way_of(&self, now: Now, root: &Root, route: Route) -> Way {
+        let plan = self.plan(root, route);
+        match plan.friends.first() {
+            Some((_, 1)) => Way::Direct,
+            Some(_) => Way::Fof,
+            None if plan.onion => match self.circuit_for(now, root, &plan, &BTreeSet::new()) {
+                Ok((_, reduced)) => Way::Onion { reduced },
+                Err(why) => Way::No(why),
+            },
+            None => Way::No(NoOnion::NotFound),
+        }
+    }
+
+    /// Where an object may come from, by the route that is asked for and the privacy mode.
+    pub(super) fn plan(&self, root: &Root, route: Route) -> Plan {
+        let listed = self.catalogue.listing(root).map(|l| l.sources).unwrap_or_default();
+        let carriers = listed.iter().map(|(friend, _)| *friend).collect();
+        // A link from elsewhere names no friend: all are asked, friends first, then their friends.
+        let everybody = || {
+            let all = self.friends.keys().copied();
+            all.clone().map(|f| (f, 1)).chain(all.map(|f| (f, 2))).collect()
+        };
+        let candidates: Vec<(FriendKey, u8)> = if listed.is_empty() { everybody() } else { listed.clone() };
+        let over = |links: u8| candidates.iter().copied().filter(|(_, l)| *l == links).collect();
+        // What a friend published is no secret from that friend, and neither is what was published here.
+        let near = listed.iter().any(|(_, l)| *l == 1) || self.catalogue.is_own(root);
+        let (friends, onion) = match (route, self.circuits.privacy) {
+            (Route::Direct, _) => (over(1), false),
+            (Route::Fof, _) => (over(2), false),
+            (Route::Auto, Privacy::Fast) => (candidates.clone(), true),
+            (Route::Auto, Privacy::Normal) if near => (over(1), false),
+            (Route::Auto, _) | (Route::Onion, _) => (Vec::new(), true),
+        };
+        Plan { friends, onion, carriers }
+    }
+
+    /// A circuit for an object, and whether its first relay also carries the item.
+    fn circuit_for(
+        &self,
+        _now: Now,
+        root: &Root,
+        plan: &Plan,
+        tried: &BTreeSet<(Pair, usize)>,
+    ) -> Result<(u32, bool), NoOnion> {
+        let circuits = &self.circuits;
+        let first = Routes::slot_of(&circuits.secret, &root.0);
+        let usable = |own: &Own| match own.purpose {
+            Use::Ready => true,
+            // Its own circuit of before: nobody learns more.
+            Use::Spent(of) => of == *root,
+            Use::Building | Use::Fetch(..) => false,
+        };
+        let carries = |pair| circuits.routes.guard(pair).is_some_and(|guard| plan.carriers.contains(&guard));
+        // The reserve pair when the first relay carries the item; it is also the last way out.
+        let mut pairs = [(Pair::Primary, carries(Pair::Primary)), (Pair::Reserve, carries(Pair::Reserve))];
+        pairs.sort_by_key(|(_, carries)| *carries);
+        let mut all_carry = false;
+        for (pair, reduced) in pairs {
+            if reduced && circuits.privacy == Privacy::Strict {
+                all_carry = true;
+                continue;
+            }
+            let own = circuits.own.iter().filter(|(_, own)| own.pair == pair && usable(own));
+            let fresh = own.filter(|(_, own)| !tried.contains(&(own.pair, own.slot)));
+            // One that was used for this object before, then the slot that the object belongs to.
+            let order = |own: &Own| (own.purpose == Use::Ready, (own.slot + SLOTS - first) % SLOTS);
+            if let Some((id, _)) = fresh.min_by_key(|(id, own)| (order(own), **id)) {
+                return Ok((*id, reduced));
+            }
+        }
+        Err(match self.lacks() {
+            _ if !tried.is_empty() => NoOnion::NotFound,
+            Some(why) => why,
+            None if all_carry => NoOnion::GuardCarries,
+            None => NoOnion::NotReady,
+        })
+    }
+
+    /// Asks for an object through a circuit; the source's tunnel is named when it was asked.
+    pub(super) fn ask_circuit(&mut self, now: Now, fetch: FetchId) -> Result<At, NoOnion> {
+        let Some(state) = self.fetches.get(&fetch) else { return Err(NoOnion::NotReady) };
+        let (cap, tried) = (state.fetch.cap().clone(), state.tried.clone());
+        let plan = self.plan(&cap.root, Route::Onion);
+        let (id, _) = self.circuit_for(now, &cap.root, &plan, &tried)?;
+        let unix_ms = self.common_time(now).unix_ms;
+        let Circuits { routes, secret, own, .. } = &mut self.circuits;
+        let Some((chosen, route)) = own.get(&id).and_then(|own| Some((own, own.route?))) else {
+            return Err(NoOnion::NotReady);
+        };
+        match routes.allow_route(secret, &cap.root.0, route, unix_ms) {
+            Ok(changed) => {
+                if changed {
+                    self.keep_routes();
+                }
+            }
+            Err(_) => {
+                // Another slot may be one that was used before.
+                let place = (chosen.pair, chosen.slot);
+                if let Some(state) = self.fetches.get_mut(&fetch) {
+                    state.tried.insert(place);
+                    state.onion = NoOnion::TooManyRoutes;
+                }
+                return Err(NoOnion::TooManyRoutes);
+            }
+        }
+        let stream = self.own_search(now, id, fetch, &cap).ok_or(NoOnion::NotReady)?;
+        Ok((OWN | id, stream.into()))
+    }
+
+    /// Nobody near the end of a circuit gave it: the next third relay is asked.
+    pub(super) fn circuit_had_nothing(&mut self, now: Now, fetch: FetchId, at: At, place: (Pair, usize)) {
+        let Some(state) = self.fetches.get_mut(&fetch) else { return };
+        state.tried.insert(place);
+        state.onion = NoOnion::NotFound;
+        if let Some(source) = state.sources.iter_mut().find(|s| s.uses(at)) {
+            source.state = SourceState::Idle { not_before: now.at };
+        }
+        state.next_attempt = now.at;
+    }
+
+    /// A circuit is ready: fetches that wait for one try at once.
+    pub(super) fn retry_onion(&mut self, now: Now) {
+        for state in self.fetches.values_mut() {
+            let waits = state.sources.iter_mut().filter(|s| s.links == ONION);
+            for source in waits {
+                if matches!(source.state, SourceState::Idle { .. }) {
+                    source.state = SourceState::Idle { not_before: now.at };
+                    state.next_attempt = now.at;
+                }
+            }
+        }
+    }
+
+    // The pool.
+
+    /// Routes changed: they are stored before a circuit uses them.
+    pub(super) fn store_routes(&mut self, own: Option<u32>) {
+        self.circuits.storing += 1;
+        let routes = self.circuits.routes.encode();
+        self.persist(vec![Change::Routes(routes)], connections::AfterStore::Routes(own));
+    }
+
+    /// Routes changed in what is not used yet.
+    pub(super) fn keep_routes(&mut self) {
+        let routes = self.circuits.routes.encode();
+        self.outputs.push_back(Output::Keep(Change::Routes(routes)));
+    }
+
+    /// Draws what routes miss, and begins circuits that are missing.
+    pub(super) fn drive_circuits(&mut self, now: Now) {
+        self.draw_handles(now);
+        self.announce_keys(now);
+        self.sweep_circuits(now);
+        if now.at >= self.circuits.look_at {
+            self.circuits.look_at = now.at + LOOK_EVERY;
+            self.look_at_guards(now);
+        }
+        self.own_due(now);
+        self.fill_pool(now);
+    }
+
+    fn look_at_guards(&mut self, now: Now) {
+        let candidates = self.guard_candidates(now);
+        let unix_ms = self.common_time(now).unix_ms;
+        let Circuits { routes, .. } = &mut self.circuits;
+        // A guard is drawn among several if that can be had: a moment after the first friend came.
+        if routes.guard(Pair::Primary).is_none() && candidates.iter().all(|c| !c.can_relay) {
+            return;
+        }
+        if routes.refresh(unix_ms, &candidates, &mut self.rng) {
+            let gone = |own: &Own| self.circuits.routes.guard(own.pair).is_none();
+            let over: Vec<u32> =
+                self.circuits.own.iter().filter(|(_, o)| gone(o)).map(|(id, _)| *id).collect();
+            over.into_iter().for_each(|id| self.own_over(now, id));
+            self.store_routes(None);
+        }
+    }
+
+    /// The route that lacks a circuit most.
+    fn missing(&mut self, now: Now) -> Option<(Pair, usize)> {
+        let Circuits { own, routes, settings, .. } = &self.circuits;
+        let soon = now.at + REPLACE_BEFORE.min(settings.pace * 5);
+        let has = |pair: Pair, slot: usize| {
+            let counts = |o: &&Own| {
+                o.pair == pair && o.slot == slot && matches!(o.purpose, Use::Building | Use::Ready)
+            };
+            own.values().filter(counts).filter(|o| o.until > soon).count()
+        };
+        if own.len() >= MAX_OWN {
+            return None;
+        }
+        if routes.guard(Pair::Primary).is_some() {
+            if let Some(slot) = (0..SLOTS).find(|slot| has(Pair::Primary, *slot) == 0) {
+                return Some((Pair::Primary, slot));
+            }
+            let all: usize = (0..SLOTS).map(|slot| has(Pair::Primary, slot)).sum();
+            if all < SLOTS + SPARE {
+                return Some((Pair::Primary, self.rng.range(0, SLOTS as u64 - 1) as usize));
+            }
+        }
+        let reserve = (0..SLOTS).any(|slot| has(Pair::Reserve, slot) > 0);
+        (routes.guard(Pair::Reserve).is_some() && !reserve)
+            .then(|| (Pair::Reserve, self.rng.range(0, SLOTS as u64 - 1) as usize))
+    }
+
+    fn fill_pool(&mut self, now: Now) {
+        if self.circuits.storing > 0 {
+            return;
+        }
+        let Some((pair, slot)) = self.missing(now) else {
+            self.circuits.build_at = None;
+            return;
+        };
+        let quick = self.circuits.first_at.is_none_or(|first| now.at < first + FIRST_FOR);
+        match self.circuits.build_at {
+            None => {
+                let wait = match quick {
+                    true => Duration::from_millis(self.rng.range(0, FIRST_WAIT_MS.min(self.first_wait_ms()))),
+                    false => Law::exponential(&mut self.rng, self.circuits.settings.pace / 2),
+                };
+                self.circuits.build_at = Some(now.at + wait);
+            }
+            Some(at) if at <= now.at => {
+                self.circuits.build_at = None;
+                if self.start_circuit(now, pair, slot, quick) {
+                    self.circuits.first_at.get_or_insert(now.at);
+                } else {
+                    // The guard is away: others take its place never, it comes back some time.
+                    let wait = Duration::from_millis(self.rng.range(500, 1500));
+                    self.circuits.build_at = Some(now.at + wait);
+                }
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn first_wait_ms(&self) -> u64 {
+        self.circuits.settings.pace.as_millis() as u64
+    }
+
+    pub(super) fn next_circuit_step(&self) -> Option<Duration> {
+        let circuits = &self.circuits;
+        let own = circuits.own.values().map(Own::poll_timeout).min();
+        let look = (!self.friends.is_empty()).then_some(circuits.look_at);
+        // While routes are being stored nothing is begun; the answer of storage brings the next look.
+        let build = circuits.build_at.filter(|_| circuits.storing == 0);
+        let next = earliest(earliest(own, build), look);
+        earliest(next, circuits.handles.poll_timeout())
     }
 }

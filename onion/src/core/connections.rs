@@ -12,10 +12,6 @@ use crate::ratchet::Stored;
 use crate::tunnel::Tunnel;
 use kith_crypto::frame::Claim;
 
-/// A pad leaves after a silence drawn from an exponential law with this mean, cut at both ends, so
-/// that an idle link and one that carries little look alike (design 2.4).
-const PAD_MEAN_MS: f64 = 30_000.0;
-const PAD_MS: (f64, f64) = (1_000.0, 60_000.0);
 /// A link that brings nothing for so long is dead: two pads in a row are missing.
 const DEAD_AFTER: Duration = Duration::from_secs(125);
 /// A link that lasted so long was a good one.
@@ -91,6 +87,8 @@ pub(crate) enum AfterStore {
     FriendKeys(ConnId, FriendKey, Box<NewKeys>),
     /// That a friend knows own link keys is stored: show newer ones, if there are any.
     OwnKeys(FriendKey),
+    /// Routes are stored: this own circuit may use them.
+    Routes(Option<u32>),
 }
 
 impl AfterStore {
@@ -98,7 +96,11 @@ impl AfterStore {
     fn connection(&self) -> ConnId {
         match self {
             Self::Answer(id, _) | Self::Call(id, _) | Self::Exchange(id, ..) => *id,
-            Self::Welcome(..) | Self::Joined(..) | Self::FriendKeys(..) | Self::OwnKeys(_) => 0,
+            Self::Welcome(..)
+            | Self::Joined(..)
+            | Self::FriendKeys(..)
+            | Self::OwnKeys(_)
+            | Self::Routes(_) => 0,
         }
     }
 }
@@ -152,6 +154,10 @@ impl Connection {
         self.inbound && self.peek().is_none_or(|link| !link.heard)
     }
 
+    pub(super) const fn set_keepalive(&mut self, at: Duration) {
+        self.keepalive_at = at;
+    }
+
     fn who(&self) -> Option<Who> {
         match &self.stage {
             Stage::Preparing(who) | Stage::Calling(_, who) => Some(*who),
@@ -172,7 +178,8 @@ impl Core {
         wait: Duration,
     ) -> ConnId {
         let id = self.next_conn;
-        self.next_conn = self.next_conn.wrapping_add(1).max(1);
+        self.next_conn = (self.next_conn + 1) % super::circuits::OWN;
+        self.next_conn = self.next_conn.max(1);
         let connection = Connection {
             stage,
             inbound,
@@ -244,6 +251,7 @@ impl Core {
             Some(AfterStore::Exchange(id, key, stored)) => self.exchange_stored(now, id, key, stored),
             Some(AfterStore::FriendKeys(id, key, new)) => self.keys_stored(now, id, key, *new),
             Some(AfterStore::OwnKeys(key)) => self.own_keys_stored(now, key),
+            Some(AfterStore::Routes(own)) => self.routes_stored(own),
             None => {}
         }
     }
@@ -472,7 +480,7 @@ impl Core {
         // Even ids from the lower key, odd from the higher: the signing keys, which never change.
         let lower = matches!(who, Who::Friend(key) if self.public.sign < key.0);
         let pending = matches!(who, Who::Friend(_)) && own_keys != self.own_keys;
-        let features = if pending { KEYS_PENDING } else { 0 };
+        let features = super::onion_keys::CIRCUITS | if pending { KEYS_PENDING } else { 0 };
         let open = OpenLink {
             who,
             link: Link::with_weights(session, self.budgets.weights),
@@ -570,7 +578,7 @@ impl Core {
         }
     }
 
-    pub(super) fn friend_up(&mut self, now: Now, id: ConnId, key: FriendKey) {
+    pub(super) fn friend_up(&mut self, now: Now, id: ConnId, key: FriendKey, features: u64) {
         let Some(friend) = self.friends.get_mut(&key) else { return };
         let was_up = friend.link.replace(id).is_some();
         friend.dialling.succeeded();
@@ -603,6 +611,7 @@ impl Core {
         }
         self.show_keys(now, id, key);
         self.plan_exchange(now, key);
+        self.onion_friend_up(now, id, key, features);
         self.catalogue.connected(now, key);
         if !was_up {
             self.event(Event::Up(key));
@@ -629,7 +638,7 @@ impl Core {
             return Ok(());
         }
         let full = open.full;
-        if cell.command != Command::Data {
+        if !matches!(cell.command, Command::Data | Command::Relay) {
             open.account.charge(now, 1);
         }
         match (cell.command, cell.circ) {
@@ -690,16 +699,6 @@ impl Core {
     /// Whether [`Core::transmit`] would give something.
     pub fn wants_to_send(&mut self, id: ConnId) -> bool {
         self.connections.get(&id).is_some_and(|c| !c.flights.is_empty()) || self.link_wants_to_send(id)
-    }
-
-    fn schedule_keepalive(&mut self, now: Now, id: ConnId) {
-        // Inverse transform of 53 random bits.
-        let even = (self.rng.range(1, 1 << 53) as f64) / (1_u64 << 53) as f64;
-        let gap = (-even.ln() * PAD_MEAN_MS).clamp(PAD_MS.0, PAD_MS.1);
-        let gap = Duration::from_millis(gap as u64);
-        if let Some(connection) = self.connections.get_mut(&id) {
-            connection.keepalive_at = now.at + gap;
-        }
     }
 
     pub(super) fn connection_timeouts(&mut self, now: Now) {
@@ -787,6 +786,7 @@ impl Core {
             }
             friend.dialling.failed(now.at, &mut self.rng);
             self.catalogue.disconnected(key);
+            self.onion_friend_down(now, key);
             self.event(Event::Down(key));
         } else if let (true, Some(Who::Friend(key))) = (for_exchange, who) {
             self.exchange_link_lost(now, id, key, dialled.is_some());

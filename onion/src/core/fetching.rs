@@ -1,10 +1,11 @@
 //! Fetches: which friends to ask for an object, in which order, and what to do when nobody answers.
 
+use super::circuits::OWN;
 use super::*;
 use crate::fetch::{Over, Progress};
 use crate::schedule::Flow;
 use crate::session::Message;
-use crate::tunnel::{Role, Source, SourceState};
+use crate::tunnel::{ONION, Role, Source, SourceState};
 
 /// The next source is asked when one has not answered for so long (decision 19).
 const NEXT_ATTEMPT: Duration = Duration::from_millis(800);
@@ -14,6 +15,12 @@ const RETRY_SOURCE: Duration = Duration::from_secs(2);
 const PATIENCE_FRESH: Duration = Duration::from_secs(8);
 /// A fetch that was under way waits longer: friends restart, links come back.
 const PATIENCE_STARTED: Duration = Duration::from_secs(60);
+/// Requests leave in circuits so often, between both.
+const TICK_MS: (u64, u64) = (100, 200);
+/// Another circuit is asked when the end of one has said nothing for so long.
+const ONION_ATTEMPT: Duration = Duration::from_secs(12);
+/// When no circuit can be had, or one ended, it is tried again after this.
+const RETRY_CIRCUIT: Duration = Duration::from_millis(250);
 /// A source that failed again and again is asked again after at most 2^this times [`RETRY_SOURCE`].
 const MAX_FAILURE_SHIFT: u32 = 4;
 
@@ -39,17 +46,6 @@ pub enum Route {
     Onion,
 }
 
-impl Route {
-    const fn links(self) -> std::ops::RangeInclusive<u8> {
-        match self {
-            Self::Auto => 1..=2,
-            Self::Direct => 1..=1,
-            Self::Fof => 2..=2,
-            Self::Onion => 3..=u8::MAX,
-        }
-    }
-}
-
 /// What is stored of an object already.
 pub type Stored<'a> = (Vec<u8>, &'a dyn Fn(Position) -> bool);
 
@@ -63,26 +59,12 @@ impl Core {
         route: Route,
         stored: Option<Stored<'_>>,
     ) -> Option<FetchId> {
-        let listed = self.catalogue.listing(&cap.root).map(|l| l.sources);
+        let cap_root = cap.root;
         let fetch = match stored {
             Some((root, have)) => Fetch::resume(cap, root, have).ok()?,
             None => Fetch::new(cap),
         };
-        // A link from elsewhere names no friend: all are asked, friends first, then their friends.
-        let candidates = match listed {
-            Some(sources) if !sources.is_empty() => sources,
-            _ => {
-                let all = self.friends.keys().copied();
-                all.clone().map(|f| (f, 1)).chain(all.map(|f| (f, 2))).collect()
-            }
-        };
-        let idle = SourceState::Idle { not_before: now.at };
-        let links = route.links();
-        let sources = candidates
-            .into_iter()
-            .filter(|(_, l)| links.contains(l))
-            .map(|(friend, links)| Source { friend, links, state: idle, failures: 0 })
-            .collect();
+        let sources = self.sources_of(now, &cap_root, route);
         let complete = fetch.is_complete();
         let id = self.next_fetch;
         self.next_fetch += 1;
@@ -94,6 +76,10 @@ impl Core {
             alive_at: now.at,
             progressed: false,
             sessions_used: BTreeSet::new(),
+            tried: BTreeSet::new(),
+            onion: NoOnion::NotReady,
+            tick_at: None,
+            starts: Vec::new(),
         };
         self.fetches.insert(id, state);
         if complete {
@@ -104,16 +90,29 @@ impl Core {
         Some(id)
     }
 
+    /// All that an object may come from. A circuit comes after the friends that may be asked.
+    fn sources_of(&self, now: Now, root: &Root, route: Route) -> Vec<Source> {
+        let plan = self.plan(root, route);
+        let idle = SourceState::Idle { not_before: now.at };
+        let after = u32::from(!plan.friends.is_empty());
+        let source = |(friend, links)| Source { friend, links, state: idle, failures: 0 };
+        let onion = Source { friend: FriendKey([0; 32]), links: ONION, state: idle, failures: after };
+        plan.friends.into_iter().map(source).chain(plan.onion.then_some(onion)).collect()
+    }
+
     /// Search learned of an object, or of another friend who gives it: fetches under way may use it.
     pub(super) fn more_sources(&mut self, now: Now, root: &Root) {
-        let Self { fetches, catalogue, .. } = self;
-        for state in fetches.values_mut().filter(|s| s.fetch.cap().root == *root) {
-            let listed = catalogue.listing(root).map(|l| l.sources).unwrap_or_default();
-            for (friend, links) in listed {
-                let known = state.sources.iter().any(|s| s.friend == friend && s.links == links);
-                if !known && state.route.links().contains(&links) {
-                    let idle = SourceState::Idle { not_before: now.at };
-                    state.sources.push(Source { friend, links, state: idle, failures: 0 });
+        let of = |s: &FetchState| (s.fetch.cap().root == *root).then_some(s.route);
+        let routes: Vec<(FetchId, Route)> =
+            self.fetches.iter().filter_map(|(id, s)| Some((*id, of(s)?))).collect();
+        for (id, route) in routes {
+            let listed = self.catalogue.listing(root).map(|l| l.sources).unwrap_or_default();
+            let mut found = self.sources_of(now, root, route);
+            found.retain(|s| s.links == ONION || listed.contains(&(s.friend, s.links)));
+            let Some(state) = self.fetches.get_mut(&id) else { continue };
+            for source in found {
+                if !state.sources.iter().any(|s| s.friend == source.friend && s.links == source.links) {
+                    state.sources.push(source);
                 }
             }
         }
@@ -126,6 +125,7 @@ impl Core {
             for (conn, circ) in self.tunnels_of(id) {
                 self.end_tunnel(now, conn, circ, true);
             }
+            self.leave_circuit(id);
         }
     }
 
@@ -167,6 +167,7 @@ impl Core {
             let Some(open) = connection.open() else { continue };
             out.extend(open.tunnels.iter().filter(|(_, t)| mine(&t.role)).map(|(circ, _)| (*conn, *circ)));
         }
+        out.extend(self.own_streams_of(id));
         out
     }
 
@@ -174,6 +175,7 @@ impl Core {
         self.fetches.values().fold(None, |next, state| {
             let attempt = (!state.has_session()).then_some(state.next_attempt);
             let patience = (!state.has_session()).then_some(state.alive_at + state.patience());
+            let next = earliest(next, state.tick_at);
             earliest(next, earliest(state.fetch.poll_timeout(), earliest(attempt, patience)))
         })
     }
@@ -188,12 +190,43 @@ impl Core {
                 self.session_gone(now, conn, circ, id, Gone::Lost);
             }
             self.attempt(now, id);
+            self.tick(now, id);
             if let Some(state) = self.fetches.get(&id)
                 && !state.has_session()
                 && now.at >= state.alive_at + state.patience()
             {
-                self.event(Event::Fetch(id, FetchEvent::Unreachable));
+                let onion = state.sources.iter().all(|s| s.links == ONION);
+                let end = if onion { FetchEvent::NoOnion(state.onion) } else { FetchEvent::Unreachable };
+                self.event(Event::Fetch(id, end));
                 self.cancel_fetch(now, id);
+            }
+        }
+    }
+
+    /// Requests leave in circuits at times that do not depend on what came (decision 16).
+    fn tick(&mut self, now: Now, id: FetchId) {
+        let Some(state) = self.fetches.get_mut(&id) else { return };
+        if state.tick_at.is_none_or(|at| at > now.at) {
+            return;
+        }
+        let uses_circuit = |s: &Source| s.links == ONION && !matches!(s.state, SourceState::Idle { .. });
+        if !state.sources.iter().any(uses_circuit) {
+            state.tick_at = None;
+            return;
+        }
+        state.tick_at = Some(now.at + Duration::from_millis(self.rng.range(TICK_MS.0, TICK_MS.1)));
+        for ((conn, circ), start) in std::mem::take(&mut state.starts) {
+            self.say(now, conn, circ, start);
+        }
+        let sessions = self.fetches.get(&id).map(|s| s.fetch.session_ids()).unwrap_or_default();
+        for session in sessions.into_iter().filter(|(conn, _)| conn & OWN != 0) {
+            if let Some(state) = self.fetches.get_mut(&id) {
+                state.fetch.ticked(now.at, session);
+            }
+            while let Some(wants) =
+                self.fetches.get_mut(&id).and_then(|s| s.fetch.next_wants(now.at, session))
+            {
+                self.say(now, session.0, session.1, wants);
             }
         }
     }
@@ -206,7 +239,7 @@ impl Core {
         }
         let ready = |s: &&Source| matches!(s.state, SourceState::Idle { not_before } if not_before <= now.at);
         let links = &self.friends;
-        let online = |s: &&Source| links.get(&s.friend).is_some_and(|f| f.link.is_some());
+        let online = |s: &&Source| s.links == ONION || links.get(&s.friend).is_some_and(|f| f.link.is_some());
         let candidates = state.sources.iter().filter(ready).filter(online);
         let found = candidates.min_by_key(|s| s.failures).copied();
         let cap = state.fetch.cap().clone();
@@ -216,6 +249,9 @@ impl Core {
             }
             return;
         };
+        if source.links == ONION {
+            return self.attempt_onion(now, id);
+        }
         let conn = self.friends.get(&source.friend).and_then(|f| f.link);
         let tunnel = self.request(now, &cap, source.links).zip(conn).and_then(|((request, noise), conn)| {
             let role = Role::Asking { fetch: id, noise: Box::new(noise), sealed: request.sealed };
@@ -231,21 +267,70 @@ impl Core {
         state.sources.iter_mut().filter(same).for_each(|s| s.state = next);
     }
 
-    /// A holder has proved itself: the session starts. Others that were asked are let go.
+    /// Asks through a circuit, if one can be had.
+    fn attempt_onion(&mut self, now: Now, id: FetchId) {
+        let asked = self.ask_circuit(now, id);
+        let tick = Duration::from_millis(self.rng.range(TICK_MS.0, TICK_MS.1));
+        let Some(state) = self.fetches.get_mut(&id) else { return };
+        let started = state.progressed;
+        let Some(source) = state.sources.iter_mut().find(|s| s.links == ONION) else { return };
+        match asked {
+            Ok(at) => {
+                source.state = SourceState::Asked(at);
+                // The first request of the session leaves with this, whenever the answer comes.
+                state.tick_at.get_or_insert(now.at + tick);
+                state.next_attempt = now.at + ONION_ATTEMPT;
+            }
+            Err(why) => {
+                let final_word = why == NoOnion::NotFound || why == NoOnion::GuardCarries;
+                if state.tried.is_empty() || why != NoOnion::NotFound {
+                    state.onion = why;
+                }
+                source.state = SourceState::Idle { not_before: now.at + RETRY_CIRCUIT };
+                state.next_attempt = now.at;
+                if final_word && !started && state.sources.iter().all(|s| s.links == ONION) {
+                    let why = state.onion;
+                    self.event(Event::Fetch(id, FetchEvent::NoOnion(why)));
+                    self.cancel_fetch(now, id);
+                } else if final_word {
+                    state.tried.clear();
+                    source_after(state, now.at + RETRY_SOURCE);
+                }
+            }
+        }
+    }
+
+    /// A holder has proved itself: the session starts. Others that were asked are let go, except for
+    /// those at the end of the same circuit.
     pub(super) fn session_ready(&mut self, now: Now, conn: ConnId, circ: CircId, id: FetchId) {
-        let Some(state) = self.fetches.get_mut(&id).filter(|s| !s.has_session()) else {
+        let through_circuit = conn & OWN != 0;
+        let may_start = |s: &&mut FetchState| !s.has_session() || through_circuit && s.only_through(conn);
+        let Some(state) = self.fetches.get_mut(&id).filter(may_start) else {
             return self.end_tunnel(now, conn, circ, true);
         };
         let Some(source) = state.sources.iter_mut().find(|s| s.uses((conn, circ))) else {
             return self.end_tunnel(now, conn, circ, true);
         };
         source.state = SourceState::Open((conn, circ));
-        let (friend, links) = (source.friend, source.links);
-        state.sessions_used.insert((friend, links));
+        let (friend, mut links) = (source.friend, source.links);
         let start = state.fetch.session_opened(now.at, (conn, circ));
-        self.say(conn, circ, start);
+        if through_circuit {
+            // One name a session: nothing says whether two of them are the same holder.
+            let mut name = [0; 32];
+            let places = conn.to_le_bytes().into_iter().chain(circ.to_le_bytes());
+            name.iter_mut().zip(places).for_each(|(to, from)| *to = from);
+            state.sessions_used.insert((FriendKey(name), ONION));
+            state.starts.push(((conn, circ), start));
+            links = self.circuits.settings.relays + 1;
+        } else {
+            state.sessions_used.insert((friend, links));
+            self.say(now, conn, circ, start);
+        }
         self.event(Event::Fetch(id, FetchEvent::Session(links)));
-        let others: Vec<_> = self.tunnels_of(id).into_iter().filter(|t| *t != (conn, circ)).collect();
+        let same_circuit = |c: ConnId| through_circuit && c == conn;
+        let others: Vec<_> = self.tunnels_of(id).into_iter().collect();
+        let others: Vec<_> =
+            others.into_iter().filter(|t| *t != (conn, circ) && !same_circuit(t.0)).collect();
         for (c, k) in others {
             self.end_tunnel(now, c, k, true);
         }
@@ -291,9 +376,12 @@ impl Core {
     }
 
     fn ask_session(&mut self, now: Now, conn: ConnId, circ: CircId, id: FetchId) {
+        if conn & OWN != 0 {
+            return; // at the next tick
+        }
         if let Some(wants) = self.fetches.get_mut(&id).and_then(|s| s.fetch.next_wants(now.at, (conn, circ)))
         {
-            self.say(conn, circ, wants);
+            self.say(now, conn, circ, wants);
         }
     }
 
@@ -308,6 +396,7 @@ impl Core {
     pub(super) fn session_gone(&mut self, now: Now, conn: ConnId, circ: CircId, id: FetchId, gone: Gone) {
         let Some(state) = self.fetches.get_mut(&id) else { return };
         state.fetch.session_closed((conn, circ));
+        state.starts.retain(|(session, _)| *session != (conn, circ));
         let Some(source) = state.sources.iter_mut().find(|s| s.uses((conn, circ))) else { return };
         if matches!(source.state, SourceState::Open(_)) {
             // The others get their chance after a failure, but not after each one: a source that
@@ -316,6 +405,20 @@ impl Core {
                 state.alive_at = now.at;
             }
             source.failures += 1;
+        }
+        if conn & OWN != 0 {
+            // Nobody knows who it was: the circuit's source stays, and others of its end go.
+            let place = state.sources.iter().position(|s| s.uses((conn, circ)));
+            let circuits = state.sources.iter().filter(|s| s.links == ONION).count();
+            if let Some(place) = place.filter(|_| circuits > 1) {
+                state.sources.remove(place);
+            } else if let Some(source) = place.and_then(|p| state.sources.get_mut(p)) {
+                let shift = source.failures.saturating_sub(1).min(MAX_FAILURE_SHIFT);
+                let wait = if source.failures == 0 { RETRY_CIRCUIT } else { RETRY_SOURCE * (1 << shift) };
+                source.state = SourceState::Idle { not_before: now.at + wait };
+            }
+            state.next_attempt = now.at;
+            return;
         }
         source.state = match gone {
             Gone::Lied => SourceState::Liar,
@@ -333,7 +436,21 @@ impl FetchState {
         self.sources.iter().any(|s| matches!(s.state, SourceState::Open(_)))
     }
 
+    /// All its sessions go through this circuit.
+    fn only_through(&self, circuit: ConnId) -> bool {
+        self.sources.iter().all(|s| !matches!(s.state, SourceState::Open((conn, _)) if conn != circuit))
+    }
+
     const fn patience(&self) -> Duration {
         if self.progressed { PATIENCE_STARTED } else { PATIENCE_FRESH }
+    }
+}
+
+/// The circuit's source is asked again after this.
+fn source_after(state: &mut FetchState, not_before: Duration) {
+    for source in state.sources.iter_mut().filter(|s| s.links == ONION) {
+        if matches!(source.state, SourceState::Idle { .. }) {
+            source.state = SourceState::Idle { not_before };
+        }
     }
 }

@@ -69,7 +69,7 @@ impl Core {
             return Ok(());
         }
         self.compare_clocks(now, key, unix_ms);
-        self.friend_up(now, id, key);
+        self.friend_up(now, id, key, features);
         Ok(())
     }
 
@@ -99,6 +99,9 @@ impl Core {
                 return self.keys_shown(now, id, key, base, &certificate);
             }
             Control::KeysKnown(root) => self.keys_known(key, root),
+            Control::OnionKey { epoch, key: public } => {
+                self.onion_key_came(now, key, epoch, public);
+            }
             Control::Ping(number) => {
                 if self.within(key, now, |asks| &mut asks.pings) {
                     self.send_control(now, id, &Control::Pong(number));

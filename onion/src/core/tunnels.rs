@@ -3,10 +3,13 @@
 //! Absent, refused and off line look alike: nothing, until `TUN_NO` leaves exactly three seconds
 //! after the request came (decision 19). Deliberate delays apply to tunnels, not to direct sessions.
 
+use super::circuits::OWN;
 use super::connections::Connection;
 use super::fetching::Gone;
+use super::relaying::{At, Here};
 use super::*;
 use crate::cell::{self, Body, CellRef, Command, SmallCell, TunOpen};
+use crate::circuit::{Create, StreamId};
 use crate::fetch;
 use crate::link::{Broken, Left, MAX_CIRCUITS, Outgoing};
 use crate::schedule::{Class, Flow};
@@ -17,7 +20,7 @@ use kith_crypto::kdf::{self, Label};
 use kith_crypto::noise::{Handshake, Pattern, Session};
 
 const REFUSE_AFTER: Duration = Duration::from_secs(3);
-const TUNNEL_PROLOGUE: &[u8] = b"kith tunnel v1";
+pub(super) const TUNNEL_PROLOGUE: &[u8] = b"kith tunnel v1";
 
 /// Something that happens to a tunnel at a set time.
 #[derive(Debug)]
@@ -25,11 +28,18 @@ pub(crate) enum Timer {
     Refuse(ConnId, CircId),
     Answer(ConnId, CircId, Vec<u8>, Outgoing, Root),
     PassAnswer(ConnId, CircId, (ConnId, CircId), Vec<u8>),
+    /// The end of a circuit answers what it was asked.
+    Extended(At),
+    Pong(At),
+    SearchOver(At, StreamId),
+    Here(At, StreamId, Box<(Vec<u8>, Here)>),
+    /// A side of a circuit ends.
+    Destroy(At),
 }
 
 impl Core {
     /// Sets a timer that ends with its tunnel.
-    fn at(&mut self, time: Duration, conn: ConnId, circ: CircId, timer: Timer) {
+    pub(super) fn at(&mut self, time: Duration, conn: ConnId, circ: CircId, timer: Timer) {
         self.next_timer += 1;
         let key = (time, self.next_timer);
         if let Some(tunnel) = self.tunnel(conn, circ) {
@@ -38,7 +48,7 @@ impl Core {
         }
     }
 
-    fn drop_timers(&mut self, tunnel: &Tunnel) {
+    pub(super) fn drop_timers(&mut self, tunnel: &Tunnel) {
         for key in &tunnel.timers {
             self.timers.remove(key);
         }
@@ -57,6 +67,11 @@ impl Core {
                 Timer::PassAnswer(conn, circ, other, front) => {
                     self.pass_answer(now, conn, circ, other, front);
                 }
+                Timer::Extended(at) => self.extended(now, at),
+                Timer::Pong(at) => self.pong(now, at),
+                Timer::SearchOver(at, base) => self.search_over(now, at, base),
+                Timer::Here(at, base, answer) => self.here_answers(now, at, base, *answer),
+                Timer::Destroy(at) => self.end_tunnel(now, at.0, at.1, true),
             }
         }
     }
@@ -71,7 +86,7 @@ impl Core {
 
     // Cells of tunnels.
 
-    fn open_link(&mut self, conn: ConnId) -> Option<&mut super::connections::OpenLink> {
+    pub(super) fn open_link(&mut self, conn: ConnId) -> Option<&mut super::connections::OpenLink> {
         self.connections.get_mut(&conn).and_then(Connection::open)
     }
 
@@ -79,7 +94,7 @@ impl Core {
         self.open_link(conn)?.tunnels.get_mut(&circ)
     }
 
-    fn urgent(&mut self, now: Now, conn: ConnId, circ: CircId, command: Command, front: Vec<u8>) {
+    pub(super) fn urgent(&mut self, now: Now, conn: ConnId, circ: CircId, command: Command, front: Vec<u8>) {
         if let Some(open) = self.open_link(conn)
             && open.link.send_urgent(SmallCell { circ, command, front }).is_err()
         {
@@ -92,6 +107,9 @@ impl Core {
             Command::TunOpen => self.opened(now, conn, cell.circ, TunOpen::decode(cell.body)?),
             Command::TunOk => self.accepted_by_holder(now, conn, cell.circ, cell::decode_tun_ok(cell.body)?),
             Command::TunNo => self.refused_by_peer(now, conn, cell.circ),
+            Command::Create => self.create_came(now, conn, cell.circ, &Create::decode(cell.body)?),
+            Command::Created => self.created_came(now, conn, cell.circ, cell.body),
+            Command::Relay => self.relay_came(now, conn, cell.circ, cell.body),
             Command::Destroy => {
                 self.end_tunnel(now, conn, cell.circ, false);
                 Ok(())
@@ -110,7 +128,7 @@ impl Core {
             return Err(Broken);
         }
         // Each side counts what it opened itself: what the other opens meanwhile is no fault of it.
-        if open.tunnels.keys().filter(|c| *c % 2 == circ % 2).count() >= MAX_CIRCUITS {
+        if open.tunnels.iter().filter(|(c, t)| *c % 2 == circ % 2 && t.is_tunnel()).count() >= MAX_CIRCUITS {
             return Err(Broken);
         }
         open.tunnels.insert(circ, Tunnel::new(Role::Refusing));
@@ -129,10 +147,14 @@ impl Core {
             Some(Who::Friend(key)) if in_budget => key,
             _ => return Role::Refusing,
         };
-        let Some(root) = self.catalogue.located(&request.locator) else { return Role::Refusing };
-        if self.held.contains_key(&root) && self.catalogue.may_serve(asker, &root) {
+        let located = self.catalogue.located(&request.locator);
+        if let Some(root) = located.filter(|r| self.held.contains_key(r) && self.serves(asker, r)) {
             return self.hold_out(now, conn, circ, asker, root, &request).unwrap_or(Role::Refusing);
         }
+        if request.spreads {
+            return self.spread_on(now, conn, asker, &request);
+        }
+        let Some(root) = located else { return Role::Refusing };
         if request.hops_left == 0 || !request.sealed {
             return Role::Refusing;
         }
@@ -140,7 +162,25 @@ impl Core {
         if others.is_empty() {
             return Role::Refusing;
         }
-        Role::Passing { others, locator: request.locator }
+        let own = self.circuits.is_own_nonce(&request.nonce);
+        Role::Passing { others, locator: request.locator, own }
+    }
+
+    /// A request that spreads from the end of a circuit: each passes it on once.
+    fn spread_on(&mut self, now: Now, conn: ConnId, asker: FriendKey, request: &TunOpen) -> Role {
+        self.circuits.spread += 1;
+        // Those that spread further cost most.
+        let friend = self.friends.get_mut(&asker).filter(|_| request.hops_left > 0);
+        let may = friend.is_none_or(|f| f.onion.spreads.take(now.at));
+        if !may || !self.may_relay_more(conn) || !self.note_nonce(now, request.nonce) {
+            return Role::Refusing;
+        }
+        let own = self.circuits.is_own_nonce(&request.nonce);
+        let others = self.spread(now, conn, asker, request.hops_left, request, Role::Passed);
+        if others.is_empty() {
+            return Role::Refusing;
+        }
+        Role::Passing { others, locator: request.locator, own }
     }
 
     /// This node holds the object: the handshake's answer leaves at once on a direct session, after
@@ -172,7 +212,7 @@ impl Core {
     }
 
     /// 50 to 150 ms, the same whenever the same friend asks for the same thing in the same hour.
-    fn fixed_delay(&self, locator: &[u8; 16], friend: FriendKey) -> Duration {
+    pub(super) fn fixed_delay(&self, locator: &[u8; 16], friend: FriendKey) -> Duration {
         let full = kdf::derive(Label::TUNNEL_DELAY, &[self.secret.expose(), locator, &friend.0]);
         let draw = full.expose().first_chunk::<4>().map_or(0, |b| u32::from_le_bytes(*b));
         Duration::from_micros(50_000 + u64::from(draw % 100_000))
@@ -188,7 +228,7 @@ impl Core {
         root: Root,
     ) {
         let Some(Who::Friend(asker)) = self.open_link(conn).map(|o| o.who) else { return };
-        let may_serve = self.catalogue.may_serve(asker, &root);
+        let may_serve = self.serves(asker, &root);
         let Some(open) = self.open_link(conn) else { return };
         let Some(tunnel) = open.tunnels.get_mut(&circ) else { return };
         if !matches!(tunnel.role, Role::Answering) {
@@ -259,7 +299,7 @@ impl Core {
         let share_tunnels = self.budgets.share_tunnels;
         let Some(open) = self.open_link(conn) else { return false };
         let half = open.next_circ % 2;
-        let ours = || open.tunnels.iter().filter(|(circ, _)| **circ % 2 == half);
+        let ours = || open.tunnels.iter().filter(|(circ, t)| **circ % 2 == half && t.is_tunnel());
         if ours().count() < MAX_CIRCUITS {
             return true;
         }
@@ -273,7 +313,7 @@ impl Core {
         if most <= mine {
             return false;
         }
-        let waits = |role: &Role| matches!(role, Role::Passed | Role::Asking { .. });
+        let waits = |role: &Role| matches!(role, Role::Passed | Role::Sought { .. } | Role::Asking { .. });
         let theirs = ours().filter(|(_, t)| t.flow.from == who);
         let newest = theirs.max_by_key(|(circ, t)| (waits(&t.role), **circ)).map(|(circ, _)| *circ);
         if let Some(circ) = newest {
@@ -303,6 +343,11 @@ impl Core {
         message: Vec<u8>,
     ) -> Result<(), Broken> {
         let Some(tunnel) = self.tunnel(conn, circ) else { return Ok(()) };
+        if let Role::Sought { circuit } = &tunnel.role {
+            let circuit = *circuit;
+            self.sought_answered(now, (conn, circ), circuit, message);
+            return Ok(());
+        }
         if !matches!(tunnel.role, Role::Asking { .. } | Role::Passed) {
             return Err(Broken);
         }
@@ -333,10 +378,15 @@ impl Core {
                     return Ok(());
                 };
                 let front = cell::encode_tun_ok(&message);
-                let locator = match self.tunnel(back, back_circ).map(|t| &t.role) {
-                    Some(Role::Passing { locator, .. }) => *locator,
-                    _ => [0; 16],
+                let (locator, own) = match self.tunnel(back, back_circ).map(|t| &t.role) {
+                    Some(Role::Passing { locator, own, .. }) => (*locator, *own),
+                    _ => ([0; 16], false),
                 };
+                if own {
+                    // The answer to an own request through oneself is never chosen.
+                    self.end_tunnel(now, conn, circ, true);
+                    return Ok(());
+                }
                 let friend = self.friend_of(back);
                 let wait = friend.map_or(Duration::ZERO, |f| self.fixed_delay(&locator, f));
                 let timer = Timer::PassAnswer(back, back_circ, (conn, circ), front);
@@ -347,7 +397,7 @@ impl Core {
         }
     }
 
-    fn friend_of(&self, conn: ConnId) -> Option<FriendKey> {
+    pub(super) fn friend_of(&self, conn: ConnId) -> Option<FriendKey> {
         match self.connections.get(&conn)?.peek()?.who {
             Who::Friend(key) => Some(key),
             Who::Invite(_) => None,
@@ -383,7 +433,7 @@ impl Core {
         // A relay swallows it: its own refusal leaves at its own time.
         let fetch = match self.tunnel(conn, circ).map(|t| &t.role) {
             Some(Role::Asking { fetch, .. }) => Some(*fetch),
-            Some(Role::Passed) => None,
+            Some(Role::Passed | Role::Sought { .. }) => None,
             Some(_) => return Err(Broken),
             None => return Ok(()),
         };
@@ -418,6 +468,13 @@ impl Core {
         };
         let class = tunnel.flow.class;
         let unpaid = tunnel.window.arrived()?;
+        if let Role::Spliced { circuit, stream } = tunnel.role {
+            if unpaid {
+                self.owe_for_cell(now, conn, class);
+            }
+            self.spliced_cell(now, (conn, circ), circuit, stream, body);
+            return Ok(());
+        }
         if let Role::Relaying { other } = tunnel.role {
             if let Some(next) = self.open_link(other.0) {
                 next.link.relay(now.at, other.1, body);
@@ -483,7 +540,7 @@ impl Core {
             let Who::Friend(key) = open.who else { continue };
             let serves =
                 |t: &Tunnel| matches!(&t.role, Role::Serving { serving, .. } if serving.root == root);
-            if !self.catalogue.may_serve(key, &root) {
+            if !self.serves(key, &root) {
                 let mine = open.tunnels.iter().filter(|(_, t)| serves(t));
                 ended.extend(mine.map(|(circ, _)| (*conn, *circ)));
             }
@@ -494,6 +551,11 @@ impl Core {
     /// The other end of a session broke the rules: the tunnel ends, and a source that did it is
     /// not asked again.
     pub(super) fn end_badly(&mut self, now: Now, conn: ConnId, circ: CircId) {
+        if conn & OWN != 0
+            && let Some(fetch) = self.own_stream_fetch(conn & !OWN, circ)
+        {
+            self.session_gone(now, conn, circ, fetch, Gone::Lied);
+        }
         if let Some(Role::Fetching { fetch, .. }) = self.tunnel(conn, circ).map(|t| &t.role) {
             let fetch = *fetch;
             self.session_gone(now, conn, circ, fetch, Gone::Lied);
@@ -503,11 +565,15 @@ impl Core {
 
     // Serving.
 
-    fn serve(&mut self, now: Now, conn: ConnId, circ: CircId, message: Message) -> Result<(), Broken> {
+    pub(super) fn serve(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        circ: CircId,
+        message: Message,
+    ) -> Result<(), Broken> {
         let Some(open) = self.open_link(conn) else { return Ok(()) };
-        let Some(Tunnel { role: Role::Serving { serving, .. }, .. }) = open.tunnels.get_mut(&circ) else {
-            return Ok(());
-        };
+        let Some(serving) = open.tunnels.get_mut(&circ).and_then(Tunnel::serving) else { return Ok(()) };
         // A request is paid back with each block that it brings.
         open.account.charge(now, 1);
         match message {
@@ -521,7 +587,7 @@ impl Core {
                 if serving.wanted.len() > MAX_WANTED {
                     return Err(Broken);
                 }
-                self.say(conn, circ, Message::Have(Have::All));
+                self.say(now, conn, circ, Message::Have(Have::All));
             }
             Message::Want(wants) => {
                 serving.wanted.extend(wants.iter().map(|w| w.position));
@@ -538,11 +604,18 @@ impl Core {
                 return Err(Broken);
             }
         }
-        self.serve_more(conn, circ);
+        self.serve_more(now, conn, circ);
         Ok(())
     }
 
-    pub(super) fn say(&mut self, conn: ConnId, circ: CircId, message: Message) {
+    /// Sends a message of a session, whichever way it goes.
+    pub(super) fn say(&mut self, now: Now, conn: ConnId, circ: CircId, message: Message) {
+        if conn & OWN != 0 {
+            return self.own_say(now, conn & !OWN, circ as StreamId, message);
+        }
+        if self.tunnel(conn, circ).is_some_and(|t| matches!(t.role, Role::CircuitIn(_))) {
+            return self.say_here(now, (conn, circ), message);
+        }
         if let Some(open) = self.open_link(conn) {
             open.link.with_queue(circ, |queue| message.push_to(queue));
         }
@@ -550,19 +623,18 @@ impl Core {
 
     /// Reads ahead while little waits on the tunnel, so that memory stays bounded whatever is asked:
     /// a friend's sessions share what is read for one friend, and all friends what is read in all.
-    fn serve_more(&mut self, conn: ConnId, circ: CircId) {
-        while self.serve_one(conn, circ, false) {}
+    pub(super) fn serve_more(&mut self, now: Now, conn: ConnId, circ: CircId) {
+        while self.serve_one(now, conn, circ, false) {}
     }
 
     /// Reads one block ahead, if there is room. `turn`: it has waited for its turn.
-    fn serve_one(&mut self, conn: ConnId, circ: CircId, turn: bool) -> bool {
+    fn serve_one(&mut self, now: Now, conn: ConnId, circ: CircId, turn: bool) -> bool {
+        let waits_here = self.waiting_here((conn, circ));
         let (per_friend, in_all) = self.budgets.serving;
         let Self { connections, serving: all, serve_queue, .. } = self;
         let Some(open) = connections.get_mut(&conn).and_then(Connection::open) else { return false };
-        let waiting = open.link.waiting(circ);
-        let Some(Tunnel { role: Role::Serving { serving, .. }, .. }) = open.tunnels.get_mut(&circ) else {
-            return false;
-        };
+        let waiting = open.link.waiting(circ).max(waits_here);
+        let Some(serving) = open.tunnels.get_mut(&circ).and_then(Tunnel::serving) else { return false };
         let ahead = waiting + serving.reading.len() * SEALED_LEN;
         let before = std::mem::replace(&mut serving.counted, ahead);
         *all = (*all + ahead).saturating_sub(before);
@@ -583,22 +655,22 @@ impl Core {
         if exists {
             self.outputs.push_back(Output::Read(conn, circ, root, position));
         } else {
-            self.answer_read(conn, circ, position, None);
+            self.answer_read(now, conn, circ, position, None);
         }
         true
     }
 
     /// Sessions that waited for others' reads go on, each a block in its turn.
-    pub(super) fn serve_waiting(&mut self) {
+    pub(super) fn serve_waiting(&mut self, now: Now) {
         for _ in 0..self.serve_queue.len() {
             if self.serving + SEALED_LEN > self.budgets.serving.1 {
                 return;
             }
             let Some((conn, circ)) = self.serve_queue.pop_front() else { return };
-            if let Some(Tunnel { role: Role::Serving { serving, .. }, .. }) = self.tunnel(conn, circ) {
+            if let Some(serving) = self.tunnel(conn, circ).and_then(Tunnel::serving) {
                 serving.queued = false;
-                if self.serve_one(conn, circ, true) {
-                    self.serve_one(conn, circ, false);
+                if self.serve_one(now, conn, circ, true) {
+                    self.serve_one(now, conn, circ, false);
                 }
             }
         }
@@ -608,20 +680,18 @@ impl Core {
     /// Answers may come in any order.
     pub fn block_read(
         &mut self,
-        _now: Now,
+        now: Now,
         conn: ConnId,
         circ: CircId,
         position: Position,
         block: Option<Vec<u8>>,
     ) {
-        self.answer_read(conn, circ, position, block);
-        self.serve_more(conn, circ);
+        self.answer_read(now, conn, circ, position, block);
+        self.serve_more(now, conn, circ);
     }
 
-    fn answer_read(&mut self, conn: ConnId, circ: CircId, position: Position, answer: ReadAnswer) {
-        let Some(Tunnel { role: Role::Serving { serving, .. }, .. }) = self.tunnel(conn, circ) else {
-            return;
-        };
+    fn answer_read(&mut self, now: Now, conn: ConnId, circ: CircId, position: Position, answer: ReadAnswer) {
+        let Some(serving) = self.tunnel(conn, circ).and_then(Tunnel::serving) else { return };
         for (position, answer) in serving.read(position, answer) {
             let message = match answer {
                 Some(bytes) => {
@@ -630,7 +700,7 @@ impl Core {
                 }
                 None => Message::Lack(position),
             };
-            self.say(conn, circ, message);
+            self.say(now, conn, circ, message);
         }
     }
 
@@ -651,6 +721,9 @@ impl Core {
                     open.credit_at.get_or_insert(now.at + super::connections::CREDIT_TICK);
                 }
             }
+            Some(Role::CircuitIn(_) | Role::CircuitOut { .. } | Role::Spliced { .. }) => {
+                self.circuit_cells_left(now, (conn, circ), cells, delay);
+            }
             Some(role) => {
                 let serving = matches!(role, Role::Serving { .. });
                 if let Who::Friend(key) = who
@@ -659,7 +732,7 @@ impl Core {
                     friend.traffic.sent += u64::from(cells) * cell::CELL_LEN as u64;
                 }
                 if serving {
-                    self.serve_more(conn, circ);
+                    self.serve_more(now, conn, circ);
                 }
             }
             None => {}
@@ -674,6 +747,9 @@ impl Core {
     }
 
     fn end_tunnel_as(&mut self, now: Now, conn: ConnId, circ: CircId, tell: bool, asked_by: Option<FetchId>) {
+        if conn & OWN != 0 {
+            return self.end_own_stream(now, conn & !OWN, circ as StreamId);
+        }
         let Some(open) = self.open_link(conn) else { return };
         let Some(tunnel) = open.tunnels.remove(&circ) else { return };
         open.link.close_tunnel(circ);
@@ -703,16 +779,24 @@ impl Core {
                 }
             }
             Role::Passed => self.no_longer_passed(conn, circ),
-            Role::Serving { serving, .. } => {
-                self.serving = self.serving.saturating_sub(serving.counted);
-                if serving.queued {
-                    self.serve_queue.retain(|waiting| *waiting != (conn, circ));
-                }
-                if let Some(open) = self.open_link(conn) {
-                    open.account.serving = open.account.serving.saturating_sub(1);
-                }
-            }
-            Role::Refusing => {}
+            Role::Serving { serving, .. } => self.serving_over((conn, circ), &serving),
+            Role::CircuitIn(circuit) => self.circuit_gone(now, (conn, circ), *circuit),
+            Role::CircuitOut { circuit } => self.circuit_out_gone(now, (conn, circ), circuit),
+            Role::Origin { own } => self.own_lost(now, own),
+            Role::Sought { circuit } => self.sought_gone((conn, circ), circuit),
+            Role::Spliced { circuit, stream } => self.spliced_gone(now, circuit, stream),
+            Role::Refusing | Role::Ending => {}
+        }
+    }
+
+    /// A session that was served is over.
+    pub(super) fn serving_over(&mut self, at: At, serving: &Serving) {
+        self.serving = self.serving.saturating_sub(serving.counted);
+        if serving.queued {
+            self.serve_queue.retain(|waiting| *waiting != at);
+        }
+        if let Some(open) = self.open_link(at.0) {
+            open.account.serving = open.account.serving.saturating_sub(1);
         }
     }
 
@@ -745,6 +829,7 @@ impl Core {
             locator: cap.locator().at_hour(self.common_time(now).hour()),
             hops_left: links.saturating_sub(1),
             sealed: links > 1,
+            spreads: false,
             nonce: self.rng.bytes(),
             message,
         };

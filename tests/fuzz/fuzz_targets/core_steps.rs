@@ -639,6 +639,7 @@ fn step(world: &mut World, r: &mut Reader<'_>) -> Result<(), DecodeError> {
                     locator: cap.locator().at_hour(now.hour()),
                     hops_left: n >> 6 & 1,
                     sealed: n & 128 != 0,
+                    spreads: n & 192 == 192,
                     nonce: rng.bytes(),
                     message: noise.write(&[]).expect("a first message"),
                 };

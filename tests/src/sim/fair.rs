@@ -53,6 +53,7 @@ impl Flood {
                         locator: [9; 16],
                         hops_left: 1,
                         sealed: true,
+                        spreads: false,
                         nonce: [0; 16],
                         message: vec![7; 48],
                     };

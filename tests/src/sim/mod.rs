@@ -29,8 +29,8 @@ use kith_onion::entry::Entry;
 use kith_onion::handshake::Who;
 use kith_onion::link::{RECORD_LEN, WINDOW_MAX};
 use kith_onion::{
-    ConnId, Core, Event, FetchEvent, FriendKey, FriendRecord, GivenInvite, InviteId, Limits, Now, Output,
-    Rates, Route, Setup,
+    CircuitSettings, ConnId, Core, Event, FetchEvent, FriendKey, FriendRecord, GivenInvite, InviteId, Limits,
+    Now, Output, Privacy, Rates, Route, Setup, Trust,
 };
 use node::Fetching as Fetch;
 use std::collections::{BTreeMap, BTreeSet};
@@ -169,6 +169,9 @@ impl World {
             limits: Limits::default(),
             budgets: Budgets::default(),
             rates: Rates::default(),
+            privacy: Privacy::default(),
+            circuits: CircuitSettings::default(),
+            trust: BTreeMap::new(),
             cpu: None,
             clock_ms: 0,
             asleep: false,
@@ -224,8 +227,16 @@ impl World {
         core.set_budgets(node.budgets);
         core.set_rates(now, node.rates);
         core.set_certificate(now, node.cert.clone());
+        core.set_privacy(now, node.privacy);
+        core.set_circuits(now, node.circuits);
+        if let Some(routes) = &node.journal.routes {
+            assert!(core.restore_routes(now, routes), "stored routes are readable");
+        }
         for record in node.journal.friends.values() {
             core.add_friend(now, record.clone());
+        }
+        for (friend, (trust, verified)) in &node.trust {
+            core.set_trust(now, *friend, *trust, *verified);
         }
         for (friend, records) in &node.journal.views {
             for record in records {
@@ -278,6 +289,38 @@ impl World {
         let result = act(core, now);
         self.settle(id);
         result
+    }
+
+    /// Sets what a node holds of circuits, now and after its next start.
+    pub fn set_circuits(&mut self, id: NodeId, privacy: Privacy, circuits: CircuitSettings) {
+        (self.nodes[id].privacy, self.nodes[id].circuits) = (privacy, circuits);
+        self.act(id, |core, now| {
+            core.set_privacy(now, privacy);
+            core.set_circuits(now, circuits);
+        });
+    }
+
+    /// `id` trusts `friend` so far.
+    pub fn set_trust(&mut self, id: NodeId, friend: NodeId, trust: Trust) {
+        let key = self.nodes[friend].key();
+        self.nodes[id].trust.insert(key, (trust, false));
+        self.act(id, |core, now| core.set_trust(now, key, trust, false));
+    }
+
+    /// A ring with chords: each node is a friend of the next, and of the one half-way round.
+    pub fn ring(seed: u64, count: usize, circuits: CircuitSettings) -> Self {
+        let mut world = Self::with_nodes(seed, count);
+        for id in 0..count {
+            world.set_circuits(id, Privacy::Fast, circuits);
+        }
+        let chords = [(0, 3), (1, 4), (2, 5), (3, 6)];
+        let ring = (0..count).map(|id| (id, (id + 1) % count));
+        let pairs: Vec<(NodeId, NodeId)> =
+            ring.chain(chords.into_iter().filter(|(_, b)| *b < count)).collect();
+        pairs.iter().for_each(|(a, b)| world.introduce(*a, *b));
+        let up = world.run_until(Duration::from_secs(60), |w| pairs.iter().all(|(a, b)| w.linked(*a, *b)));
+        assert!(up, "everybody is linked");
+        world
     }
 
     // Friends.

@@ -9,7 +9,10 @@ use kith_crypto::secret::Key;
 use kith_onion::budget::Budgets;
 use kith_onion::catalogue::Pace;
 use kith_onion::ratchet::OutOfStep;
-use kith_onion::{ConnId, Core, FetchId, FriendKey, InviteId, InviteOutcome, Limits, NoOnion, Rates};
+use kith_onion::{
+    CircuitSettings, ConnId, Core, FetchId, FriendKey, InviteId, InviteOutcome, Limits, NoOnion, Privacy,
+    Rates, Trust,
+};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
@@ -99,6 +102,12 @@ pub struct Node {
     pub rates: Rates,
     /// Bytes a second that it can work through, if that is limited.
     pub cpu: Option<u64>,
+    /// Its privacy mode, from its next start on.
+    pub privacy: Privacy,
+    /// What it sets for circuits, from its next start on.
+    pub circuits: CircuitSettings,
+    /// How far it trusts friends.
+    pub trust: BTreeMap<FriendKey, (Trust, bool)>,
     /// Its wall clock minus the world's, in milliseconds.
     pub clock_ms: i64,
     /// Its machine is suspended.

@@ -1,0 +1,605 @@
+//! Own circuits from their first cell to their last: building, the times of their cells, and what
+//! travels in them. Which circuits there are is decided in `circuits.rs`.
+//! Page: `docs/protocol/circuit.md`.
+//!
+//! Invariant: when a cell leaves here follows from times drawn in advance, from what the owner starts,
+//! or from a tick, never from a reply; and every reply of a circuit's end comes as long after its
+//! question as all others on that circuit, so that no relay can tell how far away either of them is.
+
+use super::circuits::OWN;
+use super::fetching::Gone;
+use super::relaying::At;
+use super::tunnels::TUNNEL_PROLOGUE;
+use super::*;
+use crate::cell::BODY_LEN;
+use crate::circuit::{Create, MAX_ANSWERS, MAX_SPREAD, RELAYS, Relayed, StreamId, peek_record, write_record};
+use crate::handle::{Listed, decode_list};
+use crate::link::{TUNNEL_RECORD_LEN, open_record, seal_next};
+use crate::route::{Pair, RouteName};
+use crate::session::{Assembler, ByteQueue, Message};
+use crate::tunnel::{ONION, Role, SourceState};
+use kith_crypto::circuit::{Body, Building, CREATE_LEN, Layers};
+use kith_crypto::noise::{Handshake, Pattern, Session};
+
+/// Cells of an own circuit that may wait for the guard to take them.
+const MAX_WAITING: usize = 128;
+/// An end that says nothing about a request for so long has failed.
+const SEARCH_PATIENCE: Duration = Duration::from_secs(10);
+/// Waits are never shorter, however far away the end is.
+const SHORTEST_WAIT: Duration = Duration::from_millis(20);
+
+/// The law that the times of a circuit's cells follow.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Law {
+    /// Gaps between cells: this and an exponential draw with this mean.
+    floor: Duration,
+    mean: Duration,
+    quick: Duration,
+    /// Range that a circuit's response time is drawn from, and how much each answer differs.
+    response: (Duration, Duration),
+    jitter: Duration,
+}
+
+impl Law {
+    pub(super) fn new(pace: Duration) -> Self {
+        let floor = (pace / 12).clamp(Duration::from_millis(300), Duration::from_secs(5));
+        let least = (floor / 10).max((floor * 2 / 5).min(Duration::from_millis(150)));
+        let quick = pace.min(Duration::from_secs(5));
+        Self { floor, mean: pace, quick, response: (least, floor * 17 / 20), jitter: floor * 3 / 50 }
+    }
+
+    /// An exponential draw.
+    pub(super) fn exponential(rng: &mut Rng, mean: Duration) -> Duration {
+        let even = (rng.range(1, 1 << 53) as f64) / (1_u64 << 53) as f64;
+        mean.mul_f64((-even.ln()).min(30.0))
+    }
+
+    fn gap(&self, rng: &mut Rng, quick: bool) -> Duration {
+        self.floor + Self::exponential(rng, if quick { self.quick } else { self.mean })
+    }
+
+    fn draw(rng: &mut Rng, low: Duration, high: Duration) -> Duration {
+        Duration::from_micros(rng.range(low.as_micros() as u64, high.as_micros() as u64))
+    }
+}
+
+/// What a circuit waits for.
+#[derive(Debug)]
+enum Waiting {
+    Create { building: Building, sent: Duration },
+    Extend { building: Building },
+    Ping { sent: Duration, wait: Duration },
+}
+
+/// A hop that is chosen and stored.
+#[derive(Clone, Copy, Debug)]
+struct NextHop {
+    entry: Listed,
+    stored: bool,
+}
+
+/// What an own circuit is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    /// Being built.
+    Building,
+    /// For whoever needs one.
+    Ready,
+    /// For this fetch of this object.
+    Fetch(FetchId, Root),
+    /// Was for this object; for nothing else any more.
+    Spent(Root),
+}
+
+/// A request that waits for answers.
+#[derive(Debug)]
+struct OwnSearch {
+    fetch: FetchId,
+    base: StreamId,
+    answered: u8,
+    /// Makes the first message of the handshake again, once for each answer.
+    rng: Rng,
+    psk: Key,
+    until: Duration,
+}
+
+#[derive(Debug)]
+struct OwnStream {
+    fetch: FetchId,
+    seal: Session,
+    assembler: Assembler,
+}
+
+/// An own circuit.
+#[derive(Debug)]
+pub(crate) struct Own {
+    pub(super) pair: Pair,
+    pub(super) slot: usize,
+    at: At,
+    layers: Layers,
+    wanted: u8,
+    waiting: Option<Waiting>,
+    next_hop: Option<NextHop>,
+    /// Cells answer so long after their question, and how far away the end is of that.
+    response: Duration,
+    round_trip: Duration,
+    next_at: Duration,
+    quick: bool,
+    pub(super) since: Duration,
+    pub(super) until: Duration,
+    pub(super) purpose: Use,
+    search: Option<OwnSearch>,
+    streams: BTreeMap<StreamId, OwnStream>,
+    /// First stream that no request has used.
+    next_stream: u16,
+    /// One of its relays is this node.
+    looped: bool,
+    /// Names the route that it was built over.
+    pub(super) route: Option<RouteName>,
+}
+
+impl Own {
+    pub(super) fn relays(&self) -> u8 {
+        self.layers.len() as u8
+    }
+
+    pub(super) fn poll_timeout(&self) -> Duration {
+        let search = self.search.as_ref().map(|s| s.until);
+        search.unwrap_or(self.next_at).min(self.next_at)
+    }
+}
+
+impl Core {
+    // Building.
+
+    /// Starts a circuit over a route. False: its guard cannot be asked now.
+    pub(super) fn start_circuit(&mut self, now: Now, pair: Pair, slot: usize, quick: bool) -> bool {
+        let Some(guard) = self.circuits.routes.guard(pair) else { return false };
+        let Some((conn, epoch, key)) = self.relay_link(guard) else { return false };
+        let Ok((building, message)) = Building::start(&key, epoch, &mut self.rng) else { return false };
+        let own = self.circuits.next_own;
+        self.circuits.next_own = (own + 1) & (OWN - 1);
+        let create = Create { epoch, message };
+        let Some(circ) = self.begin_circuit(now, conn, Role::Origin { own }, 0, &create) else {
+            return false;
+        };
+        let law = self.circuits.law;
+        let rng = &mut self.rng;
+        let life = if quick { (20 * 60, 55 * 60) } else { (3600, 4 * 3600) };
+        let circuit = Own {
+            pair,
+            slot,
+            at: (conn, circ),
+            layers: Layers::default(),
+            wanted: self.circuits.settings.relays.clamp(*RELAYS.start(), *RELAYS.end()),
+            waiting: Some(Waiting::Create { building, sent: now.at }),
+            next_hop: None,
+            response: Law::draw(rng, law.response.0, law.response.1),
+            round_trip: Duration::ZERO,
+            next_at: now.at + law.gap(rng, quick),
+            quick,
+            since: now.at,
+            until: now.at + Duration::from_secs(rng.range(life.0, life.1)),
+            purpose: Use::Building,
+            search: None,
+            streams: BTreeMap::new(),
+            next_stream: 1,
+            looped: false,
+            route: None,
+        };
+        self.circuits.own.insert(own, circuit);
+        true
+    }
+
+    /// The guard answered.
+    pub(super) fn own_created(&mut self, now: Now, id: u32, message: &[u8]) {
+        let Some(own) = self.circuits.own.get_mut(&id) else { return };
+        match own.waiting.take() {
+            Some(Waiting::Create { building, sent }) => {
+                own.round_trip = now.at.saturating_sub(sent);
+                self.hop_answered(now, id, building, message);
+            }
+            other => {
+                own.waiting = other;
+                self.own_failed(now, id);
+            }
+        }
+    }
+
+    /// A relay joined the circuit: the next one is chosen from its list, and stored before it is used.
+    fn hop_answered(&mut self, now: Now, id: u32, building: Building, message: &[u8]) {
+        let joined = building.finish(message).ok();
+        let joined = joined.and_then(|(layer, list)| Some((layer, decode_list(&list).ok()?)));
+        let unix_ms = self.common_time(now).unix_ms;
+        let Self { circuits, rng, .. } = self;
+        let Some(own) = circuits.own.get_mut(&id) else { return };
+        let pushed = joined.and_then(|(layer, list)| own.layers.push(layer).ok().map(|()| list));
+        let Some(list) = pushed else { return self.own_failed(now, id) };
+        let hop = own.layers.len();
+        if hop >= usize::from(own.wanted) {
+            return self.own_complete(now, id);
+        }
+        let playback = matches!(own.purpose, Use::Fetch(..));
+        let step = match hop {
+            1 => circuits.routes.second(own.pair, &list, unix_ms, playback, rng),
+            _ => circuits.routes.next(own.pair, own.slot, hop, &list, unix_ms, playback, rng),
+        };
+        let entry = step.chosen.and_then(|handle| list.iter().find(|l| l.handle == handle));
+        own.next_hop = entry.map(|entry| NextHop { entry: *entry, stored: !step.changed });
+        circuits.too_few = entry.is_none();
+        if step.changed {
+            self.store_routes(Some(id));
+        }
+        if entry.is_none() {
+            // Nobody to go on to: the list may be better later.
+            self.own_over(now, id);
+        }
+    }
+
+    /// All relays are there. Fewer than three never carry anything, in any build.
+    fn own_complete(&mut self, now: Now, id: u32) {
+        let Some(own) = self.circuits.own.get_mut(&id) else { return };
+        assert!(own.layers.len() >= usize::from(*RELAYS.start()), "a circuit has three relays at least");
+        let (pair, slot) = (own.pair, own.slot);
+        own.purpose = Use::Ready;
+        if own.looped {
+            // It is completed like any other, and then only kept up: nobody can tell by it.
+            own.purpose = Use::Spent(Root([0; 32]));
+        } else {
+            own.route = Some(self.circuits.routes.route(pair, slot));
+            self.circuits.routes.worked(pair, slot);
+            self.retry_onion(now);
+        }
+    }
+
+    /// Routes that were chosen are stored.
+    pub(super) fn routes_stored(&mut self, id: Option<u32>) {
+        self.circuits.storing = self.circuits.storing.saturating_sub(1);
+        let own = id.and_then(|id| self.circuits.own.get_mut(&id));
+        own.and_then(|own| own.next_hop.as_mut()).into_iter().for_each(|hop| hop.stored = true);
+    }
+
+    // Times.
+
+    /// What is due on own circuits.
+    pub(super) fn own_due(&mut self, now: Now) {
+        let due = |own: &Own| own.poll_timeout() <= now.at;
+        let ids: Vec<u32> = self.circuits.own.iter().filter(|(_, o)| due(o)).map(|(id, _)| *id).collect();
+        for id in ids {
+            if self.circuits.own.get(&id).and_then(|o| o.search.as_ref()).is_some_and(|s| s.until <= now.at) {
+                self.own_failed(now, id);
+                continue;
+            }
+            self.own_slot(now, id);
+        }
+    }
+
+    /// The time of a cell has come, as it was drawn. A question without an answer by now ends the
+    /// circuit.
+    fn own_slot(&mut self, now: Now, id: u32) {
+        let law = self.circuits.law;
+        let Self { circuits, rng, .. } = self;
+        let Some(own) = circuits.own.get_mut(&id).filter(|o| o.next_at <= now.at) else { return };
+        own.next_at += law.gap(rng, own.quick);
+        if own.waiting.is_some() {
+            return self.own_failed(now, id);
+        }
+        let in_use = matches!(own.purpose, Use::Fetch(..));
+        if now.at >= own.until && !in_use {
+            return self.own_over(now, id);
+        }
+        let wait = own.response + Law::draw(rng, Duration::ZERO, law.jitter);
+        let wait = wait.saturating_sub(own.round_trip).max(SHORTEST_WAIT);
+        if own.purpose == Use::Building {
+            let Some(NextHop { entry, stored: true }) = own.next_hop.take() else {
+                return self.own_failed(now, id);
+            };
+            let Ok((building, message)) = Building::start(&entry.key, entry.epoch, rng) else {
+                return self.own_failed(now, id);
+            };
+            own.waiting = Some(Waiting::Extend { building });
+            circuits.note_own_create(message, id);
+            let create = Create { epoch: entry.epoch, message };
+            self.own_send(now, id, 0, &Relayed::Extend { handle: entry.handle, create, wait });
+        } else {
+            own.waiting = Some(Waiting::Ping { sent: now.at, wait });
+            self.own_send(now, id, 0, &Relayed::Ping(wait));
+        }
+    }
+
+    // Cells.
+
+    fn own_send(&mut self, now: Now, id: u32, stream: StreamId, message: &Relayed) {
+        self.own_cell(now, id, |body| message.write(stream, body));
+    }
+
+    /// Sends a cell: it waits in the same queue and for the same credit as a cell that is passed on.
+    fn own_cell(&mut self, now: Now, id: u32, write: impl FnOnce(&mut Body)) {
+        let Self { circuits, connections, rng, .. } = self;
+        let Some(own) = circuits.own.get_mut(&id) else { return };
+        let open = connections.get_mut(&own.at.0).and_then(connections::Connection::open);
+        let Some(open) = open.filter(|open| open.link.relayed(own.at.1) < MAX_WAITING) else {
+            return self.own_failed(now, id);
+        };
+        let mut body = [0; BODY_LEN];
+        write(&mut body);
+        own.layers.seal(&mut body, rng);
+        open.link.relay(now.at, own.at.1, &body);
+        let conn = own.at.0;
+        self.count_relayed(conn);
+    }
+
+    /// A cell came back from the guard.
+    pub(super) fn own_cell_came(&mut self, now: Now, id: u32, body: &mut Body) {
+        let Some(own) = self.circuits.own.get_mut(&id) else { return };
+        if own.layers.open(body).is_err() {
+            return self.own_failed(now, id);
+        }
+        if let Some((stream, record)) = peek_record(body) {
+            return self.own_record(now, id, stream, record);
+        }
+        let good = match Relayed::read(body) {
+            Ok((0, Relayed::Extended { message, took })) => self.own_extended(now, id, message, took),
+            Ok((0, Relayed::Pong)) => match own.waiting.take() {
+                Some(Waiting::Ping { sent, wait }) => {
+                    // The nearest that the end ever was.
+                    own.round_trip = own.round_trip.min(now.at.saturating_sub(sent + wait));
+                    true
+                }
+                _ => false,
+            },
+            Ok((stream, Relayed::Opened(message))) => self.own_answered(now, id, stream, &message),
+            Ok((stream, Relayed::Refused)) => self.own_refused(now, id, stream),
+            Ok((stream, Relayed::Close)) => self.own_closed(now, id, stream),
+            _ => false,
+        };
+        if !good {
+            self.own_failed(now, id);
+        }
+    }
+
+    fn own_extended(&mut self, now: Now, id: u32, message: Option<Vec<u8>>, took: Duration) -> bool {
+        let Some(own) = self.circuits.own.get_mut(&id) else { return true };
+        let Some(Waiting::Extend { building }) = own.waiting.take() else { return false };
+        let Some(message) = message else { return false };
+        own.round_trip += took;
+        self.hop_answered(now, id, building, &message);
+        true
+    }
+
+    // Requests and streams.
+
+    /// Asks the end of a circuit for an object.
+    pub(super) fn own_search(
+        &mut self,
+        now: Now,
+        id: u32,
+        fetch: FetchId,
+        cap: &VerifyCap,
+    ) -> Option<StreamId> {
+        let rng = self.rng.fork();
+        let psk = cap.tunnel_psk();
+        let noise = Handshake::initiate(Pattern::Tunnel, &psk, TUNNEL_PROLOGUE, &mut rng.clone());
+        let message = noise.and_then(|mut noise| noise.write(&[])).ok()?;
+        let locator = cap.locator().at_hour(self.common_time(now).hour());
+        let nonce: [u8; 16] = self.rng.bytes();
+        let own = self.circuits.own.get_mut(&id)?;
+        let base = own.next_stream;
+        own.next_stream = base.checked_add(MAX_ANSWERS.into())?;
+        own.purpose = Use::Fetch(fetch, cap.root);
+        own.search = Some(OwnSearch { fetch, base, answered: 0, rng, psk, until: now.at + SEARCH_PATIENCE });
+        self.circuits.note_own_nonce(nonce);
+        let request = Relayed::Open { locator, spread: MAX_SPREAD, want: MAX_ANSWERS, nonce, message };
+        self.own_send(now, id, base, &request);
+        Some(base)
+    }
+
+    /// Somebody near the end has it.
+    fn own_answered(&mut self, now: Now, id: u32, stream: StreamId, message: &[u8]) -> bool {
+        let Some(own) = self.circuits.own.get_mut(&id) else { return true };
+        let Some(search) = own.search.as_mut() else {
+            // The request was taken back meanwhile.
+            let known = stream < own.next_stream;
+            self.own_send(now, id, stream, &Relayed::Close);
+            return known;
+        };
+        if u32::from(stream) != u32::from(search.base) + u32::from(search.answered)
+            || search.answered >= MAX_ANSWERS
+        {
+            return false;
+        }
+        search.answered += 1;
+        let (fetch, base) = (search.fetch, search.base);
+        if search.answered >= MAX_ANSWERS {
+            search.until = Duration::MAX;
+        }
+        let noise =
+            Handshake::initiate(Pattern::Tunnel, &search.psk, TUNNEL_PROLOGUE, &mut search.rng.clone());
+        let session = noise.and_then(|mut noise| {
+            noise.write(&[])?;
+            noise.read(message)?;
+            noise.into_session()
+        });
+        let session_id = (OWN | id, CircId::from(stream));
+        if stream != base
+            && let Some(state) = self.fetches.get_mut(&fetch)
+        {
+            let state_of = SourceState::Asked(session_id);
+            state.sources.push(Source {
+                friend: FriendKey([0; 32]),
+                links: ONION,
+                state: state_of,
+                failures: 0,
+            });
+        }
+        match session {
+            Ok(seal) => {
+                let stream_of = OwnStream { fetch, seal, assembler: Assembler::default() };
+                if let Some(own) = self.circuits.own.get_mut(&id) {
+                    own.streams.insert(stream, stream_of);
+                }
+                self.session_ready(now, session_id.0, session_id.1, fetch);
+            }
+            // Who cannot prove the capability does not hold the object.
+            Err(_) => {
+                self.session_gone(now, session_id.0, session_id.1, fetch, Gone::Lost);
+                self.own_send(now, id, stream, &Relayed::Close);
+            }
+        }
+        true
+    }
+
+    /// Nobody more answers.
+    fn own_refused(&mut self, now: Now, id: u32, stream: StreamId) -> bool {
+        let Some(own) = self.circuits.own.get_mut(&id) else { return true };
+        let known = stream < own.next_stream;
+        let (pair, slot) = (own.pair, own.slot);
+        let Some(search) = own.search.take_if(|s| s.base == stream) else { return known };
+        if search.answered == 0 {
+            if let Use::Fetch(_, root) = own.purpose {
+                own.purpose = Use::Spent(root);
+            }
+            self.circuit_had_nothing(now, search.fetch, (OWN | id, stream.into()), (pair, slot));
+        }
+        true
+    }
+
+    fn own_record(&mut self, now: Now, id: u32, stream: StreamId, record: &[u8]) {
+        let Some(own) = self.circuits.own.get_mut(&id) else { return };
+        let known = stream < own.next_stream;
+        let Some(open) = own.streams.get_mut(&stream) else {
+            // It was just closed from this side; anything else was never asked for.
+            if !known {
+                self.own_failed(now, id);
+            }
+            return;
+        };
+        let fetch = open.fetch;
+        let mut plain = [0; TUNNEL_RECORD_LEN];
+        let mut messages = Vec::new();
+        let opened = open_record(&mut open.seal, record, &mut plain);
+        let fed = opened.and_then(|bytes| Ok(open.assembler.feed(bytes, &mut messages)?));
+        if fed.is_err() {
+            return self.end_badly(now, OWN | id, stream.into());
+        }
+        for message in messages {
+            self.fetch_message(now, OWN | id, stream.into(), fetch, message);
+        }
+    }
+
+    /// The end closed a stream.
+    fn own_closed(&mut self, now: Now, id: u32, stream: StreamId) -> bool {
+        let Some(own) = self.circuits.own.get_mut(&id) else { return true };
+        let known = stream < own.next_stream;
+        if let Some(gone) = own.streams.remove(&stream) {
+            self.session_gone(now, OWN | id, stream.into(), gone.fetch, Gone::Lost);
+        }
+        known
+    }
+
+    /// Ends a stream, or a request that has no answer yet.
+    pub(super) fn end_own_stream(&mut self, now: Now, id: u32, stream: StreamId) {
+        let Some(own) = self.circuits.own.get_mut(&id) else { return };
+        let gone = own.streams.remove(&stream).map(|s| s.fetch);
+        let asked = own.search.take_if(|s| s.base == stream && s.answered == 0).map(|s| s.fetch);
+        if let Some(fetch) = gone.or(asked) {
+            self.session_gone(now, OWN | id, stream.into(), fetch, Gone::Lost);
+            self.own_send(now, id, stream, &Relayed::Close);
+        }
+    }
+
+    /// The fetch that a stream is for.
+    pub(super) fn own_stream_fetch(&self, id: u32, stream: CircId) -> Option<FetchId> {
+        let streams = &self.circuits.own.get(&id)?.streams;
+        streams.get(&(stream as StreamId)).map(|s| s.fetch)
+    }
+
+    /// A fetch does not need its circuit any more. It stays until its own end, for this object alone.
+    pub(super) fn leave_circuit(&mut self, fetch: FetchId) {
+        for own in self.circuits.own.values_mut() {
+            if let Use::Fetch(by, root) = own.purpose
+                && by == fetch
+            {
+                own.purpose = Use::Spent(root);
+                own.search = None;
+            }
+        }
+    }
+
+    /// Streams of a fetch, and requests for it.
+    pub(super) fn own_streams_of(&self, fetch: FetchId) -> Vec<At> {
+        let mut out = Vec::new();
+        for (id, own) in &self.circuits.own {
+            let mine = own.streams.iter().filter(|(_, s)| s.fetch == fetch).map(|(stream, _)| *stream);
+            let asked = own.search.iter().filter(|s| s.fetch == fetch && s.answered == 0).map(|s| s.base);
+            out.extend(mine.chain(asked).map(|stream| (OWN | id, CircId::from(stream))));
+        }
+        out
+    }
+
+    /// Sends a message of a session through a circuit.
+    pub(super) fn own_say(&mut self, now: Now, id: u32, stream: StreamId, message: Message) {
+        let mut queue = ByteQueue::default();
+        message.push_to(&mut queue);
+        while !queue.is_empty() {
+            let open = self.circuits.own.get_mut(&id).and_then(|own| own.streams.get_mut(&stream));
+            let Some(open) = open else { return };
+            let mut record = [0; TUNNEL_RECORD_LEN];
+            if seal_next(&mut open.seal, &mut queue, &mut record).is_err() {
+                return self.own_failed(now, id);
+            }
+            self.own_cell(now, id, |body| write_record(stream, &record, body));
+        }
+    }
+
+    // Ends.
+
+    /// A circuit failed: the route's failure is counted, and its streams are lost.
+    pub(super) fn own_failed(&mut self, now: Now, id: u32) {
+        let Some(own) = self.circuits.own.get(&id) else { return };
+        let playback = matches!(own.purpose, Use::Fetch(..));
+        let (pair, slot, reached) = (own.pair, own.slot, own.layers.len());
+        let unix_ms = self.common_time(now).unix_ms;
+        let before = self.circuits.routes.clone();
+        self.circuits.routes.failed(pair, slot, reached, unix_ms, playback);
+        if self.circuits.routes != before {
+            self.keep_routes();
+        }
+        self.own_over(now, id);
+    }
+
+    /// Ends a circuit, as relays do: after a random time.
+    pub(super) fn own_over(&mut self, now: Now, id: u32) {
+        let Some(own) = self.circuits.own.remove(&id) else { return };
+        self.end_circuit_side(now, own.at);
+        self.own_gone(now, id, own);
+    }
+
+    /// The link to the first relay is gone.
+    pub(super) fn own_lost(&mut self, now: Now, id: u32) {
+        if let Some(own) = self.circuits.own.remove(&id) {
+            self.own_gone(now, id, own);
+        }
+    }
+
+    fn own_gone(&mut self, now: Now, id: u32, own: Own) {
+        for (stream, gone) in own.streams {
+            self.session_gone(now, OWN | id, stream.into(), gone.fetch, Gone::Lost);
+        }
+        if let Some(search) = own.search.filter(|s| s.answered == 0) {
+            self.session_gone(now, OWN | id, search.base.into(), search.fetch, Gone::Lost);
+        }
+    }
+
+    /// A `CREATE` came here. If it is one of this node's own, a relay of that circuit is this node.
+    pub(super) fn own_came_back(&mut self, message: &[u8; CREATE_LEN]) {
+        let circuits = &mut self.circuits;
+        let Some(id) = circuits.own_of_create(message) else { return };
+        if let Some(own) = circuits.own.get_mut(&id) {
+            own.looped = true;
+            let (pair, slot, hop) = (own.pair, own.slot, own.layers.len());
+            circuits.routes.unsuitable(pair, slot, hop);
+            self.keep_routes();
+        }
+    }
+}

@@ -1,0 +1,873 @@
+//! Circuits of others: making them, making them longer, passing their cells on, and being their end.
+//! Page: `docs/protocol/circuit.md`.
+//!
+//! Invariant: a relay knows the link before it and the link after it and nothing else. Whatever is
+//! wrong with a cell (changed, replayed, out of order, unexpected, unknown) ends the circuit, on both
+//! sides after a random time and without a reason. What is asked of the end is answered after the time
+//! that the builder named, whatever came of it.
+
+use super::connections::{CREDIT_TICK, Connection};
+use super::tunnels::{TUNNEL_PROLOGUE, Timer};
+use super::*;
+use crate::cell::{self, BODY_LEN, Command, TunOpen};
+use crate::circuit::{CREATED_LEN, Create, Relayed, StreamId, decode_created, peek_record, write_record};
+use crate::handle::{Handle, encode_list};
+use crate::link::{Broken, TUNNEL_RECORD_LEN, TUNNEL_STREAM_LEN, open_record, seal_next};
+use crate::schedule::{Class, Flow};
+use crate::session::{Assembler, ByteQueue, Message};
+use crate::tunnel::{Role, Serving, Tunnel};
+use kith_crypto::circuit::{Body, RelayLayer};
+use kith_crypto::noise::{Handshake, Pattern, Session};
+
+/// Circuits on one link, by the side that made them, and in all.
+const MAX_ON_LINK: usize = 64;
+const MAX_CIRCUITS_IN_ALL: usize = 1024;
+/// Streams that a circuit may have had; a builder has one request a circuit, with up to four answers.
+const MAX_STREAMS: usize = 64;
+/// Pings that wait for their time.
+const MAX_PINGS: u8 = 4;
+/// `DESTROY` is passed on after up to so many milliseconds (decision 18).
+const DESTROY_MS: u64 = 500;
+/// A circuit without a cell for so long is over: builders send one a minute.
+const IDLE: Duration = Duration::from_secs(3600);
+const SWEEP: Duration = Duration::from_secs(600);
+/// Friends that one request spreads to.
+const MAX_SPREAD_TO: usize = 16;
+/// Friends that one request is passed straight on to.
+const MAX_ONWARD: usize = 4;
+const REFUSE_AFTER: Duration = Duration::from_secs(3);
+/// So long a request is known again.
+const NONCE_LIFE: Duration = Duration::from_secs(60);
+const MAX_NONCES: usize = 4096;
+
+/// One place: a circuit or tunnel on a connection.
+pub(crate) type At = (ConnId, CircId);
+
+/// A circuit of somebody else's through this node, or to it.
+#[derive(Debug)]
+pub(crate) struct RelayCircuit {
+    layer: RelayLayer,
+    place: Place,
+    last_cell: Duration,
+}
+
+/// Where this node stands in a circuit.
+#[derive(Debug)]
+enum Place {
+    End(Box<End>),
+    Middle(At),
+}
+
+/// What the end of a circuit does for its builder.
+#[derive(Debug, Default)]
+struct End {
+    extending: Option<Extending>,
+    pings: u8,
+    search: Option<Search>,
+    streams: BTreeMap<StreamId, Stream>,
+    /// Streams below this were opened at some time.
+    next_stream: u32,
+    /// From where each cell came that waits to leave towards the builder; `None`: made here.
+    sources: VecDeque<Option<At>>,
+}
+
+#[derive(Debug)]
+struct Extending {
+    next: Option<At>,
+    asked: Duration,
+    answer: Option<(Vec<u8>, Duration)>,
+}
+
+/// A request of the builder's that waits for answers.
+#[derive(Debug)]
+struct Search {
+    base: StreamId,
+    want: u8,
+    answered: u8,
+    others: Vec<At>,
+}
+
+#[derive(Debug)]
+enum Stream {
+    /// Goes on in a tunnel, in which so many cells wait.
+    Tunnel { at: At, queued: u32 },
+    /// This node has the object itself.
+    Here(Box<Here>),
+}
+
+#[derive(Debug)]
+pub(super) struct Here {
+    serving: Serving,
+    assembler: Assembler,
+    seal: Session,
+}
+
+impl RelayCircuit {
+    fn end(&mut self) -> Option<&mut End> {
+        match &mut self.place {
+            Place::End(end) => Some(end),
+            Place::Middle(_) => None,
+        }
+    }
+
+    /// What this node serves to the builder itself.
+    pub(crate) fn serving(&mut self) -> Option<&mut Serving> {
+        self.end()?.streams.values_mut().find_map(|stream| match stream {
+            Stream::Here(here) => Some(&mut here.serving),
+            Stream::Tunnel { .. } => None,
+        })
+    }
+}
+
+impl Core {
+    fn relay_circuit(&mut self, at: At) -> Option<&mut RelayCircuit> {
+        match &mut self.tunnel(at.0, at.1)?.role {
+            Role::CircuitIn(circuit) => Some(circuit),
+            _ => None,
+        }
+    }
+
+    fn circuit_end(&mut self, at: At) -> Option<&mut End> {
+        self.relay_circuit(at)?.end()
+    }
+
+    fn circuits_on(&self, conn: ConnId, half: CircId) -> usize {
+        let open = self.connections.get(&conn).and_then(Connection::peek);
+        open.map_or(0, |o| o.tunnels.iter().filter(|(c, t)| *c % 2 == half % 2 && !t.is_tunnel()).count())
+    }
+
+    // Making.
+
+    /// A friend asks for a circuit to this node. What cannot be is not answered: whoever asked on
+    /// somebody's behalf says so at its own time.
+    pub(super) fn create_came(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        circ: CircId,
+        create: &Create,
+    ) -> Result<(), Broken> {
+        let open = self.open_link(conn).ok_or(Broken)?;
+        let ours_are_even = open.next_circ.is_multiple_of(2);
+        if circ.is_multiple_of(2) == ours_are_even || open.tunnels.contains_key(&circ) {
+            return Err(Broken);
+        }
+        let Some(from) = self.friend_of(conn) else { return Err(Broken) };
+        let room = self.circuits_on(conn, circ) < MAX_ON_LINK
+            && self.circuits.relayed < MAX_CIRCUITS_IN_ALL
+            && self.relayed < self.budgets.relayed_cells / 4 * 3;
+        let list = self.handle_list(now, from);
+        let Self { friends, circuits, rng, .. } = self;
+        let Some(friend) = friends.get_mut(&from) else { return Ok(()) };
+        // The limit comes first: nothing is computed beyond it.
+        let may = circuits.settings.relay && room && friend.onion.creates.take(now.at);
+        let Some(key) = friend.onion.own_key(create.epoch).filter(|_| may) else { return Ok(()) };
+        let answered =
+            kith_crypto::circuit::answer(key, create.epoch, &create.message, &encode_list(&list), rng);
+        let Ok((layer, message)) = answered else { return Ok(()) };
+        let circuit = RelayCircuit { layer, place: Place::End(Box::default()), last_cell: now.at };
+        let flow = Flow { class: Class::Onion, from: conn };
+        if let Some(open) = self.open_link(conn) {
+            open.tunnels.insert(circ, Tunnel { flow, ..Tunnel::new(Role::CircuitIn(Box::new(circuit))) });
+            open.link.open_circuit(circ, flow);
+        }
+        self.circuits.relayed += 1;
+        self.urgent(now, conn, circ, Command::Created, message);
+        // It is completed like any other, also if it is this node's own that found its way back.
+        self.own_came_back(&create.message);
+        Ok(())
+    }
+
+    /// A relay answered a `CREATE`.
+    pub(super) fn created_came(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        circ: CircId,
+        body: &[u8],
+    ) -> Result<(), Broken> {
+        let message = decode_created(body)?;
+        match self.tunnel(conn, circ).map(|t| &t.role) {
+            Some(Role::CircuitOut { circuit }) => {
+                let circuit = *circuit;
+                let at = (conn, circ);
+                let waits = self.circuit_end(circuit).and_then(|end| end.extending.as_mut());
+                match waits.filter(|e| e.next == Some(at) && e.answer.is_none()) {
+                    Some(extending) => {
+                        extending.answer = Some((message, now.at.saturating_sub(extending.asked)));
+                        Ok(())
+                    }
+                    None => Err(Broken),
+                }
+            }
+            Some(Role::Origin { own }) => {
+                let own = *own;
+                self.own_created(now, own, &message);
+                Ok(())
+            }
+            // It came too late.
+            None | Some(Role::Ending) => Ok(()),
+            Some(_) => Err(Broken),
+        }
+    }
+
+    /// Begins a circuit on a link, for a circuit that goes on there or one of this node's own.
+    pub(super) fn begin_circuit(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        role: Role,
+        from: ConnId,
+        create: &Create,
+    ) -> Option<CircId> {
+        let next = self.open_link(conn)?.next_circ;
+        if self.circuits_on(conn, next) >= MAX_ON_LINK {
+            return None;
+        }
+        let flow = Flow { class: Class::Onion, from };
+        let open = self.open_link(conn)?;
+        let circ = open.next_circ;
+        open.next_circ = open.next_circ.checked_add(2)?;
+        open.tunnels.insert(circ, Tunnel { flow, ..Tunnel::new(role) });
+        open.link.open_circuit(circ, flow);
+        self.urgent(now, conn, circ, Command::Create, create.encode());
+        self.tunnel(conn, circ).map(|_| circ)
+    }
+
+    // Cells.
+
+    /// A cell of a circuit came.
+    pub(super) fn relay_came(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        circ: CircId,
+        body: &cell::Body,
+    ) -> Result<(), Broken> {
+        let at = (conn, circ);
+        let Some(open) = self.open_link(conn) else { return Ok(()) };
+        let who = open.who;
+        let Some(tunnel) = open.tunnels.get_mut(&circ) else {
+            open.account.stray_cell(now);
+            return Ok(());
+        };
+        let class = tunnel.flow.class;
+        if matches!(tunnel.role, Role::Ending) {
+            open.account.stray_cell(now);
+            return Ok(());
+        }
+        let unpaid = tunnel.window.arrived()?;
+        if unpaid {
+            self.owe_for_cell(now, conn, class);
+        }
+        let mut body: Body = *body;
+        match self.tunnel(conn, circ).map(|t| &mut t.role) {
+            Some(Role::CircuitIn(circuit)) => {
+                circuit.last_cell = now.at;
+                if circuit.layer.forward(&mut body).is_err() {
+                    self.kill_circuit(now, at);
+                    return Ok(());
+                }
+                match circuit.place {
+                    Place::Middle(next) => self.pass_cell(now, who, next, &body),
+                    Place::End(_) => self.end_cell_came(now, at, &body),
+                }
+            }
+            Some(Role::CircuitOut { circuit }) => {
+                let circuit = *circuit;
+                match self.relay_circuit(circuit) {
+                    Some(RelayCircuit { layer, place: Place::Middle(next), last_cell }) if *next == at => {
+                        *last_cell = now.at;
+                        layer.backward(&mut body);
+                        self.pass_cell(now, who, circuit, &body);
+                    }
+                    // Before the circuit goes on there for its builder.
+                    _ => self.kill_circuit(now, circuit),
+                }
+            }
+            Some(Role::Origin { own }) => {
+                let own = *own;
+                self.used_up(now, at, 1);
+                if let Who::Friend(key) = who
+                    && let Some(friend) = self.friends.get_mut(&key)
+                {
+                    friend.traffic.received += cell::CELL_LEN as u64;
+                }
+                self.own_cell_came(now, own, &mut body);
+            }
+            _ => return Err(Broken),
+        }
+        Ok(())
+    }
+
+    /// Passes a cell on; it is counted at the friend that it came from.
+    fn pass_cell(&mut self, now: Now, from: Who, to: At, body: &Body) {
+        if let Some(next) = self.open_link(to.0) {
+            next.link.relay(now.at, to.1, body);
+        }
+        self.count_relayed(to.0);
+        self.shed_relayed(now);
+        if let Who::Friend(key) = from
+            && let Some(friend) = self.friends.get_mut(&key)
+        {
+            friend.traffic.relayed += cell::CELL_LEN as u64;
+        }
+    }
+
+    /// Cells of a circuit or tunnel were used up here: their room can be given again.
+    fn used_up(&mut self, now: Now, at: At, cells: u32) {
+        if let Some(open) = self.open_link(at.0)
+            && let Some(tunnel) = open.tunnels.get_mut(&at.1)
+        {
+            tunnel.window.consumed(cells);
+            open.credit_at.get_or_insert(now.at + CREDIT_TICK);
+        }
+    }
+
+    fn passed_on(&mut self, now: Now, from: At, cells: u32, delay: Duration) {
+        let delays = self.budgets.delays;
+        if let Some(tunnel) = self.tunnel(from.0, from.1) {
+            tunnel.window.waited(delay, delays);
+        }
+        self.used_up(now, from, cells);
+    }
+
+    /// Cells of a circuit left on a link.
+    pub(super) fn circuit_cells_left(&mut self, now: Now, at: At, cells: u32, delay: Duration) {
+        let role = self.tunnel(at.0, at.1).map(|t| &mut t.role);
+        match role {
+            Some(Role::CircuitOut { circuit }) => {
+                let circuit = *circuit;
+                self.passed_on(now, circuit, cells, delay);
+            }
+            Some(Role::Spliced { circuit, stream }) => {
+                let (circuit, stream) = (*circuit, *stream);
+                let stream = self.circuit_end(circuit).and_then(|end| end.streams.get_mut(&stream));
+                if let Some(Stream::Tunnel { queued, .. }) = stream {
+                    *queued = queued.saturating_sub(cells);
+                }
+                self.passed_on(now, circuit, cells, delay);
+            }
+            Some(Role::CircuitIn(circuit)) => match &mut circuit.place {
+                Place::Middle(next) => {
+                    let next = *next;
+                    self.passed_on(now, next, cells, delay);
+                }
+                Place::End(end) => {
+                    let serves = end.streams.values().any(|s| matches!(s, Stream::Here(_)));
+                    let left = (cells as usize).min(end.sources.len());
+                    let from: Vec<At> = end.sources.drain(..left).flatten().collect();
+                    for source in from {
+                        self.passed_on(now, source, 1, delay);
+                    }
+                    if serves {
+                        self.serve_more(now, at.0, at.1);
+                    }
+                }
+            },
+            _ => {}
+        }
+    }
+
+    // The end.
+
+    /// Sends something to the builder: through the same queue as cells that are passed on.
+    fn tell_builder(&mut self, now: Now, at: At, source: Option<At>, write: impl FnOnce(&mut Body)) {
+        let Self { connections, rng, .. } = self;
+        let Some(open) = connections.get_mut(&at.0).and_then(Connection::open) else { return };
+        let Some(Tunnel { role: Role::CircuitIn(circuit), .. }) = open.tunnels.get_mut(&at.1) else { return };
+        let RelayCircuit { layer, place: Place::End(end), .. } = circuit.as_mut() else { return };
+        let mut body = [0; BODY_LEN];
+        write(&mut body);
+        layer.originate(&mut body, rng);
+        end.sources.push_back(source);
+        open.link.relay(now.at, at.1, &body);
+        self.count_relayed(at.0);
+        self.shed_relayed(now);
+    }
+
+    fn tell(&mut self, now: Now, at: At, stream: StreamId, message: &Relayed) {
+        self.tell_builder(now, at, None, |body| message.write(stream, body));
+    }
+
+    fn end_cell_came(&mut self, now: Now, at: At, body: &Body) {
+        if let Some((stream, record)) = peek_record(body) {
+            return self.record_from_builder(now, at, stream, record);
+        }
+        self.used_up(now, at, 1);
+        let good = match Relayed::read(body) {
+            Ok((0, Relayed::Extend { handle, create, wait })) => self.extend(now, at, handle, &create, wait),
+            Ok((0, Relayed::Ping(wait))) => self.pinged(now, at, wait),
+            Ok((stream, Relayed::Open { locator, spread, want, nonce, message })) if stream > 0 => {
+                let request = TunOpen { locator, hops_left: 0, sealed: true, spreads: false, nonce, message };
+                self.search(now, at, stream, (spread, want), &request)
+            }
+            Ok((stream, Relayed::Close)) if stream > 0 => self.builder_closed(now, at, stream),
+            // Unknown, unexpected, or what only the end says.
+            _ => false,
+        };
+        if !good {
+            self.kill_circuit(now, at);
+        }
+    }
+
+    /// Makes the circuit longer. The answer leaves after `wait`, whatever comes of it.
+    fn extend(&mut self, now: Now, at: At, handle: Handle, create: &Create, wait: Duration) -> bool {
+        let Some(end) = self.circuit_end(at) else { return false };
+        if end.extending.is_some() || end.search.is_some() || end.next_stream > 0 {
+            return false;
+        }
+        end.extending = Some(Extending { next: None, asked: now.at, answer: None });
+        self.at(now.at + wait, at.0, at.1, Timer::Extended(at));
+        let from = self.friend_of(at.0);
+        // Oneself, back, no friend, off line, not a relay, too many: all the same.
+        let to = self.friend_by_handle(now, handle).filter(|to| Some(*to) != from);
+        let link = to.and_then(|to| Some((to, self.relay_link(to)?.0)));
+        let Some((to, conn)) = link else { return true };
+        let may = self.friends.get_mut(&to).is_some_and(|f| f.onion.extends.take(now.at));
+        if may
+            && let Some(circ) = self.begin_circuit(now, conn, Role::CircuitOut { circuit: at }, at.0, create)
+        {
+            let extending = self.circuit_end(at).and_then(|end| end.extending.as_mut());
+            extending.into_iter().for_each(|e| e.next = Some((conn, circ)));
+        }
+        true
+    }
+
+    pub(super) fn extended(&mut self, now: Now, at: At) {
+        let Some(extending) = self.circuit_end(at).and_then(|end| end.extending.take()) else { return };
+        let Extending { next, answer, .. } = extending;
+        match (next, answer) {
+            (Some(next), Some((message, took))) => {
+                self.tell(now, at, 0, &Relayed::Extended { message: Some(message), took });
+                if let Some(circuit) = self.relay_circuit(at) {
+                    circuit.place = Place::Middle(next);
+                }
+            }
+            (next, _) => {
+                self.tell(now, at, 0, &Relayed::Extended { message: None, took: Duration::ZERO });
+                next.into_iter().for_each(|next| self.end_circuit_side(now, next));
+            }
+        }
+    }
+
+    fn pinged(&mut self, now: Now, at: At, wait: Duration) -> bool {
+        match self.circuit_end(at) {
+            Some(end) if end.extending.is_none() && end.pings < MAX_PINGS => {
+                end.pings += 1;
+                self.at(now.at + wait, at.0, at.1, Timer::Pong(at));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) fn pong(&mut self, now: Now, at: At) {
+        if let Some(end) = self.circuit_end(at) {
+            end.pings = end.pings.saturating_sub(1);
+            self.tell(now, at, 0, &Relayed::Pong);
+        }
+    }
+
+    // Requests.
+
+    /// Looks for an object near this end of a circuit. Nobody, off line and refused look alike:
+    /// nothing, until `REFUSED` after three seconds.
+    fn search(
+        &mut self,
+        now: Now,
+        at: At,
+        base: StreamId,
+        (spread, want): (u8, u8),
+        request: &TunOpen,
+    ) -> bool {
+        let Some(end) = self.circuit_end(at) else { return false };
+        let after = u32::from(base) + u32::from(want);
+        let fresh = u32::from(base) >= end.next_stream && after <= u32::from(StreamId::MAX);
+        if end.extending.is_some() || end.search.is_some() || !fresh || end.streams.len() >= MAX_STREAMS {
+            return false;
+        }
+        end.next_stream = after;
+        end.search = Some(Search { base, want, answered: 0, others: Vec::new() });
+        self.at(now.at + REFUSE_AFTER, at.0, at.1, Timer::SearchOver(at, base));
+        let Some(from) = self.friend_of(at.0) else { return true };
+        let may = self.within(from, now, |asks| &mut asks.opens);
+        let may = may && self.friends.get_mut(&from).is_some_and(|f| f.onion.spreads.take(now.at));
+        if !may || !self.note_nonce(now, request.nonce) {
+            return true;
+        }
+        let others = self.spread(now, at.0, from, spread, request, Role::Sought { circuit: at });
+        if let Some(search) = self.circuit_end(at).and_then(|end| end.search.as_mut()) {
+            search.others = others;
+        }
+        if let Some(root) = self.catalogue.located(&request.locator)
+            && self.held.contains_key(&root)
+            && self.serves_circuits(from, &root)
+        {
+            self.offer_here(now, at, from, base, root, request);
+        }
+        true
+    }
+
+    /// Remembers a request; false when it came before.
+    pub(super) fn note_nonce(&mut self, now: Now, nonce: [u8; 16]) -> bool {
+        let nonces = &mut self.circuits.nonces;
+        nonces.retain(|_, until| *until > now.at);
+        if nonces.len() >= MAX_NONCES {
+            return false;
+        }
+        nonces.insert(nonce, now.at + NONCE_LIFE).is_none()
+    }
+
+    /// Sends a request on: straight to where the catalogue says that the object is, or to all friends
+    /// over `left` more links. `from` gets nothing back.
+    pub(super) fn spread(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        from: FriendKey,
+        left: u8,
+        request: &TunOpen,
+        role: Role,
+    ) -> Vec<At> {
+        let flow = Flow { class: Class::Onion, from: conn };
+        let link_of = |core: &Self, friend: &FriendKey| core.friends.get(friend).and_then(|f| f.link);
+        let onward = self.catalogue.located(&request.locator).map(|root| self.catalogue.onward(&root));
+        let onward = onward.unwrap_or_default().into_iter().filter(|(friend, _)| *friend != from);
+        let straight = onward.filter_map(|(friend, links)| Some((link_of(self, &friend)?, links - 1, false)));
+        let mut to: Vec<(ConnId, u8, bool)> = straight.take(MAX_ONWARD).collect();
+        if to.is_empty()
+            && let Some(left) = left.checked_sub(1)
+        {
+            let knows = |(key, f): &(&FriendKey, &Friend)| **key != from && f.onion.knows;
+            let links = self.friends.iter().filter(knows).filter_map(|(_, f)| f.link);
+            to = links.map(|conn| (conn, left, true)).collect();
+            // Not always the same ones, where there are many.
+            while to.len() > MAX_SPREAD_TO {
+                let out = self.rng.range(0, to.len() as u64 - 1) as usize;
+                to.swap_remove(out);
+            }
+        }
+        let mut others = Vec::new();
+        for (next, hops_left, spreads) in to {
+            let request = TunOpen { hops_left, spreads, ..request.clone() };
+            let role = match &role {
+                Role::Sought { circuit } => Role::Sought { circuit: *circuit },
+                _ => Role::Passed,
+            };
+            if let Some(circ) = self.begin_tunnel(now, next, role, flow, &request) {
+                others.push((next, circ));
+            }
+        }
+        others
+    }
+
+    /// A tunnel that was sought for a circuit stands.
+    pub(super) fn sought_answered(&mut self, now: Now, at: At, circuit: At, message: Vec<u8>) {
+        let search = self.circuit_end(circuit).and_then(|end| end.search.as_mut());
+        let Some(search) = search.filter(|s| s.answered < s.want && s.others.contains(&at)) else {
+            return self.end_tunnel(now, at.0, at.1, true);
+        };
+        let stream = search.base + StreamId::from(search.answered);
+        search.answered += 1;
+        search.others.retain(|other| *other != at);
+        let flow = Flow { class: Class::Onion, from: circuit.0 };
+        if let Some(open) = self.open_link(at.0)
+            && let Some(tunnel) = open.tunnels.get_mut(&at.1)
+        {
+            tunnel.role = Role::Spliced { circuit, stream };
+            open.link.open_tunnel(at.1, flow, crate::link::Outgoing::Relayed(VecDeque::new()));
+        }
+        self.stream_opened(now, circuit, stream, Stream::Tunnel { at, queued: 0 }, message);
+    }
+
+    fn stream_opened(&mut self, now: Now, circuit: At, id: StreamId, stream: Stream, message: Vec<u8>) {
+        if let Some(end) = self.circuit_end(circuit) {
+            end.streams.insert(id, stream);
+        }
+        self.tell(now, circuit, id, &Relayed::Opened(message));
+        let full = |s: &mut Search| s.answered >= s.want;
+        if let Some(search) = self.circuit_end(circuit).and_then(|end| end.search.take_if(full)) {
+            search.others.into_iter().for_each(|(c, k)| self.end_tunnel(now, c, k, true));
+        }
+    }
+
+    /// Three seconds after a request: who has not answered by now does not.
+    pub(super) fn search_over(&mut self, now: Now, at: At, base: StreamId) {
+        let is_it = |s: &mut Search| s.base == base;
+        let Some(search) = self.circuit_end(at).and_then(|end| end.search.take_if(is_it)) else { return };
+        search.others.into_iter().for_each(|(c, k)| self.end_tunnel(now, c, k, true));
+        self.tell(now, at, base, &Relayed::Refused);
+    }
+
+    /// This node has the object: it answers like somebody near would, after the holder's delay.
+    fn offer_here(
+        &mut self,
+        now: Now,
+        at: At,
+        from: FriendKey,
+        base: StreamId,
+        root: Root,
+        request: &TunOpen,
+    ) {
+        let may = self.open_link(at.0).is_some_and(|open| open.account.may_shake_hands(now));
+        let Some(psk) = self.held.get(&root).filter(|_| may).map(|h| h.cap.tunnel_psk()) else { return };
+        let Ok(mut noise) = Handshake::respond(Pattern::Tunnel, &psk, TUNNEL_PROLOGUE, &mut self.rng) else {
+            return;
+        };
+        let answer = noise.read(&request.message).and_then(|_| noise.write(&[]));
+        let (Ok(answer), Ok(seal)) = (answer, noise.into_session()) else { return };
+        let here = Here { serving: Serving::new(root), assembler: Assembler::default(), seal };
+        let wait = self.fixed_delay(&request.locator, from);
+        self.at(now.at + wait, at.0, at.1, Timer::Here(at, base, Box::new((answer, here))));
+    }
+
+    pub(super) fn here_answers(
+        &mut self,
+        now: Now,
+        at: At,
+        base: StreamId,
+        (message, here): (Vec<u8>, Here),
+    ) {
+        let Some(from) = self.friend_of(at.0) else { return };
+        if !self.serves_circuits(from, &here.serving.root) {
+            return;
+        }
+        let search = self.circuit_end(at).and_then(|end| end.search.as_mut());
+        let Some(search) = search.filter(|s| s.base == base && s.answered < s.want) else { return };
+        let stream = search.base + StreamId::from(search.answered);
+        search.answered += 1;
+        if let Some(open) = self.open_link(at.0) {
+            open.account.serving += 1;
+        }
+        self.stream_opened(now, at, stream, Stream::Here(Box::new(here)), message);
+    }
+
+    // Streams.
+
+    fn record_from_builder(&mut self, now: Now, at: At, id: StreamId, record: &[u8]) {
+        let Some(end) = self.circuit_end(at) else { return };
+        let known = u32::from(id) < end.next_stream;
+        match end.streams.get_mut(&id) {
+            Some(Stream::Tunnel { at: tunnel, queued }) => {
+                let tunnel = *tunnel;
+                *queued += 1;
+                let mut body = [0; BODY_LEN];
+                if let Some(to) = body.get_mut(..TUNNEL_RECORD_LEN) {
+                    to.copy_from_slice(record);
+                }
+                let who = self.open_link(at.0).map(|open| open.who);
+                who.into_iter().for_each(|who| self.pass_cell(now, who, tunnel, &body));
+            }
+            Some(Stream::Here(here)) => {
+                let mut plain = [0; TUNNEL_RECORD_LEN];
+                let mut messages = Vec::new();
+                let opened = open_record(&mut here.seal, record, &mut plain);
+                let fed = opened.and_then(|bytes| Ok(here.assembler.feed(bytes, &mut messages)?));
+                self.used_up(now, at, 1);
+                if fed.is_err() {
+                    return self.stream_over(now, at, id);
+                }
+                for message in messages {
+                    if self.serve(now, at.0, at.1, message).is_err() {
+                        return self.stream_over(now, at, id);
+                    }
+                }
+            }
+            // It was just closed from this side.
+            None if known => self.used_up(now, at, 1),
+            None => self.kill_circuit(now, at),
+        }
+    }
+
+    /// A cell of a tunnel that is joined to a circuit.
+    pub(super) fn spliced_cell(
+        &mut self,
+        now: Now,
+        at: At,
+        circuit: At,
+        stream: StreamId,
+        body: &cell::Body,
+    ) {
+        let who = self.open_link(at.0).map(|open| open.who);
+        let Some((record, rest)) = body.split_at_checked(TUNNEL_RECORD_LEN) else { return };
+        if rest.iter().any(|b| *b != 0) {
+            return self.end_tunnel(now, at.0, at.1, true);
+        }
+        self.tell_builder(now, circuit, Some(at), |body| write_record(stream, record, body));
+        if let Some(Who::Friend(key)) = who
+            && let Some(friend) = self.friends.get_mut(&key)
+        {
+            friend.traffic.relayed += cell::CELL_LEN as u64;
+        }
+    }
+
+    /// What the session of a builder with this node itself sends.
+    pub(super) fn say_here(&mut self, now: Now, at: At, message: Message) {
+        let mut queue = ByteQueue::default();
+        message.push_to(&mut queue);
+        while !queue.is_empty() {
+            let here = self.circuit_end(at).and_then(|end| {
+                end.streams.iter_mut().find_map(|(id, stream)| match stream {
+                    Stream::Here(here) => Some((*id, here)),
+                    Stream::Tunnel { .. } => None,
+                })
+            });
+            let Some((id, here)) = here else { return };
+            let mut record = [0; TUNNEL_RECORD_LEN];
+            if seal_next(&mut here.seal, &mut queue, &mut record).is_err() {
+                return self.stream_over(now, at, id);
+            }
+            self.tell_builder(now, at, None, |body| write_record(id, &record, body));
+        }
+    }
+
+    /// Bytes of such a session that wait.
+    pub(super) fn waiting_here(&mut self, at: At) -> usize {
+        self.open_link(at.0).map_or(0, |open| open.link.relayed(at.1)) * TUNNEL_STREAM_LEN
+    }
+
+    fn builder_closed(&mut self, now: Now, at: At, id: StreamId) -> bool {
+        let Some(end) = self.circuit_end(at) else { return false };
+        if u32::from(id) >= end.next_stream {
+            return false;
+        }
+        // Closing the first stream also takes a request back that still waits for answers.
+        let is_it = |s: &mut Search| s.base == id && s.answered == 0;
+        if let Some(search) = end.search.take_if(is_it) {
+            search.others.into_iter().for_each(|(c, k)| self.end_tunnel(now, c, k, true));
+        }
+        self.drop_stream(now, at, id);
+        true
+    }
+
+    /// Ends a stream of a circuit and tells the builder.
+    fn stream_over(&mut self, now: Now, at: At, id: StreamId) {
+        if self.drop_stream(now, at, id) {
+            self.tell(now, at, id, &Relayed::Close);
+        }
+    }
+
+    fn drop_stream(&mut self, now: Now, at: At, id: StreamId) -> bool {
+        let Some(stream) = self.circuit_end(at).and_then(|end| end.streams.remove(&id)) else { return false };
+        self.stream_dropped(now, at, stream);
+        true
+    }
+
+    fn stream_dropped(&mut self, now: Now, circuit: At, stream: Stream) {
+        match stream {
+            Stream::Tunnel { at, queued } => {
+                // What waited there will never leave: its room on the circuit is free again.
+                self.used_up(now, circuit, queued);
+                self.end_tunnel(now, at.0, at.1, true);
+            }
+            Stream::Here(here) => self.serving_over(circuit, &here.serving),
+        }
+    }
+
+    /// A tunnel that was joined to a circuit ended.
+    pub(super) fn spliced_gone(&mut self, now: Now, circuit: At, id: StreamId) {
+        self.stream_over(now, circuit, id);
+    }
+
+    /// A tunnel that was sought for a circuit was refused or lost.
+    pub(super) fn sought_gone(&mut self, at: At, circuit: At) {
+        if let Some(search) = self.circuit_end(circuit).and_then(|end| end.search.as_mut()) {
+            search.others.retain(|other| *other != at);
+        }
+    }
+
+    // Ends.
+
+    /// Something was wrong with a circuit: it ends on both sides after a random time.
+    pub(super) fn kill_circuit(&mut self, now: Now, at: At) {
+        if let Some(tunnel) = self.tunnel(at.0, at.1)
+            && let Role::CircuitIn(_) = tunnel.role
+            && let Role::CircuitIn(circuit) = std::mem::replace(&mut tunnel.role, Role::Ending)
+        {
+            self.circuit_gone(now, at, *circuit);
+            self.end_circuit_side(now, at);
+        }
+    }
+
+    /// Ends one side of a circuit after a random time; nothing passes any more.
+    pub(super) fn end_circuit_side(&mut self, now: Now, at: At) {
+        let Some(open) = self.open_link(at.0) else { return };
+        let Some(tunnel) = open.tunnels.get_mut(&at.1) else { return };
+        tunnel.role = Role::Ending;
+        let timers = std::mem::take(&mut tunnel.timers);
+        open.link.close_tunnel(at.1);
+        timers.iter().for_each(|key| drop(self.timers.remove(key)));
+        self.count_relayed(at.0);
+        let wait = Duration::from_millis(self.rng.range(0, DESTROY_MS));
+        self.at(now.at + wait, at.0, at.1, Timer::Destroy(at));
+    }
+
+    /// What hung on a circuit that came in here ends with it.
+    pub(super) fn circuit_gone(&mut self, now: Now, at: At, circuit: RelayCircuit) {
+        self.circuits.relayed = self.circuits.relayed.saturating_sub(1);
+        match circuit.place {
+            Place::Middle(next) => self.end_circuit_side(now, next),
+            Place::End(end) => {
+                let End { extending, search, streams, .. } = *end;
+                if let Some(next) = extending.and_then(|e| e.next) {
+                    self.end_circuit_side(now, next);
+                }
+                for (c, k) in search.map(|s| s.others).unwrap_or_default() {
+                    self.end_tunnel(now, c, k, true);
+                }
+                for stream in streams.into_values() {
+                    self.stream_dropped(now, at, stream);
+                }
+            }
+        }
+    }
+
+    /// The far side of a circuit ended: the near side follows, unless it only was being asked.
+    pub(super) fn circuit_out_gone(&mut self, now: Now, at: At, circuit: At) {
+        let extending = self.circuit_end(circuit).and_then(|end| end.extending.as_mut());
+        match extending.filter(|e| e.next == Some(at)) {
+            // The builder hears of it at the time that it named.
+            Some(extending) => (extending.next, extending.answer) = (None, None),
+            None => self.kill_circuit(now, circuit),
+        }
+    }
+
+    /// Ends circuits that nobody uses.
+    pub(super) fn sweep_circuits(&mut self, now: Now) {
+        if now.at < self.circuits.sweep_at {
+            return;
+        }
+        self.circuits.sweep_at = now.at + SWEEP;
+        let mut idle = Vec::new();
+        for (conn, connection) in &self.connections {
+            let Some(open) = connection.peek() else { continue };
+            idle.extend(open.tunnels.iter().filter_map(|(circ, t)| match &t.role {
+                Role::CircuitIn(c) if now.at.saturating_sub(c.last_cell) > IDLE => Some((*conn, *circ)),
+                _ => None,
+            }));
+        }
+        idle.into_iter().for_each(|at| self.kill_circuit(now, at));
+    }
+
+    // Who is served what.
+
+    /// Whether this node gives an object to a friend, in its privacy mode: what was watched tells
+    /// who watched it.
+    pub(super) fn serves(&self, asker: FriendKey, root: &Root) -> bool {
+        let by_mode = match self.circuits.privacy {
+            Privacy::Fast => true,
+            Privacy::Normal => self.catalogue.is_own(root) || self.catalogue.is_near(root),
+            Privacy::Strict => self.catalogue.is_own(root),
+        };
+        by_mode && self.catalogue.may_serve(asker, root)
+    }
+
+    /// The same for whoever comes by a circuit: only what was published for friends of friends.
+    fn serves_circuits(&self, from: FriendKey, root: &Root) -> bool {
+        let travels = self.catalogue.travels(root) || !self.catalogue.onward(root).is_empty();
+        travels && self.serves(from, root)
+    }
+}
+
+const _: () = assert!(CREATED_LEN <= BODY_LEN);
