@@ -1,7 +1,10 @@
 //! What only tests need: a simulator that drives the shipped protocol core with virtual time, a
-//! faulty network, slow disks and dishonest peers; ways to make flights of any kind; and counts that
-//! tell bytes from random ones. Scenarios: `tests/tests`.
+//! faulty network, slow disks and dishonest peers; simulations of the route policy on large friend
+//! graphs; ways to make flights of any kind; and counts that tell bytes from random ones. Scenarios:
+//! `tests/tests`.
 
 pub mod forge;
+pub mod graphs;
+pub mod paths;
 pub mod sim;
 pub mod stats;

@@ -53,7 +53,7 @@ pub enum Trust {
 }
 
 /// Where guards come from: close friends while there are any, then verified ones, then all
-///. The order is from the best to the worst.
+/// that are not marked low. The order is from the best to the worst.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Tier {
     /// Friends marked close.
