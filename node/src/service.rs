@@ -146,6 +146,10 @@ pub struct Service {
     checking: Arc<AtomicUsize>,
     /// When restored friendships are permitted again.
     restored_next: Duration,
+    /// A friend was made: the core does not know yet how far it is trusted.
+    tell_trust: bool,
+    /// Since when no link to the first relay of own circuits stands.
+    guard_away: Option<Duration>,
 }
 
 impl Service {
@@ -185,6 +189,8 @@ impl Service {
             rewrite_waiters: Vec::new(),
             checking: Arc::default(),
             restored_next: Duration::ZERO,
+            tell_trust: false,
+            guard_away: None,
         }
     }
 
@@ -386,13 +392,15 @@ impl Service {
             }
             Event::Down(_) => tracing::info!("a friend's link is gone"),
             Event::Invite(id, outcome) => {
-                self.check_blocked |= matches!(outcome, InviteOutcome::Friends(_));
+                let is_friend = matches!(outcome, InviteOutcome::Friends(_));
+                self.check_blocked |= is_friend;
+                self.tell_trust |= is_friend;
                 if let Some(waiter) = self.invite_waiters.remove(&id) {
                     let _ = waiter.send(outcome);
                 }
             }
             Event::Befriended(_) => {
-                self.check_blocked = true;
+                (self.check_blocked, self.tell_trust) = (true, true);
                 tracing::info!("an invite made a friend");
             }
             Event::ClockSkew(_, offset_ms) => {
@@ -618,7 +626,11 @@ impl Service {
             let blocked = self.state.settings.iter().filter(|(_, s)| s.blocked);
             blocked.for_each(|(key, _)| core.remove_friend(now, *key));
         }
+        if std::mem::take(&mut self.tell_trust) {
+            crate::privacy::tell_trust(now, core, &self.state);
+        }
         if now.at >= self.next_save {
+            self.look_at_guard(now, core);
             self.next_save = now.at + SAVE_TRAFFIC_EVERY;
             self.save_traffic(core, storage);
             self.allow_restored(now, core);
@@ -627,6 +639,18 @@ impl Service {
             self.erase(now, storage);
         }
         self.index(core, INDEX_PER_TURN) || healing
+    }
+
+    /// Notes since when the first relay of own circuits is away.
+    fn look_at_guard(&mut self, now: Now, core: &Core) {
+        let report = core.circuit_report(now);
+        let away = report.tier.is_some() && !report.guard_online;
+        self.guard_away = away.then(|| self.guard_away.unwrap_or(now.at));
+    }
+
+    /// For how long no link to the first relay of own circuits has stood, to the minute.
+    pub fn guard_away(&self, now: Now) -> Option<Duration> {
+        self.guard_away.map(|since| now.at.saturating_sub(since))
     }
 
     /// What gave way is not offered any more, unless it came back meanwhile.

@@ -91,7 +91,7 @@ pub enum Command {
         #[command(subcommand)]
         command: Bundle,
     },
-    /// Limits of speed
+    /// Limits of speed, and circuits
     Net {
         /// What to do
         #[command(subcommand)]
@@ -290,12 +290,14 @@ pub struct Search {
 /// Which way a video may come.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum RouteChoice {
-    /// Whatever way there is
+    /// The way that the privacy mode takes (kith config set privacy fast|normal|strict)
     Auto,
     /// From a friend who has it
     Direct,
-    /// Through a common friend
+    /// Through a common friend, who knows
     Fof,
+    /// Through relays that do not know who wants it
+    Onion,
 }
 
 impl RouteChoice {
@@ -305,6 +307,7 @@ impl RouteChoice {
             Self::Auto => "auto",
             Self::Direct => "direct",
             Self::Fof => "fof",
+            Self::Onion => "onion",
         }
     }
 }

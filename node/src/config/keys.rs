@@ -1,12 +1,11 @@
 //! The table of all keys: name, default, words for people, parser. The parsers that more than one
 //! line needs stand below it.
 
-use super::{
-    Given, KeySpec, LogLevel, MAX_LISTEN, MILLISECOND, NOT_ALLOWED, Privacy, Refusal, SECOND, Tor, size,
-};
+use super::{Given, KeySpec, LogLevel, MAX_LISTEN, MILLISECOND, NOT_ALLOWED, Refusal, SECOND, Tor, size};
 use crate::rates::{self, Window};
 use kith_crypto::cert::{Address, MAX_ADDRS, MAX_NAME_LEN};
 use kith_crypto::text;
+use kith_onion::{Cover, Privacy};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -57,10 +56,18 @@ pub const KEYS: &[KeySpec] = &[
     KeySpec {
         name: "privacy",
         default: "\"normal\"",
-        comment: "How much speed is given up for privacy.",
+        comment: crate::privacy::CONFIG_COMMENT,
         allowed: "fast, normal or strict",
-        live: false,
+        live: true,
         parse: |config, given| privacy(given).map(|value| config.privacy = value),
+    },
+    KeySpec {
+        name: "cover",
+        default: "\"idle\"",
+        comment: "What hides when your links are used. idle: a cell after a silence drawn at random, about\n12 MB a day and link. constant RATE: at least so much on every link, all the time;\n`kith net circuits` says what that costs. off: only what keeps links alive.",
+        allowed: "off, idle, or constant RATE such as constant 16kB/s, from 4KiB/s to 10MB/s",
+        live: true,
+        parse: |config, given| cover(given).map(|value| config.circuits.cover = value),
     },
     KeySpec {
         name: "catalogue.batch",
@@ -81,20 +88,44 @@ pub const KEYS: &[KeySpec] = &[
         parse: |config, given| given.duration(Duration::ZERO).map(|value| config.catalogue_spread = value),
     },
     KeySpec {
+        name: "circuit.relay",
+        default: "\"on\"",
+        comment: "Whether circuits of others may go through this node. Relays pass on sealed cells and\nlearn neither who wants something nor what it is.",
+        allowed: "on or off",
+        live: true,
+        parse: |config, given| switch(given).map(|value| config.circuits.relay = value),
+    },
+    KeySpec {
+        name: "circuit.share",
+        default: "20",
+        comment: "Percent of a busy link that circuits of others may use; your own traffic and that\nbetween your friends share the rest. An idle link is not held back.",
+        allowed: "a number from 1 to 90",
+        live: false,
+        parse: |config, given| small(given, 1, 90).map(|value| config.circuit_share = value),
+    },
+    KeySpec {
+        name: "circuit.relays",
+        default: "3",
+        comment: "How many relays your own circuits go through. More are slower and break more often.",
+        allowed: "a number from 3 to 6",
+        live: true,
+        parse: |config, given| small(given, 3, 6).map(|value| config.circuits.relays = value),
+    },
+    KeySpec {
         name: "circuit.pace",
         default: "\"60s\"",
-        comment: "Mean gap between the steps that build a circuit (used once circuits exist).",
+        comment: "Mean gap between the steps of a circuit, so that no relay can tell from the time who\nbuilds it. Only tests and the demo shorten it.",
         allowed: "a duration such as 250ms, 1s, 30min, 12h or 3d, from 1ms to 365d",
-        live: false,
-        parse: |config, given| given.duration(MILLISECOND).map(|value| config.circuit_pace = value),
+        live: true,
+        parse: |config, given| given.duration(MILLISECOND).map(|value| config.circuits.pace = value),
     },
     KeySpec {
         name: "circuit.snapshot",
         default: "\"6h\"",
-        comment: "Time between two snapshots of the friends that circuits may use (used once circuits exist).",
+        comment: "Shortest time between two snapshots of the friends that circuits of others are told\nof, so that nobody far away sees them come and go. Only tests and the demo shorten it.",
         allowed: "a duration such as 250ms, 1s, 30min, 12h or 3d, from 1ms to 365d",
-        live: false,
-        parse: |config, given| given.duration(MILLISECOND).map(|value| config.circuit_snapshot = value),
+        live: true,
+        parse: |config, given| given.duration(MILLISECOND).map(|value| config.circuits.snapshot = value),
     },
     KeySpec {
         name: "log.level",
@@ -184,7 +215,7 @@ pub const KEYS: &[KeySpec] = &[
     KeySpec {
         name: "limits.onion.up",
         default: "\"off\"",
-        comment: "The same only for circuits of others, when this node passes on (used once circuits exist), up.",
+        comment: "The same only for circuits of others through this node, up.",
         allowed: RATE,
         live: true,
         parse: |config, given| rate(given).map(|value| config.limits.base.kinds[2].up = Some(value)),
@@ -192,7 +223,7 @@ pub const KEYS: &[KeySpec] = &[
     KeySpec {
         name: "limits.onion.down",
         default: "\"off\"",
-        comment: "The same only for circuits of others, when this node passes on (used once circuits exist), down.",
+        comment: "The same only for circuits of others through this node, down.",
         allowed: RATE,
         live: true,
         parse: |config, given| rate(given).map(|value| config.limits.base.kinds[2].down = Some(value)),
@@ -237,6 +268,9 @@ pub const KEYS: &[KeySpec] = &[
     },
 ];
 
+/// More cover than this is a mistake: it would fill most links.
+const MAX_COVER: u64 = 10_000_000;
+
 const RATE: &str = "off, or a rate like 500kB/s, 2MB/s or 1.5MiB/s, from 4KiB/s to 1000GB/s";
 
 fn name(given: &Given) -> Result<String, Refusal> {
@@ -272,12 +306,31 @@ fn tor(given: &Given) -> Result<Tor, Refusal> {
 }
 
 fn privacy(given: &Given) -> Result<Privacy, Refusal> {
+    crate::privacy::named(given.text()?).ok_or(NOT_ALLOWED)
+}
+
+fn cover(given: &Given) -> Result<Cover, Refusal> {
     match given.text()? {
-        "fast" => Ok(Privacy::Fast),
-        "normal" => Ok(Privacy::Normal),
-        "strict" => Ok(Privacy::Strict),
+        "off" | "false" => Ok(Cover::Off),
+        "idle" => Ok(Cover::Idle),
+        other => {
+            let rate = other.strip_prefix("constant ").and_then(|rate| rates::parse(rate.trim()).flatten());
+            rate.filter(|rate| *rate <= MAX_COVER).map(Cover::Constant).ok_or(NOT_ALLOWED)
+        }
+    }
+}
+
+fn switch(given: &Given) -> Result<bool, Refusal> {
+    match given.text()? {
+        "on" | "true" => Ok(true),
+        "off" | "false" => Ok(false),
         _ => Err(NOT_ALLOWED),
     }
+}
+
+fn small(given: &Given, min: u8, max: u8) -> Result<u8, Refusal> {
+    let count = given.count(min.into(), max.into())?;
+    u8::try_from(count).map_err(|_| NOT_ALLOWED)
 }
 
 fn rate(given: &Given) -> Result<Option<u64>, Refusal> {

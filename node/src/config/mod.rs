@@ -14,6 +14,7 @@ use crate::rates::Limits;
 use crate::terminal;
 use kith_crypto::cert::{Address, MAX_NAME_LEN};
 use kith_crypto::text;
+use kith_onion::{CircuitSettings, Privacy};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Write as _};
@@ -34,17 +35,6 @@ const YEAR: Duration = Duration::from_secs(365 * 86_400);
 pub enum Tor {
     /// No Tor at all.
     Off,
-}
-
-/// How much speed is given up for privacy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Privacy {
-    /// The quickest way that the audience allows.
-    Fast,
-    /// The usual balance.
-    Normal,
-    /// The most private way, however slow.
-    Strict,
 }
 
 /// Which messages reach the log.
@@ -80,7 +70,7 @@ impl LogLevel {
     }
 }
 
-/// The values of all keys. Field names follow the keys, with `_` for `.`.
+/// The values of all keys. Field names follow the keys, with `_` for `.`; what belongs together is one field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The name that friends see first.
@@ -95,14 +85,14 @@ pub struct Config {
     pub tor: Tor,
     /// The privacy mode.
     pub privacy: Privacy,
+    /// Cover traffic, and everything about circuits but their share.
+    pub circuits: CircuitSettings,
+    /// Percent of a busy link that circuits of others may use.
+    pub circuit_share: u8,
     /// Length of a batch of relayed catalogue entries.
     pub catalogue_batch: Duration,
     /// Time over which a new friend's older entries enter the views of others.
     pub catalogue_spread: Duration,
-    /// Mean gap between the steps that build a circuit.
-    pub circuit_pace: Duration,
-    /// Time between two snapshots of the friends that circuits may use.
-    pub circuit_snapshot: Duration,
     /// Which messages reach the log.
     pub log_level: LogLevel,
     /// Most inbound links that have not finished their handshake.
@@ -309,10 +299,10 @@ impl Config {
             web: SocketAddr::from((Ipv6Addr::LOCALHOST, 0)),
             tor: Tor::Off,
             privacy: Privacy::Strict,
+            circuits: CircuitSettings::default(),
+            circuit_share: 0,
             catalogue_batch: YEAR,
             catalogue_spread: YEAR,
-            circuit_pace: YEAR,
-            circuit_snapshot: YEAR,
             log_level: LogLevel::Off,
             link_half_open: 0,
             invite_expires: Duration::ZERO,
@@ -543,6 +533,7 @@ pub fn format_duration(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kith_onion::Cover;
     use proptest::prelude::*;
 
     fn load(toml: &str, sets: &[&str], vars: &[(&str, &str)]) -> Result<Config, ConfigError> {
@@ -567,8 +558,9 @@ mod tests {
         assert_eq!((config.tor, config.privacy), (Tor::Off, Privacy::Normal));
         assert_eq!(config.catalogue_batch, Duration::from_secs(1_800));
         assert_eq!(config.catalogue_spread, Duration::from_secs(3 * 86_400));
-        assert_eq!(config.circuit_pace, Duration::from_secs(60));
-        assert_eq!(config.circuit_snapshot, Duration::from_secs(6 * 3_600));
+        assert_eq!((config.circuits, config.circuit_share), (CircuitSettings::default(), 20));
+        assert_eq!(config.circuits.pace, Duration::from_secs(60));
+        assert_eq!(config.circuits.snapshot, Duration::from_secs(6 * 3_600));
         assert_eq!((config.log_level, config.link_half_open), (LogLevel::Warn, 64));
         assert_eq!(config.invite_expires, Duration::from_secs(7 * 86_400));
         assert_eq!(config.store, kith_store::Limits { quota: 20 << 30, keep_free: 512 << 20 });
@@ -632,6 +624,23 @@ mod tests {
         }
         let listed = vec!["1.2.3.4:5"; MAX_LISTEN + 1].join(",");
         assert!(refusal("", &[&format!("listen={listed}")], &[]).contains("too many"));
+    }
+
+    #[test]
+    fn circuits_are_set_as_people_write_it() {
+        let cover = |text: &str| load("", &[&format!("cover={text}")], &[]).map(|c| c.circuits.cover);
+        assert_eq!(cover("off").unwrap(), Cover::Off);
+        assert_eq!(cover("idle").unwrap(), Cover::Idle);
+        assert_eq!(cover("constant 16kB/s").unwrap(), Cover::Constant(16_000));
+        for bad in ["on", "constant", "constant off", "constant 1kB/s", "constant 11MB/s", "16kB/s"] {
+            assert!(cover(bad).unwrap_err().to_string().contains("constant 16kB/s"), "{bad}");
+        }
+        let config = load("circuit.relay = \"off\"\ncircuit.relays = 6", &["circuit.share=90"], &[]).unwrap();
+        assert_eq!((config.circuits.relay, config.circuits.relays, config.circuit_share), (false, 6, 90));
+        for bad in ["circuit.relays=2", "circuit.relays=7", "circuit.share=0", "circuit.share=91"] {
+            assert!(load("", &[bad], &[]).is_err(), "{bad}");
+        }
+        assert!(load("circuit.relay = 1", &[], &[]).is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::storage::Block;
-use kith_onion::{NoOnion, Route};
+use kith_onion::{NoOnion, Privacy, Route};
 use kith_store::InUse;
 
 /// How a fetch stands.
@@ -24,6 +24,8 @@ pub struct FetchStatus {
 pub(super) struct Fetching {
     cap: ReadCap,
     route: Route,
+    /// The mode in which it began, and which it keeps.
+    privacy: Privacy,
     users: usize,
     status: watch::Sender<FetchStatus>,
     /// What is being fetched does not give way.
@@ -82,15 +84,14 @@ impl Service {
             Some(cap) => cap,
             None => self.read_cap(core, &root)?,
         };
-        let stored = self.store.object(&root).and_then(|o| Some((o, self.store.pack(&root).ok()?)));
-        if let Some((object, pack)) = &stored
-            && object.complete
-            && pack.is_complete()
-        {
+        if self.is_here(&root) {
             self.used.push(root);
             return Ok(Wanted::Local(cap));
         }
-        let shared = self.fetches.iter_mut().find(|(_, f)| f.cap.root == root && f.route == route);
+        let privacy = core.privacy();
+        // What `auto` means is decided when a fetch begins.
+        let same = |f: &Fetching| f.route == route && (route != Route::Auto || f.privacy == privacy);
+        let shared = self.fetches.iter_mut().find(|(_, f)| f.cap.root == root && same(f));
         if let Some((id, fetching)) = shared {
             fetching.users += 1;
             let handle =
@@ -104,7 +105,8 @@ impl Service {
             ));
         }
         self.check_route(core, &root, route)?;
-        let resumed = stored.and_then(|(_, pack)| Some((pack.read(Position::Root).ok()?, pack)));
+        let stored = self.store.object(&root).and_then(|_| self.store.pack(&root).ok());
+        let resumed = stored.and_then(|pack| Some((pack.read(Position::Root).ok()?, pack)));
         let started = match &resumed {
             Some((sealed, pack)) => {
                 let have = |p: Position| pack.has(p);
@@ -117,39 +119,40 @@ impl Service {
         let id = id.ok_or_else(|| Failure::new(Exit::Failure, "the fetch could not be started"))?;
         let (status, receiver) = watch::channel(FetchStatus::default());
         let in_use = self.store.begin_use(&root);
-        self.fetches.insert(id, Fetching { cap: cap.clone(), route, users: 1, status, _in_use: in_use });
+        self.fetches
+            .insert(id, Fetching { cap: cap.clone(), route, privacy, users: 1, status, _in_use: in_use });
         self.fetch_moved(core, id);
         Ok(Wanted::Fetching(cap, FetchHandle { id, status: receiver, released: self.released.clone() }))
     }
 
+    /// Whether an object is here whole.
+    pub fn is_here(&self, root: &Root) -> bool {
+        let object = self.store.object(root).filter(|object| object.complete);
+        object.is_some_and(|_| self.store.pack(root).is_ok_and(|pack| pack.is_complete()))
+    }
+
+    /// Refuses a route that nobody can be asked on. What comes through a circuit may come from anybody:
+    /// the core finds out.
     fn check_route(&self, core: &Core, root: &Root, route: Route) -> Result<(), Failure> {
+        if self.state.friends.is_empty() {
+            return Err(Failure::new(
+                Exit::Unreachable,
+                "there is no friend to ask: add one with `kith friend add`",
+            ));
+        }
         // Friends may have what was published here: all are asked, as for a link from elsewhere.
         let elsewhere = |l: &Listing| l.distance > 0 || !l.sources.is_empty();
-        let Some(listing) = core.listing(root).filter(elsewhere) else {
-            return if self.state.friends.is_empty() {
-                Err(Failure::new(
-                    Exit::Unreachable,
-                    "there is no friend to ask: add one with `kith friend add`",
-                ))
-            } else {
-                Ok(())
-            };
+        let Some(listing) = core.listing(root).filter(elsewhere) else { return Ok(()) };
+        let (fits, what): (fn(u8) -> bool, _) = match route {
+            Route::Direct => (|links| links == 1, "no direct friend has this video: try --route auto"),
+            Route::Fof => (|links| links == 2, "no friend's friend has this video: try --route auto"),
+            Route::Auto if core.privacy() == Privacy::Fast => (|_| true, "nobody in reach has this video"),
+            Route::Auto | Route::Onion => return Ok(()),
         };
-        let fits = |links: u8| match route {
-            Route::Auto => true,
-            Route::Direct => links == 1,
-            Route::Fof => links == 2,
-            Route::Onion => true,
-        };
-        if listing.sources.iter().any(|(_, links)| fits(*links)) {
-            return Ok(());
+        match listing.sources.iter().any(|(_, links)| fits(*links)) {
+            true => Ok(()),
+            false => Err(Failure::new(Exit::Unreachable, what)),
         }
-        let what = match route {
-            Route::Direct => "no direct friend has this video: try --route auto",
-            Route::Fof => "no friend's friend has this video: try --route auto",
-            Route::Onion | Route::Auto => "nobody in reach has this video",
-        };
-        Err(Failure::new(Exit::Unreachable, what))
     }
 
     /// What reads the object of a fetch that somebody still wants.
@@ -203,15 +206,10 @@ impl Service {
     }
 
     /// It can only come through a circuit, and that cannot be.
-    pub fn fetch_no_onion(&mut self, id: FetchId, why: NoOnion) {
-        let what = match why {
-            NoOnion::TooFewRelays => "there are too few friends of friends to make a circuit of three relays",
-            NoOnion::NotReady => "no circuit stands yet: wait a few minutes",
-            NoOnion::GuardCarries => "the first relay of every circuit also carries this video",
-            NoOnion::TooManyRoutes => "this video was asked for over four routes within 30 days already",
-            NoOnion::NotFound => "nobody near the ends of the circuits gives this video",
-        };
-        self.end_fetch(id, Err(Failure::new(Exit::Unreachable, what)));
+    pub fn fetch_no_onion(&mut self, core: &Core, id: FetchId, why: NoOnion) {
+        let Some(fetching) = self.fetches.get(&id) else { return };
+        let failure = self.no_onion(core, &fetching.cap.root, fetching.route, fetching.privacy, why);
+        self.end_fetch(id, Err(failure));
     }
 
     fn end_fetch(&mut self, id: FetchId, end: Result<(), Failure>) {
