@@ -152,8 +152,8 @@ pub struct Demo {
     /// End after the last step, with status 0 only if every step worked
     #[arg(long)]
     pub exit: bool,
-    /// How many nodes stand in line (3 to 8)
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(3..=8))]
+    /// How many nodes (3 to 8): from 7 on they stand in a ring and show circuits, else in a line
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u8).range(3..=8))]
     pub nodes: u8,
 }
 
