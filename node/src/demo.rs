@@ -151,6 +151,11 @@ async fn tell(args: &cli::Demo, folder: &Path, nodes: &mut Vec<Node>) -> Result<
     story.step(&format!("{} pairs became friends, each by one invite", friendships.len()))?;
     story.detail("an invite is one line, works once, and carries the secret of the first handshake")?;
 
+    let watcher = match ring {
+        true => Some(circuits::prepare(&mut story, nodes, &friendships).await?),
+        false => None,
+    };
+
     let id = publish(node(nodes, 0)?).await?;
     story.step(&format!(
         "Ana published \"{TITLE}\" ({}) for friends and their friends",
@@ -188,8 +193,8 @@ async fn tell(args: &cli::Demo, folder: &Path, nodes: &mut Vec<Node>) -> Result<
     for line in seen(&after, relay) {
         story.detail(&line)?;
     }
-    if ring {
-        circuits::tell(&mut story, nodes, &friendships, &id).await?;
+    if let Some(watcher) = watcher {
+        circuits::tell(&mut story, nodes, watcher, &id).await?;
     } else {
         story.detail(&format!(
             "so few nodes make no circuit, which hides who asks: kith demo --nodes {RING}"

@@ -337,8 +337,8 @@ fn circuits(circuits: &Circuits) -> Option<Finding> {
                 "the first relay of your circuits is off line for {}",
                 human_duration(Duration::from_secs(away))
             ),
-            "ask your close friends whether their nodes run; another one is taken only after long, because \
-             each change tells more",
+            "ask your close friends whether their nodes run; it is not replaced for being away, because each \
+             change would tell more",
         ),
         _ => return None,
     };

@@ -25,8 +25,12 @@ async fn reload(State(api): State<Api>) -> Answer {
     let Live { rates, store, privacy, circuits } = api.settings.reload()?;
     api.call(move |cx| {
         cx.core.set_rates(cx.now, rates);
-        cx.core.set_privacy(cx.now, privacy);
-        cx.core.set_circuits(cx.now, circuits);
+        if cx.core.privacy() != privacy {
+            cx.core.set_privacy(cx.now, privacy);
+        }
+        if cx.core.circuit_settings() != circuits {
+            cx.core.set_circuits(cx.now, circuits);
+        }
         Ok(())
     })
     .await?;

@@ -91,7 +91,9 @@ fn guard(circuits: &Value) -> Vec<String> {
         _ => Vec::new(),
     };
     if !text(circuits, "tier").is_empty() && circuits["guard_online"] == false {
-        lines.push("the first relay is off line: new circuits wait for it, or for the one in reserve".into());
+        lines.push(
+            "the first relay is off line: circuits begin at the one in reserve meanwhile, or wait".into(),
+        );
     }
     lines
 }

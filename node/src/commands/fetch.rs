@@ -67,15 +67,16 @@ impl Shell {
     /// Says who learns what, before anybody is asked for anything. False: there is no way yet, and
     /// nothing was said.
     async fn tell_who_learns(&self, body: &Value) -> Result<bool, Failure> {
+        if self.json {
+            return Ok(true);
+        }
         let way = self.client.call(Method::POST, "/api/way", Some(body.clone())).await?;
         match text(&way, "way") {
             // What is here already makes nobody learn anything.
             "local" => Ok(true),
             "none" => Ok(false),
             _ => {
-                if !self.json {
-                    note_who_learns(&way);
-                }
+                note_who_learns(&way);
                 Ok(true)
             }
         }
@@ -114,7 +115,7 @@ impl Shell {
         let told = self.tell_who_learns(&body).await?;
         let stream = self.client.call(Method::POST, "/api/streams", Some(body)).await?;
         let url = text(&stream, "url").to_owned();
-        if !told && !self.json {
+        if !told {
             note_who_learns(&stream);
         }
         if args.player == cli::Player::Print {

@@ -19,17 +19,15 @@ fn watcher(friendships: &[(usize, usize)], count: usize) -> Option<(usize, Vec<u
     far.filter(near).map(|n| (n, guards(n))).rev().max_by_key(|(_, guards)| guards.len())
 }
 
-/// Marks guards, waits for circuits, watches through one, and says what each node saw.
-pub(super) async fn tell(
+/// Marks guards before any circuit is built, and says who is going to watch: the number of a node.
+pub(super) async fn prepare(
     story: &mut Story,
     nodes: &[Node],
     friendships: &[(usize, usize)],
-    id: &str,
-) -> Result<(), Failure> {
+) -> Result<usize, Failure> {
     let (number, guards) =
         watcher(friendships, nodes.len()).ok_or_else(|| failed("nobody stands two links from Ana"))?;
     let watcher = node(nodes, number)?;
-    let name = watcher.name;
     let mut names = Vec::new();
     for guard in guards {
         let guard = node(nodes, guard)?;
@@ -37,13 +35,23 @@ pub(super) async fn tell(
         watcher.client.call(Method::POST, &path, Some(json!({"trust": "close"}))).await?;
         names.push(guard.name);
     }
-    story.step(&format!(
-        "{name}, two links away, marked {} close: the first relay is drawn from these",
-        names.join(" and ")
-    ))?;
+    let (name, names) = (watcher.name, names.join(" and "));
+    story
+        .step(&format!("{name} marked {names} close: the first relay of all circuits is drawn from these"))?;
+    story.detail(
+        "circuits are built from now on, slowly and for nothing in particular, so that they tell nothing",
+    )?;
+    Ok(number)
+}
+
+/// Waits for a circuit, watches through it, and says what each node saw.
+pub(super) async fn tell(story: &mut Story, nodes: &[Node], watcher: usize, id: &str) -> Result<(), Failure> {
+    let watcher = node(nodes, watcher)?;
+    let name = watcher.name;
     wait_for(watcher, id).await?;
     let relays = ready(story, watcher).await?;
-    story.step(&format!("{name} has a circuit of {relays} relays, built before anybody wanted anything"))?;
+    story
+        .step(&format!("{name}, two links from Ana, has a circuit of {relays} relays that waits for use"))?;
 
     let before = traffic(nodes).await?;
     let played = stream(watcher, id, "onion").await?;
@@ -57,14 +65,15 @@ pub(super) async fn tell(
     story.detail(&format!("before it began the node said: {}", played.who_learns))?;
 
     story.step("what each node on the way saw of that, by its own counters:")?;
-    let lines: Vec<(usize, String)> =
-        before.iter().zip(&after).map(|(before, after)| saw(before, after, name)).collect();
-    let carried = lines.iter().filter(|(relayed, _)| *relayed > 0).count();
-    for (_, line) in &lines {
-        story.detail(line)?;
+    let mut on_the_way = 0;
+    for (before, after) in before.iter().zip(&after) {
+        let (was, line) = saw(before, after, name);
+        on_the_way += u64::from(was);
+        story.detail(&line)?;
     }
-    if carried < usize::try_from(relays).unwrap_or(usize::MAX) {
-        let what = format!("only {carried} nodes passed it on, fewer than the circuit has relays");
+    // The last relay may be the one that gives it.
+    if on_the_way < relays {
+        let what = format!("only {on_the_way} nodes had it in hand, fewer than the circuit has relays");
         return Err(failed(what));
     }
     story.detail(
@@ -111,25 +120,25 @@ async fn ready(story: &Story, watcher: &Node) -> Result<u64, Failure> {
     }
 }
 
-/// What a node could see of what happened between two counts. One that passed it on is counted.
-fn saw(before: &Seen, after: &Seen, watcher: &str) -> (usize, String) {
+/// What a node could see of what happened between two counts, and whether it was on the way.
+fn saw(before: &Seen, after: &Seen, watcher: &str) -> (bool, String) {
     let more = |count: fn(&Seen) -> u64| count(after).saturating_sub(count(before));
     let (sent, received, relayed) = (more(Seen::sent), more(Seen::received), more(Seen::relayed));
     let name = after.name;
-    let did = if name == watcher {
+    let is_watcher = name == watcher;
+    let did = if is_watcher {
         format!("received {}; knows neither who gave it nor who passed it on", human_bytes(received))
     } else if relayed > NOISE {
-        let relayed = human_bytes(relayed);
-        return (
-            1,
-            format!("{name:4} passed on {relayed} of sealed cells; knows neither who asked nor who gives it"),
-        );
+        format!(
+            "passed on {} of sealed cells; knows neither who asked nor who gives it",
+            human_bytes(relayed)
+        )
     } else if sent > NOISE {
         format!("sent {}; knows that somebody wanted it, not who", human_bytes(sent))
     } else {
         "carried nothing of it".to_owned()
     };
-    (0, format!("{name:4} {did}"))
+    (!is_watcher && relayed.max(sent) > NOISE, format!("{name:4} {did}"))
 }
 
 #[cfg(test)]
