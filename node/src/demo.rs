@@ -1,5 +1,8 @@
 //! `kith demo`: the main job on real nodes, each a process of its own with its own keys, store and
-//! sockets on loopback. Every step is checked; what is printed is what happened.
+//! sockets on loopback. Every step is checked; what is printed is what happened. Circuits need more
+//! friends than a line of friends has: with seven nodes and more they stand in a ring with chords.
+
+mod circuits;
 
 use crate::cli;
 use crate::client::Client;
@@ -20,7 +23,10 @@ const SAMPLE: &[u8] = include_bytes!("../assets/sample.mp4");
 const NAMES: [&str; 8] = ["Ana", "Bo", "Cem", "Dia", "Eli", "Fay", "Gus", "Hana"];
 const TITLE: &str = "A short walk through colours";
 /// The deliberate delays, shortened so that nobody waits half an hour for a demonstration.
-const SHORTENED: [&str; 2] = ["catalogue.batch=1s", "catalogue.spread=1s"];
+const SHORTENED: [&str; 4] =
+    ["catalogue.batch=1s", "catalogue.spread=1s", "circuit.pace=200ms", "circuit.snapshot=1s"];
+/// So many nodes stand in a ring.
+const RING: usize = 7;
 
 struct Node {
     name: &'static str,
@@ -71,6 +77,26 @@ fn failed(what: impl Into<String>) -> Failure {
     Failure::new(Exit::Failure, what)
 }
 
+/// Who is whose friend, by number: neighbours in a line, or a ring with chords over three, so that
+/// every first relay has more than one way on.
+fn friendships(count: usize) -> Vec<(usize, usize)> {
+    let line = (1..count).map(|right| (right - 1, right));
+    if count < RING {
+        return line.collect();
+    }
+    line.chain([(count - 1, 0)]).chain((3..count).map(|far| (far - 3, far))).collect()
+}
+
+/// Numbers of the friends of a node.
+fn friends_of(friendships: &[(usize, usize)], node: usize) -> Vec<usize> {
+    let other = |(a, b): &(usize, usize)| match node {
+        n if n == *a => Some(*b),
+        n if n == *b => Some(*a),
+        _ => None,
+    };
+    friendships.iter().filter_map(other).collect()
+}
+
 /// Runs the demonstration.
 pub async fn run(args: &cli::Demo) -> Result<(), Failure> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
@@ -107,45 +133,56 @@ async fn tell(args: &cli::Demo, folder: &Path, nodes: &mut Vec<Node>) -> Result<
     let style = Style::of_stdout();
     let mut story = Story { started: Instant::now(), step: 0, style };
     let count = usize::from(args.nodes);
-    out(&style.bold(&format!("{count} nodes on this machine, friends in a line. Nothing leaves it.")))?;
+    let ring = count >= RING;
+    let shape = if ring { "a ring with chords" } else { "a line" };
+    out(&style.bold(&format!("{count} nodes on this machine, friends in {shape}. Nothing leaves it.")))?;
     out(&format!("For this demonstration deliberate delays are shortened: {}.", SHORTENED.join(", ")))?;
 
     for name in NAMES.iter().take(count) {
         nodes.push(start(folder, name).await?);
     }
+    let nodes: &[Node] = nodes;
     story.step(&format!("{} are running, each with keys, store and sockets of its own", list(nodes)))?;
 
-    for (left, right) in nodes.iter().zip(nodes.iter().skip(1)) {
-        befriend(left, right).await?;
+    let friendships = friendships(count);
+    for (left, right) in &friendships {
+        befriend(node(nodes, *left)?, node(nodes, *right)?).await?;
     }
-    story.step("neighbours in the line became friends, each by one invite")?;
+    story.step(&format!("{} pairs became friends, each by one invite", friendships.len()))?;
     story.detail("an invite is one line, works once, and carries the secret of the first handshake")?;
 
-    let id = publish(nodes.first().ok_or_else(|| failed("there are no nodes"))?).await?;
+    let watcher = match ring {
+        true => Some(circuits::prepare(&mut story, nodes, &friendships).await?),
+        false => None,
+    };
+
+    let id = publish(node(nodes, 0)?).await?;
     story.step(&format!(
         "Ana published \"{TITLE}\" ({}) for friends and their friends",
         human_bytes(SAMPLE.len() as u64)
     ))?;
     story.detail("sealed with a random key; the blocks alone tell nobody anything")?;
 
-    let cem = nodes.get(2).ok_or_else(|| failed("there is no third node"))?;
+    let cem = node(nodes, 2)?;
     let found = wait_for(cem, &id).await?;
-    if found.get("distance") != Some(&json!(2)) || found.get("via") != Some(&json!("Bo")) {
+    if found.get("distance") != Some(&json!(2)) {
         return Err(failed(format!("Cem found the video, but not as a friend's friend's: {found}")));
     }
     story.step("Cem, two links away, searched for \"colours\" and found it")?;
     story.detail("the search read what was on Cem's disk already: no query left his node")?;
 
-    let (url, first, whole) = stream(cem, &id).await?;
+    let played = stream(cem, &id, "fof").await?;
+    let after = traffic(nodes).await?;
+    let relay = after.iter().max_by_key(|seen| seen.relayed()).map_or("nobody", |seen| seen.name);
     story.step(&format!(
-        "Cem played it through Bo: first bytes after {} ms, all of it after {} ms",
-        first.as_millis(),
-        whole.as_millis()
+        "Cem played it through {relay}: first bytes after {} ms, all of it after {} ms",
+        played.first.as_millis(),
+        played.whole.as_millis()
     ))?;
     story.detail("checked block by block, and equal to Ana's file to the byte")?;
+    story.detail(&format!("before it began his node said: {}", played.who_learns))?;
 
-    let before = traffic(nodes).await?;
-    if let Some(dia) = nodes.get(3) {
+    if let Some(dia) = nodes.get(3).filter(|_| !ring) {
         let results = search(dia).await?;
         if !results.is_empty() {
             return Err(failed("Dia, three links away, found a video that is not for her"));
@@ -153,18 +190,26 @@ async fn tell(args: &cli::Demo, folder: &Path, nodes: &mut Vec<Node>) -> Result<
         story.step("Dia, three links away, searched too and found nothing: it is not for her")?;
     }
     story.step("what each of them could see:")?;
-    for line in seen(&before) {
+    for line in seen(&after, relay) {
         story.detail(&line)?;
     }
-    story.detail(
-        "until circuits exist everything is `fast`: a common friend knows both sides and the video",
-    )?;
+    if let Some(watcher) = watcher {
+        circuits::tell(&mut story, nodes, watcher, &id).await?;
+    } else {
+        story.detail(&format!(
+            "so few nodes make no circuit, which hides who asks: kith demo --nodes {RING}"
+        ))?;
+    }
     if !args.exit {
         out("")?;
-        out(&format!("Cem's player address, for this machine only: {}", style.bold(&url)))?;
+        out(&format!("Cem's player address, for this machine only: {}", style.bold(&played.url)))?;
         out("Open it in a browser or with mpv. Ctrl-C ends the demonstration and removes its files.")?;
     }
     Ok(())
+}
+
+fn node(nodes: &[Node], number: usize) -> Result<&Node, Failure> {
+    nodes.get(number).ok_or_else(|| failed("a node is missing"))
 }
 
 fn list(nodes: &[Node]) -> String {
@@ -253,12 +298,23 @@ async fn wait_for(node: &Node, id: &str) -> Result<Value, Failure> {
     }
 }
 
+/// A video that was played whole.
+struct Played {
+    url: String,
+    /// What the node said of it before.
+    who_learns: String,
+    /// Until the first bytes came.
+    first: Duration,
+    whole: Duration,
+}
+
 /// Plays the video by its stream address as a player would, while it arrives.
-async fn stream(node: &Node, id: &str) -> Result<(String, Duration, Duration), Failure> {
+async fn stream(node: &Node, id: &str, route: &str) -> Result<Played, Failure> {
     let started = Instant::now();
-    let body = json!({"id": id, "route": "fof"});
+    let body = json!({"id": id, "route": route});
     let opened = node.client.call(Method::POST, "/api/streams", Some(body)).await?;
-    let url = opened.get("url").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let text = |name: &str| opened.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (url, who_learns) = (text("url"), text("who_learns"));
     let rest = url.strip_prefix("http://").ok_or_else(|| failed("the stream address is odd"))?;
     let (host, path) = rest.split_once('/').ok_or_else(|| failed("the stream address is odd"))?;
     let mut connection =
@@ -280,9 +336,10 @@ async fn stream(node: &Node, id: &str) -> Result<(String, Duration, Duration), F
     }
     let whole = started.elapsed();
     if body_of(&answer) != Some(SAMPLE) {
-        return Err(Failure::new(Exit::Verification, "what Cem played is not what Ana published"));
+        let what = format!("what {} played is not what Ana published", node.name);
+        return Err(Failure::new(Exit::Verification, what));
     }
-    Ok((url, first.unwrap_or(whole), whole))
+    Ok(Played { url, who_learns, first: first.unwrap_or(whole), whole })
 }
 
 fn body_of(answer: &[u8]) -> Option<&[u8]> {
@@ -290,9 +347,30 @@ fn body_of(answer: &[u8]) -> Option<&[u8]> {
     answer.get(end + 4..)
 }
 
+/// A friend and the bytes sent, received and relayed.
+type Counted = (String, u64, u64, u64);
+
 struct Seen {
     name: &'static str,
-    friends: Vec<(String, u64, u64, u64)>,
+    friends: Vec<Counted>,
+}
+
+impl Seen {
+    fn sum(&self, pick: fn(&Counted) -> u64) -> u64 {
+        self.friends.iter().map(pick).sum()
+    }
+
+    fn sent(&self) -> u64 {
+        self.sum(|f| f.1)
+    }
+
+    fn received(&self) -> u64 {
+        self.sum(|f| f.2)
+    }
+
+    fn relayed(&self) -> u64 {
+        self.sum(|f| f.3)
+    }
 }
 
 async fn traffic(nodes: &[Node]) -> Result<Vec<Seen>, Failure> {
@@ -310,22 +388,24 @@ async fn traffic(nodes: &[Node]) -> Result<Vec<Seen>, Failure> {
 }
 
 /// One line a node, with figures from its own counters.
-fn seen(all: &[Seen]) -> Vec<String> {
+fn seen(all: &[Seen], relay: &str) -> Vec<String> {
     all.iter()
         .map(|node| {
-            let names = node.friends.iter().map(|f| f.0.as_str()).collect::<Vec<_>>().join(" and ");
-            let sum = |pick: fn(&(String, u64, u64, u64)) -> u64| node.friends.iter().map(pick).sum::<u64>();
-            let (sent, received, relayed) = (sum(|f| f.1), sum(|f| f.2), sum(|f| f.3));
+            let names = node.friends.iter().map(|f| f.0.as_str()).collect::<Vec<_>>().join(", ");
+            let (sent, received, relayed) = (node.sent(), node.received(), node.relayed());
             let did = if relayed > 0 {
                 format!(
                     "relayed {} of sealed cells; knows who asked, who answered and which video",
                     human_bytes(relayed)
                 )
             } else if sent > received {
-                format!("sent {}; knows that Bo or a friend of Bo wanted it, not which", human_bytes(sent))
+                format!(
+                    "sent {}; knows that {relay} or a friend of {relay} wanted it, not which",
+                    human_bytes(sent)
+                )
             } else if received > 0 {
                 format!(
-                    "received {}; knows that Bo or a friend of Bo has it, not which",
+                    "received {}; knows that {relay} or a friend of {relay} has it, not which",
                     human_bytes(received)
                 )
             } else {
@@ -334,4 +414,21 @@ fn seen(all: &[Seen]) -> Vec<String> {
             format!("{:4} knows the addresses of {names} only; {did}", node.name)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_has_chords_and_a_line_has_none() {
+        assert_eq!(friendships(4), [(0, 1), (1, 2), (2, 3)]);
+        let ring = friendships(7);
+        assert_eq!(ring.len(), 11);
+        let chords = [(0, 3), (1, 4), (2, 5), (3, 6)];
+        assert!(chords.iter().all(|chord| ring.contains(chord)) && ring.contains(&(6, 0)));
+        assert_eq!(friends_of(&ring, 5), [4, 6, 2]);
+        // Cem is two links away in both.
+        assert!(friends_of(&ring, 2).contains(&1) && !friends_of(&ring, 2).contains(&0));
+    }
 }

@@ -102,8 +102,24 @@ pub struct Node {
     pub listen: Vec<String>,
     /// What invites say.
     pub advertised: Vec<String>,
+    /// Circuits, unless nothing here waits for them.
+    #[serde(default)]
+    pub circuits: Option<Circuits>,
     /// Friends.
     pub friends: Vec<Friend>,
+}
+
+/// What matters of circuits.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Circuits {
+    /// Nothing is fetched without them.
+    pub strict: bool,
+    /// Relays that an own circuit must have.
+    pub relays: u8,
+    /// There are too few for that.
+    pub too_few_relays: bool,
+    /// How long no link to the first relay has stood, if none stands.
+    pub guard_away_s: Option<u64>,
 }
 
 /// A file or folder whose permissions are not as they must be.
@@ -149,7 +165,7 @@ pub enum Level {
 /// One thing that was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What it is about: `config`, `files`, `disk`, `clock`, `node`, `network`, or a friend.
+    /// What it is about: `config`, `files`, `disk`, `clock`, `node`, `network`, `circuits`, or a friend.
     pub about: String,
     /// How much it matters.
     pub level: Level,
@@ -189,6 +205,7 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
     if let Some(node) = &facts.node {
         out.extend(stored(node));
         out.extend(network(node));
+        out.extend(node.circuits.as_ref().and_then(circuits));
         out.extend(node.friends.iter().map(|f| friend(f, facts.now)));
     }
     out
@@ -297,6 +314,35 @@ fn network(node: &Node) -> Option<Finding> {
         "forward TCP port {port} in your router and start with --advertise YOUR-PUBLIC-ADDRESS:{port}"
     );
     Some(finding("network", Level::Note, what, why, act))
+}
+
+/// A first relay that is away for less is no matter.
+const GUARD_AWAY_S: u64 = 30 * 60;
+
+fn circuits(circuits: &Circuits) -> Option<Finding> {
+    let level = if circuits.strict { Level::Wrong } else { Level::Note };
+    let why = if circuits.strict {
+        "in strict nothing can be fetched without circuits"
+    } else {
+        "what friends' friends share cannot be fetched without a common friend knowing"
+    };
+    let relays = circuits.relays;
+    let (what, act) = match circuits.guard_away_s {
+        _ if circuits.too_few_relays => (
+            format!("there are too few friends of friends to make circuits of {relays} relays"),
+            "make more friends who have friends of their own, and ask them to relay (circuit.relay = on)",
+        ),
+        Some(away) if away >= GUARD_AWAY_S => (
+            format!(
+                "the first relay of your circuits is off line for {}",
+                human_duration(Duration::from_secs(away))
+            ),
+            "ask your close friends whether their nodes run; it is not replaced for being away, because each \
+             change would tell more",
+        ),
+        _ => return None,
+    };
+    Some(finding("circuits", level, what, why, act))
 }
 
 fn friend(friend: &Friend, now: u64) -> Finding {
@@ -565,6 +611,18 @@ mod tests {
             "set the clock",
         );
         only(&with_node(|n| n.read_only = Some("x".into())), "node", Level::Wrong, "read-only", "restart");
+    }
+
+    #[test]
+    fn what_circuits_lack_is_told_and_is_wrong_where_nothing_goes_without_them() {
+        let with = |circuits: Circuits| with_node(|n| n.circuits = Some(circuits));
+        let few = Circuits { relays: 3, too_few_relays: true, ..Circuits::default() };
+        only(&with(few.clone()), "circuits", Level::Note, "circuits of 3 relays", "more friends");
+        only(&with(Circuits { strict: true, ..few }), "circuits", Level::Wrong, "too few", "more friends");
+        let away = |seconds| Circuits { guard_away_s: Some(seconds), ..Circuits::default() };
+        only(&with(away(7_200)), "circuits", Level::Note, "off line for 2 h", "close friends");
+        assert_eq!(findings(&with(away(GUARD_AWAY_S - 1))), []);
+        assert_eq!(findings(&with(Circuits::default())), []);
     }
 
     #[test]

@@ -489,7 +489,7 @@ impl Driver {
                 if let Some(cap) = self.service.fetch_cap(fetch) {
                     self.storage.block(Block::Keep(cap.root));
                 }
-                self.service.fetch_no_onion(fetch, why);
+                self.service.fetch_no_onion(&self.core, fetch, why);
             }
             FetchEvent::Unreachable => {
                 if let Some(cap) = self.service.fetch_cap(fetch) {

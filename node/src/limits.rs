@@ -1,11 +1,12 @@
-//! Limits of speed in a running node: which ones hold now by local time, and the task that switches
-//! them. What the limits mean is in `rates`; that they hold is the core's part.
+//! What a running node takes from its configuration at once, foremost limits of speed: which ones hold
+//! now by local time, and the task that switches them. What the limits mean is in `rates`; that they
+//! hold is the core's part.
 
 use crate::config::{Config, ConfigError, Loaded};
 use crate::exit::{Exit, Failure};
 use crate::rates::{self, Limits, Minute};
 use crate::service::Command;
-use kith_onion::Rates;
+use kith_onion::{CircuitSettings, Privacy, Rates};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,13 +34,27 @@ pub struct LiveConfig {
     file: PathBuf,
     sets: Arc<[String]>,
     limits: Arc<watch::Sender<Limits>>,
+    circuit_share: u8,
+}
+
+/// What a running node takes at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Live {
+    /// Limits of speed that hold at this minute.
+    pub rates: Rates,
+    /// How much may be kept.
+    pub store: kith_store::Limits,
+    /// The privacy mode.
+    pub privacy: Privacy,
+    /// Cover and circuits.
+    pub circuits: CircuitSettings,
 }
 
 impl LiveConfig {
     /// The settings with which a node starts.
     pub fn new(file: PathBuf, sets: Vec<String>, config: &Config) -> Self {
         let (limits, _) = watch::channel(config.limits.clone());
-        Self { file, sets: sets.into(), limits: Arc::new(limits) }
+        Self { file, sets: sets.into(), limits: Arc::new(limits), circuit_share: config.circuit_share }
     }
 
     fn load(&self) -> Result<Loaded, ConfigError> {
@@ -57,16 +72,16 @@ impl LiveConfig {
     }
 
     /// Reads the file again and takes the keys that may change while the node runs.
-    pub fn reload(&self) -> Result<Rates, Failure> {
-        let limits = self.load()?.config.limits;
+    pub fn reload(&self) -> Result<Live, Failure> {
+        let Config { limits, store, privacy, circuits, .. } = self.load()?.config;
         let rates = limits.at(local_minute());
         self.limits.send_replace(limits);
-        Ok(rates)
+        Ok(Live { rates, store, privacy, circuits })
     }
 
-    /// How much may be kept, as the file and the other sources say now.
-    pub fn store_limits(&self) -> Result<kith_store::Limits, Failure> {
-        Ok(self.load()?.config.store)
+    /// Percent of a busy link that circuits of others may use, since the start.
+    pub const fn circuit_share(&self) -> u8 {
+        self.circuit_share
     }
 
     /// The limits as the API shows them.

@@ -28,6 +28,7 @@ pub mod new_file;
 pub mod passphrase;
 pub mod paths;
 pub mod platform;
+pub mod privacy;
 pub mod publish;
 pub mod ranges;
 pub mod rates;

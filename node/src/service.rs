@@ -2,6 +2,10 @@
 //! and the fetches that somebody waits for. The API reaches it by small closures that run between
 //! two turns of the driver, so nothing here is shared or locked.
 
+mod fetches;
+
+pub use fetches::{FetchHandle, FetchStatus, Wanted};
+
 use crate::doctor::Dial;
 use crate::exit::{Exit, Failure};
 use crate::heal::Heal;
@@ -9,13 +13,12 @@ use crate::journal::Stored;
 use crate::records::{Record, State};
 use crate::search::{Doc, Index};
 use crate::storage::{Block, Log, Storage};
+use fetches::{Fetching, Released};
 use kith_crypto::content::{Position, ReadCap, Root};
 use kith_onion::catalogue::{Brief, EntryId, Listing};
 use kith_onion::handshake::Who;
-use kith_onion::{
-    Change, Core, Event, FetchId, FriendKey, InviteId, InviteOutcome, NoOnion, Now, Route, Traffic,
-};
-use kith_store::{InUse, Store, StoreError};
+use kith_onion::{Change, Core, Event, FetchId, FriendKey, InviteId, InviteOutcome, Now, Traffic};
+use kith_store::{Store, StoreError};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -63,73 +66,6 @@ pub enum Command {
     Run(Job),
     /// End; answered when everything is stored.
     Stop(oneshot::Sender<()>),
-}
-
-/// How a fetch stands.
-#[derive(Clone, Debug, Default)]
-pub struct FetchStatus {
-    /// Verified blocks.
-    pub have_blocks: u64,
-    /// All blocks, 0 until known.
-    pub total_blocks: u64,
-    /// Friend links to the latest source, 0 before the first.
-    pub links: u8,
-    /// Different sources so far.
-    pub sources: usize,
-    /// How it ended.
-    pub end: Option<Result<(), Failure>>,
-}
-
-struct Fetching {
-    cap: ReadCap,
-    route: Route,
-    users: usize,
-    status: watch::Sender<FetchStatus>,
-    /// What is being fetched does not give way.
-    _in_use: InUse,
-}
-
-/// Keeps a fetch going; dropping the last one cancels it.
-pub struct FetchHandle {
-    /// Which fetch.
-    pub id: FetchId,
-    /// How it stands.
-    pub status: watch::Receiver<FetchStatus>,
-    released: Arc<Mutex<Vec<Released>>>,
-}
-
-/// Something that nobody uses any more.
-#[derive(Clone, Copy, Debug)]
-enum Released {
-    Fetch(FetchId),
-    Reader(FetchId, u64),
-}
-
-impl FetchHandle {
-    /// A reader of the fetch has gone.
-    pub fn release_reader(&self, reader: u64) {
-        self.release(Released::Reader(self.id, reader));
-    }
-
-    fn release(&self, what: Released) {
-        if let Ok(mut released) = self.released.lock() {
-            released.push(what);
-        }
-    }
-}
-
-impl Drop for FetchHandle {
-    fn drop(&mut self) {
-        self.release(Released::Fetch(self.id));
-    }
-}
-
-/// An object that is wanted: here already, or on its way.
-pub enum Wanted {
-    /// Complete in the store.
-    Local(ReadCap),
-    /// Being fetched.
-    Fetching(ReadCap, FetchHandle),
 }
 
 /// See [`Service::permit_publishing`].
@@ -210,6 +146,10 @@ pub struct Service {
     checking: Arc<AtomicUsize>,
     /// When restored friendships are permitted again.
     restored_next: Duration,
+    /// A friend was made: the core does not know yet how far it is trusted.
+    tell_trust: bool,
+    /// Since when no link to the first relay of own circuits stands.
+    guard_away: Option<Duration>,
 }
 
 impl Service {
@@ -249,6 +189,8 @@ impl Service {
             rewrite_waiters: Vec::new(),
             checking: Arc::default(),
             restored_next: Duration::ZERO,
+            tell_trust: false,
+            guard_away: None,
         }
     }
 
@@ -450,13 +392,15 @@ impl Service {
             }
             Event::Down(_) => tracing::info!("a friend's link is gone"),
             Event::Invite(id, outcome) => {
-                self.check_blocked |= matches!(outcome, InviteOutcome::Friends(_));
+                let is_friend = matches!(outcome, InviteOutcome::Friends(_));
+                self.check_blocked |= is_friend;
+                self.tell_trust |= is_friend;
                 if let Some(waiter) = self.invite_waiters.remove(&id) {
                     let _ = waiter.send(outcome);
                 }
             }
             Event::Befriended(_) => {
-                self.check_blocked = true;
+                (self.check_blocked, self.tell_trust) = (true, true);
                 tracing::info!("an invite made a friend");
             }
             Event::ClockSkew(_, offset_ms) => {
@@ -629,202 +573,6 @@ impl Service {
         }
     }
 
-    // Fetches.
-
-    /// Makes sure that an object is here or on its way.
-    pub fn want(&mut self, now: Now, core: &mut Core, text: &str, route: Route) -> Result<Wanted, Failure> {
-        let (root, linked) = self.resolve(core, text)?;
-        // A link carries its own key: what somebody lists under the same id does not count.
-        let cap = match linked {
-            Some(cap) => cap,
-            None => self.read_cap(core, &root)?,
-        };
-        let stored = self.store.object(&root).and_then(|o| Some((o, self.store.pack(&root).ok()?)));
-        if let Some((object, pack)) = &stored
-            && object.complete
-            && pack.is_complete()
-        {
-            self.used.push(root);
-            return Ok(Wanted::Local(cap));
-        }
-        let shared = self.fetches.iter_mut().find(|(_, f)| f.cap.root == root && f.route == route);
-        if let Some((id, fetching)) = shared {
-            fetching.users += 1;
-            let handle =
-                FetchHandle { id: *id, status: fetching.status.subscribe(), released: self.released.clone() };
-            return Ok(Wanted::Fetching(cap, handle));
-        }
-        if self.fetches.values().any(|f| f.cap.root == root) {
-            return Err(Failure::new(
-                Exit::Failure,
-                "this video is being fetched another way already: wait for it",
-            ));
-        }
-        self.check_route(core, &root, route)?;
-        let resumed = stored.and_then(|(_, pack)| Some((pack.read(Position::Root).ok()?, pack)));
-        let started = match &resumed {
-            Some((sealed, pack)) => {
-                let have = |p: Position| pack.has(p);
-                core.start_fetch(now, cap.verify_cap(), route, Some((sealed.clone(), &have)))
-            }
-            None => None,
-        };
-        // A damaged partial copy is started again rather than given up.
-        let id = started.or_else(|| core.start_fetch(now, cap.verify_cap(), route, None));
-        let id = id.ok_or_else(|| Failure::new(Exit::Failure, "the fetch could not be started"))?;
-        let (status, receiver) = watch::channel(FetchStatus::default());
-        let in_use = self.store.begin_use(&root);
-        self.fetches.insert(id, Fetching { cap: cap.clone(), route, users: 1, status, _in_use: in_use });
-        self.fetch_moved(core, id);
-        Ok(Wanted::Fetching(cap, FetchHandle { id, status: receiver, released: self.released.clone() }))
-    }
-
-    fn check_route(&self, core: &Core, root: &Root, route: Route) -> Result<(), Failure> {
-        // Friends may have what was published here: all are asked, as for a link from elsewhere.
-        let elsewhere = |l: &Listing| l.distance > 0 || !l.sources.is_empty();
-        let Some(listing) = core.listing(root).filter(elsewhere) else {
-            return if self.state.friends.is_empty() {
-                Err(Failure::new(
-                    Exit::Unreachable,
-                    "there is no friend to ask: add one with `kith friend add`",
-                ))
-            } else {
-                Ok(())
-            };
-        };
-        let fits = |links: u8| match route {
-            Route::Auto => true,
-            Route::Direct => links == 1,
-            Route::Fof => links == 2,
-            Route::Onion => true,
-        };
-        if listing.sources.iter().any(|(_, links)| fits(*links)) {
-            return Ok(());
-        }
-        let what = match route {
-            Route::Direct => "no direct friend has this video: try --route auto",
-            Route::Fof => "no friend's friend has this video: try --route auto",
-            Route::Onion | Route::Auto => "nobody in reach has this video",
-        };
-        Err(Failure::new(Exit::Unreachable, what))
-    }
-
-    /// What reads the object of a fetch that somebody still wants.
-    pub fn fetch_cap(&self, id: FetchId) -> Option<ReadCap> {
-        self.fetches.get(&id).map(|f| f.cap.clone())
-    }
-
-    /// Blocks were written.
-    pub fn fetch_moved(&self, core: &Core, id: FetchId) {
-        if let (Some(fetching), Some((have, total))) = (self.fetches.get(&id), core.fetch_progress(id)) {
-            let sources = core.fetch_sources(id);
-            fetching
-                .status
-                .send_modify(|s| (s.have_blocks, s.total_blocks, s.sources) = (have, total, sources));
-        }
-    }
-
-    /// A source was found.
-    pub fn fetch_session(&self, core: &Core, id: FetchId, links: u8) {
-        if let Some(fetching) = self.fetches.get(&id) {
-            let sources = core.fetch_sources(id);
-            fetching.status.send_modify(|s| (s.links, s.sources) = (links, sources));
-        }
-    }
-
-    /// Storage failed.
-    pub fn fetch_failed(&mut self, id: FetchId, failure: &Failure) {
-        self.end_fetch(id, Err(failure.clone()));
-    }
-
-    /// Nobody gives it.
-    pub fn fetch_unreachable(&mut self, id: FetchId) {
-        let what = "no friend who has this video could be reached: try again when they are online";
-        self.end_fetch(id, Err(Failure::new(Exit::Unreachable, what)));
-    }
-
-    /// The store has marked the object as complete: from now on it can be served.
-    pub fn fetch_complete(&mut self, now: Now, core: &mut Core, id: FetchId, result: Result<(), StoreError>) {
-        let Some(cap) = self.fetch_cap(id) else { return };
-        let result = result.and_then(|()| {
-            // It may have been removed while it was marked.
-            self.store.object(&cap.root).ok_or(StoreError::NotFound)?;
-            let geometry = self.store.pack(&cap.root)?.geometry();
-            core.hold(now, cap.verify_cap(), geometry);
-            Ok(())
-        });
-        if let Some(fetching) = self.fetches.get(&id) {
-            fetching.status.send_modify(|s| s.have_blocks = s.total_blocks);
-        }
-        self.end_fetch(id, result.map_err(Failure::from));
-    }
-
-    /// It can only come through a circuit, and that cannot be.
-    pub fn fetch_no_onion(&mut self, id: FetchId, why: NoOnion) {
-        let what = match why {
-            NoOnion::TooFewRelays => "there are too few friends of friends to make a circuit of three relays",
-            NoOnion::NotReady => "no circuit stands yet: wait a few minutes",
-            NoOnion::GuardCarries => "the first relay of every circuit also carries this video",
-            NoOnion::TooManyRoutes => "this video was asked for over four routes within 30 days already",
-            NoOnion::NotFound => "nobody near the ends of the circuits gives this video",
-        };
-        self.end_fetch(id, Err(Failure::new(Exit::Unreachable, what)));
-    }
-
-    fn end_fetch(&mut self, id: FetchId, end: Result<(), Failure>) {
-        if let Some(fetching) = self.fetches.remove(&id) {
-            fetching.status.send_modify(|s| s.end = Some(end));
-        }
-    }
-
-    /// Ends the fetches of an object that is being removed.
-    pub fn end_fetches_of(&mut self, now: Now, core: &mut Core, storage: &mut Storage, root: Root) {
-        let ids: Vec<FetchId> =
-            self.fetches.iter().filter(|(_, f)| f.cap.root == root).map(|(id, _)| *id).collect();
-        for id in ids {
-            core.cancel_fetch(now, id);
-            self.end_fetch(id, Err(Failure::new(Exit::Failure, "the video was removed here meanwhile")));
-        }
-        if self.heal.blocks_of(&root) > 0 {
-            self.heal.forget(&root);
-            self.remember(Record::Damaged(root, 0));
-        }
-        storage.block(Block::Drop(root));
-    }
-
-    /// Whether an object is being fetched.
-    pub fn is_fetching(&self, root: &Root) -> bool {
-        self.fetches.values().any(|f| f.cap.root == *root)
-    }
-
-    /// Fetches under way.
-    pub fn fetch_count(&self) -> usize {
-        self.fetches.len()
-    }
-
-    fn drop_released(&mut self, now: Now, core: &mut Core, storage: &mut Storage) {
-        let released = match self.released.lock() {
-            Ok(mut list) if !list.is_empty() => std::mem::take(&mut *list),
-            _ => return,
-        };
-        for what in released {
-            let id = match what {
-                Released::Fetch(id) => id,
-                Released::Reader(id, reader) => {
-                    core.set_reader(now, id, reader, None);
-                    continue;
-                }
-            };
-            let Some(fetching) = self.fetches.get_mut(&id) else { continue };
-            fetching.users -= 1;
-            if fetching.users == 0 {
-                storage.block(Block::Keep(fetching.cap.root));
-                core.cancel_fetch(now, id);
-                self.fetches.remove(&id);
-            }
-        }
-    }
-
     // Waiting.
 
     /// Answers with how an invite went.
@@ -878,7 +626,11 @@ impl Service {
             let blocked = self.state.settings.iter().filter(|(_, s)| s.blocked);
             blocked.for_each(|(key, _)| core.remove_friend(now, *key));
         }
+        if std::mem::take(&mut self.tell_trust) {
+            crate::privacy::tell_trust(now, core, &self.state);
+        }
         if now.at >= self.next_save {
+            self.look_at_guard(now, core);
             self.next_save = now.at + SAVE_TRAFFIC_EVERY;
             self.save_traffic(core, storage);
             self.allow_restored(now, core);
@@ -887,6 +639,18 @@ impl Service {
             self.erase(now, storage);
         }
         self.index(core, INDEX_PER_TURN) || healing
+    }
+
+    /// Notes since when the first relay of own circuits is away.
+    fn look_at_guard(&mut self, now: Now, core: &Core) {
+        let report = core.circuit_report(now);
+        let away = report.tier.is_some() && !report.guard_online;
+        self.guard_away = away.then(|| self.guard_away.unwrap_or(now.at));
+    }
+
+    /// For how long no link to the first relay of own circuits has stood, to the minute.
+    pub fn guard_away(&self, now: Now) -> Option<Duration> {
+        self.guard_away.map(|since| now.at.saturating_sub(since))
     }
 
     /// What gave way is not offered any more, unless it came back meanwhile.

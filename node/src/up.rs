@@ -1,12 +1,13 @@
 //! Starting and stopping a node: store, state, core, sockets, API, and the ready line.
 
 use crate::api::{Api, Facts, entry_of};
-use crate::config::{Config, Privacy};
+use crate::config::Config;
 use crate::driver::{Clock, Driver};
 use crate::exit::{Context, Exit, Failure};
 use crate::limits::LiveConfig;
 use crate::passphrase::Passphrase;
 use crate::paths::Paths;
+use crate::privacy;
 use crate::records::{Myself, Record, State};
 use crate::service::{Command, Service};
 use crate::storage::Storage;
@@ -282,11 +283,6 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
         started: Instant::now(),
         ready: ready.clone(),
         paths: paths_json(&paths),
-        privacy: match config.privacy {
-            Privacy::Fast => "fast",
-            Privacy::Normal => "normal",
-            Privacy::Strict => "strict",
-        },
         invite_expires: config.invite_expires,
         reach_note: reach_note(core.certificate().map_or(&[], |c| &c.addrs), &bound),
     };
@@ -373,6 +369,9 @@ fn core(
         seed: random()?,
     };
     let mut core = Core::new(setup);
+    core.set_budgets(privacy::budgets(config.circuit_share));
+    core.set_circuits(now, config.circuits);
+    core.set_privacy(now, config.privacy);
     core.set_own_keys(me.own_keys, me.older_identities());
     core.set_certificate(now, cert);
     let friends: Vec<FriendKey> = state.friends.keys().chain(&state.gone).copied().collect();
@@ -384,6 +383,10 @@ fn core(
             core.add_friend(now, friend.record.clone());
         }
         core.set_friend_rates(now, *key, settings.up, settings.down);
+    }
+    privacy::tell_trust(now, &mut core, state);
+    if state.routes.as_ref().is_some_and(|routes| !core.restore_routes(now, routes)) {
+        tracing::warn!("the kept routes of circuits cannot be read: new ones are drawn");
     }
     for (id, circle) in &state.circles {
         core.set_circle(now, *id, circle.members.clone());

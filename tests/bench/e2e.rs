@@ -5,6 +5,8 @@
 //! six times the size below `TMPDIR`. `catalogue.batch` is one second instead of half an hour,
 //! which shortens waiting between measurements and no measured figure: friends pull what is a
 //! friend's own after a hint, whatever the batch.
+//!
+//! `-- onion [MIB [RUNS]]` measures circuits instead; see `onion.rs`.
 
 // A bench that can't go on has nothing to report but why.
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -15,6 +17,7 @@ mod figures;
 #[allow(dead_code)]
 #[path = "../e2e/harness.rs"]
 mod harness;
+mod onion;
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -33,17 +36,21 @@ const STARTS: usize = 5;
 
 fn main() {
     // cargo adds flags of its own (`--bench`).
-    let numbers: Vec<u64> =
-        std::env::args().skip(1).filter(|a| !a.starts_with('-')).map(|a| a.parse().unwrap()).collect();
+    let words: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let is_onion = words.first().is_some_and(|word| word == "onion");
+    let numbers: Vec<u64> = words.iter().skip(is_onion.into()).map(|word| word.parse().unwrap()).collect();
+    if is_onion {
+        println!("{}", machine());
+        warn_of_debug();
+        return onion::run(&numbers);
+    }
     let size_mib = numbers.first().copied().unwrap_or(1_024).max(1);
     let runs = numbers.get(1).copied().unwrap_or(3).max(1);
     require_space(size_mib * MIB * 6);
 
     println!("{}", machine());
     println!("{size_mib} MiB an object, {runs} runs with fresh nodes and objects, median (min to max)");
-    if cfg!(debug_assertions) {
-        println!("THIS IS A DEBUG BUILD: its figures say nothing");
-    }
+    warn_of_debug();
     let mut table = Table::default();
     for run in 1..=runs {
         eprintln!("run {run} of {runs}");
@@ -53,6 +60,12 @@ fn main() {
     start_times(&mut table);
     idle(&mut table);
     table.print();
+}
+
+fn warn_of_debug() {
+    if cfg!(debug_assertions) {
+        println!("THIS IS A DEBUG BUILD: its figures say nothing");
+    }
 }
 
 // ---- one run ------------------------------------------------------------------------------------
@@ -87,7 +100,7 @@ fn transfer_run(size: u64, table: &mut Table) {
     wait_until(STEP, "a direct friend sees it", || found(&b, "direct", &direct.id).is_some());
     table.add("publish returned -> friend's search shows it: s", "", announced.elapsed().as_secs_f64());
 
-    let got = measure_get(&b, &direct.id, "direct", &[&a, &b]);
+    let got = measure_get(&b, &direct.id, &[], "direct", &[&a, &b]);
     table.add("get, direct: s", "", got.seconds);
     table.add("get, direct: fraction of raw speed", "", raw.seconds / got.seconds);
     table.add("get, direct: CPU-s/GiB, both nodes", "<= 3.5", got.cpu.iter().sum::<f64>() / gib);
@@ -98,7 +111,7 @@ fn transfer_run(size: u64, table: &mut Table) {
 
     let far = publish_timed(&a, &source, "relayed", "fof");
     wait_until(STEP, "a friend's friend sees it", || found(&c, "relayed", &far.id).is_some());
-    let got = measure_get(&c, &far.id, "fof", &[&a, &b, &c]);
+    let got = measure_get(&c, &far.id, &[], "fof", &[&a, &b, &c]);
     table.add("get, one relay: s", "", got.seconds);
     table.add("get, one relay: fraction of raw speed", "", raw.seconds / got.seconds);
     table.add("get, one relay: CPU-s/GiB, three nodes", "<= 6", got.cpu.iter().sum::<f64>() / gib);
@@ -126,11 +139,13 @@ struct Got {
 }
 
 /// `get` without `-o`: from store to store, verified. Time is that of the whole command.
-fn measure_get(node: &Node, id: &str, mode: &str, all: &[&Node]) -> Got {
+fn measure_get(node: &Node, id: &str, more: &[&str], mode: &str, all: &[&Node]) -> Got {
     all.iter().for_each(|n| forget_peak(n));
     let before: Vec<Usage> = all.iter().map(|n| Usage::of(n)).collect();
     let begun = Instant::now();
-    let answer = Running::start(command(&node.home, &["get", id, "--json"]), b"").finish(STEP).json();
+    let answer = Running::start(command(&node.home, &[&["get", id, "--json"], more].concat()), b"")
+        .finish(STEP)
+        .json();
     let seconds = begun.elapsed().as_secs_f64();
     assert_eq!(answer["mode"], mode, "{answer}");
     let cpu = all.iter().zip(&before).map(|(n, b)| Usage::of(n).since(b)).collect();

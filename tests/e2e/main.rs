@@ -21,6 +21,7 @@ mod kills;
 mod line;
 mod links;
 mod logs;
+mod onion;
 mod quota;
 mod rest;
 mod restart;

@@ -50,10 +50,10 @@ impl Drop for Watch {
     }
 }
 
-struct Response {
+pub(crate) struct Response {
     status: u16,
     head: BTreeMap<String, String>,
-    body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Response {
@@ -85,7 +85,7 @@ fn send(web: &str, method: &str, path: &str, headers: &[(&str, &str)]) -> Respon
     Response { status, head, body: bytes[end + 4..].to_vec() }
 }
 
-fn get(web: &str, path: &str, headers: &[(&str, &str)]) -> Response {
+pub(crate) fn get(web: &str, path: &str, headers: &[(&str, &str)]) -> Response {
     send(web, "GET", path, &[&[("Host", web)], headers].concat())
 }
 

@@ -1,10 +1,12 @@
 //! Getting and watching.
 
 use super::*;
+use crate::privacy::Told;
 
 /// The requests.
 pub(super) fn routes() -> Router<Api> {
     Router::new()
+        .route("/api/way", post(way))
         .route("/api/fetches", post(fetch))
         .route("/api/objects/{id}/content", get(content))
         .route("/api/streams", post(open_stream))
@@ -25,7 +27,56 @@ fn route_of(text: Option<&str>) -> Result<Route, Failure> {
         None | Some("auto") => Ok(Route::Auto),
         Some("direct") => Ok(Route::Direct),
         Some("fof") => Ok(Route::Fof),
-        Some(_) => Err(Failure::new(Exit::Usage, "--route is auto, direct or fof")),
+        Some("onion") => Ok(Route::Onion),
+        Some(_) => Err(Failure::new(Exit::Usage, "--route is auto, direct, fof or onion")),
+    }
+}
+
+/// Which way a video would come, and who learns what from it. Nothing is asked of anybody.
+async fn way(State(api): State<Api>, Json(request): Json<FetchRequest>) -> Answer {
+    let route = route_of(request.route.as_deref())?;
+    let told = api
+        .call(move |cx| {
+            let (root, _) = cx.service.resolve(cx.core, &request.id)?;
+            Ok(cx.service.way(cx.now, cx.core, &root, route))
+        })
+        .await?;
+    Ok(Json(told.json()))
+}
+
+/// An object that is here or on its way, and who learns what from that.
+struct Begun {
+    wanted: Wanted,
+    told: Told,
+    root: Root,
+    route: Route,
+}
+
+impl Begun {
+    async fn new(api: &Api, id: String, route: Route) -> Result<Self, Failure> {
+        api.call(move |cx| {
+            let (root, _) = cx.service.resolve(cx.core, &id)?;
+            let told = cx.service.way(cx.now, cx.core, &root, route);
+            Ok(Self { wanted: cx.service.want(cx.now, cx.core, &id, route)?, told, root, route })
+        })
+        .await
+    }
+
+    /// Where there was no way at first: waits until a source was found, or until it is clear that there
+    /// is none. True if it has changed what is told.
+    async fn wait(&mut self, api: &Api) -> Result<bool, Failure> {
+        let Wanted::Fetching(_, handle) = &self.wanted else { return Ok(false) };
+        if !self.told.is_none() {
+            return Ok(false);
+        }
+        let mut status = handle.status.clone();
+        let gone = |_| Failure::new(Exit::NotRunning, "the node is stopping");
+        let status = status.wait_for(|s| s.links > 0 || s.end.is_some()).await.map_err(gone)?.clone();
+        status.end.unwrap_or(Ok(()))?;
+        let (root, route) = (self.root, self.route);
+        self.told =
+            api.call(move |cx| Ok(cx.service.way_found(cx.now, cx.core, &root, route, status.links))).await?;
+        Ok(true)
     }
 }
 
@@ -33,17 +84,47 @@ fn route_of(text: Option<&str>) -> Result<Route, Failure> {
 async fn fetch(State(api): State<Api>, Json(request): Json<FetchRequest>) -> Result<Response, ApiError> {
     let route = route_of(request.route.as_deref())?;
     let started = Instant::now();
-    let wanted = api.call(move |cx| cx.service.want(cx.now, cx.core, &request.id, route)).await?;
+    let begun = Begun::new(&api, request.id, route).await?;
     let (sender, body) = ChannelBody::new(None);
     let copy = api.clone();
     api.tasks.spawn("fetch progress", async move {
-        let last = match follow(&copy, wanted, started, &sender).await {
+        let last = match tell_and_follow(&copy, begun, started, &sender).await {
             Ok(value) => value,
             Err(failure) => json!({"event": "error", "error": error_json(&failure)}),
         };
         let _ = sender.send(line(&last)).await;
     });
     Ok(([("content-type", "application/x-ndjson")], Body::new(body)).into_response())
+}
+
+/// Says who learns what, and follows.
+async fn tell_and_follow(
+    api: &Api,
+    mut begun: Begun,
+    started: Instant,
+    to: &mpsc::Sender<Bytes>,
+) -> Result<Value, Failure> {
+    let way = |told: &Told| {
+        let mut value = told.json();
+        add(&mut value, "event", json!("way"));
+        line(&value)
+    };
+    let _ = to.send(way(&begun.told)).await;
+    tokio::select! {
+        changed = begun.wait(api) => if changed? {
+            let _ = to.send(way(&begun.told)).await;
+        },
+        () = to.closed() => return Err(Failure::new(Exit::Interrupted, "nobody waits for it any more")),
+    }
+    let mut value = follow(api, begun.wanted, started, to).await?;
+    add(&mut value, "who_learns", json!(begun.told.who_learns));
+    Ok(value)
+}
+
+fn add(value: &mut Value, name: &str, field: Value) {
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert(name.into(), field);
+    }
 }
 
 pub(super) fn line(value: &Value) -> Bytes {
@@ -99,7 +180,7 @@ async fn follow(
     let head = reader.head().await?;
     let (mode, hops, sources) = match &status {
         None => ("local", 0, 0),
-        Some(s) => (if s.links > 1 { "fof" } else { "direct" }, s.links, s.sources),
+        Some(s) => (mode_of(s.links), s.links, s.sources),
     };
     Ok(json!({
         "event": "done",
@@ -112,6 +193,16 @@ async fn follow(
         "title": head.title,
         "mime": head.mime,
     }))
+}
+
+/// What a source so many friend links away is called. Whoever it is: relays and holders are counted,
+/// never named.
+const fn mode_of(links: u8) -> &'static str {
+    match links {
+        0 | 1 => "direct",
+        2 => "fof",
+        _ => "onion",
+    }
 }
 
 /// The plaintext of an object that is here.
@@ -138,13 +229,17 @@ async fn content(State(api): State<Api>, Path(id): Path<String>) -> Result<Respo
 
 async fn open_stream(State(api): State<Api>, Json(request): Json<FetchRequest>) -> Answer {
     let route = route_of(request.route.as_deref())?;
-    let wanted = api.call(move |cx| cx.service.want(cx.now, cx.core, &request.id, route)).await?;
-    let (cap, handle) = match wanted {
+    let mut begun = Begun::new(&api, request.id, route).await?;
+    // A player could not say why nothing comes.
+    begun.wait(&api).await?;
+    let (cap, handle) = match begun.wanted {
         Wanted::Local(cap) => (cap, None),
         Wanted::Fetching(cap, handle) => (cap, Some(handle)),
     };
     let (url, name) = api.streams.open(cap, handle)?;
-    Ok(Json(json!({"url": url, "name": name, "expires_s": crate::stream::LIFETIME.as_secs()})))
+    let mut value = json!({"url": url, "name": name, "expires_s": crate::stream::LIFETIME.as_secs()});
+    add(&mut value, "who_learns", json!(begun.told.who_learns));
+    Ok(Json(value))
 }
 
 async fn close_stream(State(api): State<Api>, Path(name): Path<String>) -> Answer {

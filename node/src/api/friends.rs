@@ -1,6 +1,7 @@
 //! Invites and friends.
 
 use super::*;
+use crate::privacy::tell_trust_of;
 use crate::records::{Friend, Settings, Trust};
 use kith_crypto::cert::Certificate;
 use kith_onion::Traffic;
@@ -236,6 +237,7 @@ async fn add_certificate(api: &Api, text: &str) -> Answer {
             };
             let stored = cx.store(vec![Record::Friend(Box::new(friend))]);
             cx.core.add_friend(cx.now, record);
+            tell_trust_of(cx.now, cx.core, cx.service.state(), key);
             let note = same_name(cx, key, &cert.name, &name);
             let fingerprint = cert.keys.fingerprint();
             let value = json!({"name": name, "fingerprint": fingerprint, "state": "pending", "note": note});
@@ -413,6 +415,7 @@ async fn set(
                 cx.core.add_friend(cx.now, record.ok_or_else(bug)?);
             }
             cx.core.set_friend_rates(cx.now, key, settings.up, settings.down);
+            tell_trust_of(cx.now, cx.core, cx.service.state(), key);
             Ok((friend_json(cx, key).unwrap_or_default(), stored))
         })
         .await?;
@@ -574,6 +577,7 @@ async fn verify(
                 return Err(Failure::new(Exit::Refused, what));
             }
             let stored = cx.store(records);
+            tell_trust_of(cx.now, cx.core, cx.service.state(), key);
             let verified = cx.service.state().friends.get(&key).and_then(|f| f.verified_s);
             let value = json!({
                 "name": name,

@@ -8,6 +8,7 @@ mod bundle;
 mod circles;
 mod fetch;
 mod friends;
+mod net;
 mod node;
 mod quota;
 mod search;
@@ -61,8 +62,6 @@ pub struct Facts {
     pub ready: Value,
     /// What `kith paths` shows.
     pub paths: Value,
-    /// Privacy mode of the configuration.
-    pub privacy: &'static str,
     /// How long invites live.
     pub invite_expires: Duration,
     /// Whether anybody outside can reach the advertised addresses.
@@ -116,6 +115,7 @@ impl Api {
     pub fn router(self) -> Router {
         Router::new()
             .merge(node::routes())
+            .merge(net::routes())
             .merge(quota::routes())
             .merge(friends::routes())
             .merge(circles::routes())

@@ -1,10 +1,11 @@
 //! The node itself.
 
 use super::*;
-use crate::doctor;
+use crate::{doctor, privacy};
 use kith_crypto::cert::Address;
 use kith_crypto::rng::Rng;
 use kith_onion::ratchet::OutOfStep;
+use kith_onion::{NoOnion, Privacy};
 
 /// The requests.
 pub(super) fn routes() -> Router<Api> {
@@ -15,9 +16,6 @@ pub(super) fn routes() -> Router<Api> {
         .route("/api/id", get(id))
         .route("/api/id/rotate", post(rotate))
         .route("/api/store", get(store_stats))
-        .route("/api/config", get(config))
-        .route("/api/config/reload", post(reload))
-        .route("/api/limits", get(limits))
         .route("/api/doctor", get(doctor))
 }
 
@@ -40,6 +38,9 @@ async fn status(State(api): State<Api>) -> Answer {
                 "evicted": cx.service.store().usage().evicted,
                 "damaged": store::damaged_json(cx.service.heal.count()),
                 "clock_skew_s": cx.service.clock_warning().map(|ms| ms / 1000),
+                "privacy": privacy::mode_name(cx.core.privacy()),
+                "privacy_in_effect": privacy::mode_name(cx.core.privacy()),
+                "circuits": privacy::summary_json(cx),
             }))
         })
         .await?;
@@ -48,8 +49,6 @@ async fn status(State(api): State<Api>) -> Answer {
             value.insert(k.clone(), v.clone());
         });
         value.insert("uptime_s".into(), json!(facts.started.elapsed().as_secs()));
-        value.insert("privacy".into(), json!(facts.privacy));
-        value.insert("privacy_in_effect".into(), json!("fast"));
         value.insert("reach_note".into(), json!(facts.reach_note));
     }
     Ok(Json(value))
@@ -193,30 +192,6 @@ async fn store_stats(State(api): State<Api>) -> Answer {
     })))
 }
 
-async fn config(State(api): State<Api>) -> Answer {
-    Ok(Json(api.settings.shown()?))
-}
-
-async fn limits(State(api): State<Api>) -> Answer {
-    Ok(Json(api.settings.limits_json()))
-}
-
-async fn reload(State(api): State<Api>) -> Answer {
-    let rates = api.settings.reload()?;
-    let kept = api.settings.store_limits()?;
-    if kept != api.store.limits() {
-        api.store.set_limits(kept);
-        // A lower quota holds at once, as far as something gives way.
-        super::quota::free(&api, false).await?;
-    }
-    api.call(move |cx| {
-        cx.core.set_rates(cx.now, rates);
-        Ok(())
-    })
-    .await?;
-    config(State(api)).await
-}
-
 /// What the node knows for `kith doctor`.
 async fn doctor(State(api): State<Api>) -> Answer {
     let facts = api.facts.clone();
@@ -232,11 +207,24 @@ async fn doctor(State(api): State<Api>) -> Answer {
                 clock_skew_s: cx.service.clock_warning().map(|ms| ms / 1000),
                 listen: listen.filter_map(Value::as_str).map(str::to_owned).collect(),
                 advertised: addresses(cx.core.certificate().map_or(&[], |c| &c.addrs)),
+                circuits: doctor_circuits(cx),
                 friends,
             })
         })
         .await?;
     Ok(Json(serde_json::to_value(node).map_err(|_| bug())?))
+}
+
+/// What matters of circuits. In `fast` nothing waits for them.
+fn doctor_circuits(cx: &Context<'_>) -> Option<doctor::Circuits> {
+    let mode = cx.core.privacy();
+    let wanted = mode != Privacy::Fast && !cx.service.state().friends.is_empty();
+    wanted.then(|| doctor::Circuits {
+        strict: mode == Privacy::Strict,
+        relays: cx.core.circuit_settings().relays,
+        too_few_relays: cx.core.circuit_report(cx.now).lacks == Some(NoOnion::TooFewRelays),
+        guard_away_s: cx.service.guard_away(cx.now).map(|away| away.as_secs()),
+    })
 }
 
 fn addresses(list: &[Address]) -> Vec<String> {

@@ -91,7 +91,7 @@ pub enum Command {
         #[command(subcommand)]
         command: Bundle,
     },
-    /// Limits of speed
+    /// Limits of speed, and circuits
     Net {
         /// What to do
         #[command(subcommand)]
@@ -152,8 +152,8 @@ pub struct Demo {
     /// End after the last step, with status 0 only if every step worked
     #[arg(long)]
     pub exit: bool,
-    /// How many nodes stand in line (3 to 8)
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(3..=8))]
+    /// How many nodes (3 to 8): from 7 on they stand in a ring and show circuits, else in a line
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u8).range(3..=8))]
     pub nodes: u8,
 }
 
@@ -290,12 +290,14 @@ pub struct Search {
 /// Which way a video may come.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum RouteChoice {
-    /// Whatever way there is
+    /// The way that the privacy mode takes (kith config set privacy fast|normal|strict)
     Auto,
     /// From a friend who has it
     Direct,
-    /// Through a common friend
+    /// Through a common friend, who knows
     Fof,
+    /// Through relays that do not know who wants it
+    Onion,
 }
 
 impl RouteChoice {
@@ -305,6 +307,7 @@ impl RouteChoice {
             Self::Auto => "auto",
             Self::Direct => "direct",
             Self::Fof => "fof",
+            Self::Onion => "onion",
         }
     }
 }

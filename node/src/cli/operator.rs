@@ -39,6 +39,8 @@ pub enum Net {
         #[command(subcommand)]
         command: Option<Schedule>,
     },
+    /// Your own circuits, those of others through this node, and cover
+    Circuits,
 }
 
 /// What a limit applies to.

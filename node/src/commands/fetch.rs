@@ -15,6 +15,7 @@ impl Shell {
         };
         let id = text_argument(&args.id)?;
         let body = json!({"id": id.trim(), "route": args.route.as_str()});
+        self.tell_who_learns(&body).await?;
         let response = self.client.start(Method::POST, "/api/fetches", Some(body)).await?;
         let mut value = self.follow(response).await?;
         let mut saved = None;
@@ -51,7 +52,8 @@ impl Shell {
             let way = match text(&value, "mode") {
                 "local" => "it was here already".to_owned(),
                 "direct" => "directly from a friend".to_owned(),
-                _ => "through a common friend".to_owned(),
+                "fof" => "through a common friend".to_owned(),
+                _ => "through relays".to_owned(),
             };
             let seconds = value.get("seconds").and_then(Value::as_f64).unwrap_or(0.0);
             let bytes = number(&value, "bytes");
@@ -62,14 +64,37 @@ impl Shell {
         })
     }
 
+    /// Says who learns what, before anybody is asked for anything. False: there is no way yet, and
+    /// nothing was said.
+    async fn tell_who_learns(&self, body: &Value) -> Result<bool, Failure> {
+        if self.json {
+            return Ok(true);
+        }
+        let way = self.client.call(Method::POST, "/api/way", Some(body.clone())).await?;
+        match text(&way, "way") {
+            // What is here already makes nobody learn anything.
+            "local" => Ok(true),
+            "none" => Ok(false),
+            _ => {
+                note_who_learns(&way);
+                Ok(true)
+            }
+        }
+    }
+
     /// Shows a fetch's progress until it ends.
     async fn follow(&self, response: hyper::Response<hyper::body::Incoming>) -> Result<Value, Failure> {
         let progress = bar(Some(0), "fetching");
+        let mut first = true;
         let broken = "the node ended; what came is kept, the same command goes on with it";
         let last = client::lines(response, broken, |line| {
             if text(line, "event") == "progress" {
                 progress.set_length(number(line, "total_bytes"));
                 progress.set_position(number(line, "have_bytes"));
+            }
+            // The first was asked for before; another one comes when there is a way at last.
+            if text(line, "event") == "way" && !std::mem::take(&mut first) && !self.json {
+                progress.suspend(|| note_who_learns(line));
             }
         })
         .await;
@@ -87,8 +112,12 @@ impl Shell {
             ));
         }
         let body = json!({"id": id.trim(), "route": args.route.as_str()});
+        let told = self.tell_who_learns(&body).await?;
         let stream = self.client.call(Method::POST, "/api/streams", Some(body)).await?;
         let url = text(&stream, "url").to_owned();
+        if !told {
+            note_who_learns(&stream);
+        }
         if args.player == cli::Player::Print {
             return out(&url);
         }
@@ -97,6 +126,10 @@ impl Shell {
         let _ = self.client.call(Method::DELETE, &path, None).await;
         status
     }
+}
+
+fn note_who_learns(value: &Value) {
+    note(&format!("who learns what: {}", text(value, "who_learns")));
 }
 
 /// A file in the making: nothing has its name before it is whole.

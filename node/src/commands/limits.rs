@@ -7,9 +7,10 @@ use crate::limits::{local_minute, rate, shown};
 use crate::rates::{self, Window};
 
 impl Shell {
-    /// `kith net`
+    /// `kith net`; circuits have a file of their own
     pub async fn net(&self, command: &cli::Net) -> Result<(), Failure> {
         match command {
+            cli::Net::Circuits => self.circuits().await,
             cli::Net::Limits(args) => self.limits(args).await,
             cli::Net::Schedule { command: None | Some(cli::Schedule::List) } => self.schedule().await,
             cli::Net::Schedule { command: Some(cli::Schedule::Add { window, up, down, kind }) } => {

@@ -4,6 +4,7 @@ mod about;
 mod backup;
 mod bundle;
 mod circles;
+mod circuits;
 mod config;
 mod doctor;
 mod fetch;

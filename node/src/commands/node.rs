@@ -29,8 +29,13 @@ impl Shell {
         let value = self.get("/api/status").await?;
         self.print(&value, || {
             let friends = value.get("friends").cloned().unwrap_or_default();
-            let listen: Vec<&str> =
-                value.get("listen").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+            let listen: Vec<&str> = value
+                .get("listen")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .collect();
             let mut lines = vec![
                 format!("{}  {}", self.style.bold(&safe(text(&value, "name"))), text(&value, "node")),
                 format!(
@@ -40,11 +45,15 @@ impl Shell {
                     text(&value, "version")
                 ),
                 format!("friends: {} of {} online", number(&friends, "online"), number(&friends, "total")),
-                format!("videos: {} published here, {} known in all", number(&value, "videos"), number(&value, "entries")),
+                format!(
+                    "videos: {} published here, {} known in all",
+                    number(&value, "videos"),
+                    number(&value, "entries")
+                ),
                 format!("listening for friends on {}", listen.join(", ")),
-                "privacy: fast. Friends who give you a video see that you want it; a common friend sees both sides."
-                    .into(),
+                format!("privacy: {}", super::circuits::mode_text(&value)),
             ];
+            lines.extend(super::circuits::status_lines(&value));
             if let Some(why) = value.get("read_only").and_then(Value::as_str) {
                 lines.push(self.style.red(&format!("the store is read-only: {}", safe(why))));
             }

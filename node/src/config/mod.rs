@@ -5,12 +5,16 @@
 //! where a later source would replace it, so that it does not surprise on another day.
 
 pub mod edit;
+mod keys;
 pub mod size;
 
-use crate::rates::{self, Limits, Window};
+pub use keys::KEYS;
+
+use crate::rates::Limits;
 use crate::terminal;
-use kith_crypto::cert::{Address, MAX_ADDRS, MAX_NAME_LEN};
+use kith_crypto::cert::{Address, MAX_NAME_LEN};
 use kith_crypto::text;
+use kith_onion::{CircuitSettings, Privacy};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Write as _};
@@ -31,17 +35,6 @@ const YEAR: Duration = Duration::from_secs(365 * 86_400);
 pub enum Tor {
     /// No Tor at all.
     Off,
-}
-
-/// How much speed is given up for privacy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Privacy {
-    /// The quickest way that the audience allows.
-    Fast,
-    /// The usual balance.
-    Normal,
-    /// The most private way, however slow.
-    Strict,
 }
 
 /// Which messages reach the log.
@@ -77,7 +70,7 @@ impl LogLevel {
     }
 }
 
-/// The values of all keys. Field names follow the keys, with `_` for `.`.
+/// The values of all keys. Field names follow the keys, with `_` for `.`; what belongs together is one field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The name that friends see first.
@@ -92,14 +85,14 @@ pub struct Config {
     pub tor: Tor,
     /// The privacy mode.
     pub privacy: Privacy,
+    /// Cover traffic, and everything about circuits but their share.
+    pub circuits: CircuitSettings,
+    /// Percent of a busy link that circuits of others may use.
+    pub circuit_share: u8,
     /// Length of a batch of relayed catalogue entries.
     pub catalogue_batch: Duration,
     /// Time over which a new friend's older entries enter the views of others.
     pub catalogue_spread: Duration,
-    /// Mean gap between the steps that build a circuit.
-    pub circuit_pace: Duration,
-    /// Time between two snapshots of the friends that circuits may use.
-    pub circuit_snapshot: Duration,
     /// Which messages reach the log.
     pub log_level: LogLevel,
     /// Most inbound links that have not finished their handshake.
@@ -129,235 +122,6 @@ pub struct KeySpec {
     pub live: bool,
     parse: fn(&mut Config, &Given) -> Result<(), Refusal>,
 }
-
-/// Every key there is, in the order of `config.toml`.
-pub const KEYS: &[KeySpec] = &[
-    KeySpec {
-        name: "name",
-        default: "\"kith\"",
-        comment: "The name that friends see first; by default that of the user.",
-        allowed: "1 to 64 bytes of text without control or invisible characters, no space at the ends",
-        live: false,
-        parse: |config, given| name(given).map(|value| config.name = value),
-    },
-    KeySpec {
-        name: "listen",
-        default: "[\"0.0.0.0:5483\", \"[::]:5483\"]",
-        comment: "Where friends can connect; [] for nowhere. Port 0 takes a free one.",
-        allowed: "up to 16 of ADDR:PORT, such as 0.0.0.0:5483 or [::1]:0",
-        live: false,
-        parse: |config, given| {
-            given.list(MAX_LISTEN, |one| one.parse().ok()).map(|value| config.listen = value)
-        },
-    },
-    KeySpec {
-        name: "advertise",
-        default: "[]",
-        comment: "What invites say about where this node is; [] for the addresses of the interfaces.",
-        allowed: "up to 8 of HOST:PORT, such as kith.example.org:5483 or [2001:db8::1]:5483",
-        live: false,
-        parse: |config, given| given.list(MAX_ADDRS, host_and_port).map(|value| config.advertise = value),
-    },
-    KeySpec {
-        name: "web",
-        default: "\"127.0.0.1:5484\"",
-        comment: "Where the page and the stream addresses are, on this machine only.\nThe next free port is taken if this one is in use.",
-        allowed: "ADDR:PORT on loopback, such as 127.0.0.1:5484 or [::1]:0",
-        live: false,
-        parse: |config, given| loopback(given).map(|value| config.web = value),
-    },
-    KeySpec {
-        name: "tor",
-        default: "\"off\"",
-        comment: "Whether Tor is used.",
-        allowed: "off",
-        live: false,
-        parse: |config, given| tor(given).map(|value| config.tor = value),
-    },
-    KeySpec {
-        name: "privacy",
-        default: "\"normal\"",
-        comment: "How much speed is given up for privacy.",
-        allowed: "fast, normal or strict",
-        live: false,
-        parse: |config, given| privacy(given).map(|value| config.privacy = value),
-    },
-    KeySpec {
-        name: "catalogue.batch",
-        default: "\"30min\"",
-        comment: "How long entries of friends' friends are held back, so that nobody can tell from the\ntime who a video came from. Only tests and the demo shorten it.",
-        allowed: "a duration such as 250ms, 1s, 30min, 12h or 3d, from 100ms to 365d",
-        live: false,
-        parse: |config, given| {
-            given.duration(Duration::from_millis(100)).map(|value| config.catalogue_batch = value)
-        },
-    },
-    KeySpec {
-        name: "catalogue.spread",
-        default: "\"3d\"",
-        comment: "Over how long the older entries of a new friend are shown to others.\nOnly tests and the demo shorten it.",
-        allowed: "a duration such as 250ms, 1s, 30min, 12h or 3d, from 0s to 365d",
-        live: false,
-        parse: |config, given| given.duration(Duration::ZERO).map(|value| config.catalogue_spread = value),
-    },
-    KeySpec {
-        name: "circuit.pace",
-        default: "\"60s\"",
-        comment: "Mean gap between the steps that build a circuit (used once circuits exist).",
-        allowed: "a duration such as 250ms, 1s, 30min, 12h or 3d, from 1ms to 365d",
-        live: false,
-        parse: |config, given| given.duration(MILLISECOND).map(|value| config.circuit_pace = value),
-    },
-    KeySpec {
-        name: "circuit.snapshot",
-        default: "\"6h\"",
-        comment: "Time between two snapshots of the friends that circuits may use (used once circuits exist).",
-        allowed: "a duration such as 250ms, 1s, 30min, 12h or 3d, from 1ms to 365d",
-        live: false,
-        parse: |config, given| given.duration(MILLISECOND).map(|value| config.circuit_snapshot = value),
-    },
-    KeySpec {
-        name: "log.level",
-        default: "\"warn\"",
-        comment: "Which messages reach the log.",
-        allowed: "off, error, warn, info, debug or trace",
-        live: false,
-        parse: |config, given| log_level(given).map(|value| config.log_level = value),
-    },
-    KeySpec {
-        name: "link.half_open",
-        default: "64",
-        comment: "Most inbound connections that have not yet proved to be a friend's.",
-        allowed: "a number from 1 to 4096",
-        live: false,
-        parse: |config, given| given.count(1, 4096).map(|value| config.link_half_open = value),
-    },
-    KeySpec {
-        name: "invite.expires",
-        default: "\"7d\"",
-        comment: "How long a new invite can be used.",
-        allowed: "a duration such as 250ms, 1s, 30min, 12h or 3d, from 1s to 365d",
-        live: false,
-        parse: |config, given| given.duration(SECOND).map(|value| config.invite_expires = value),
-    },
-    KeySpec {
-        name: "store.scrub",
-        default: "\"30d\"",
-        comment: "In how long everything stored is read and checked once, bit by bit and out of the way.\nSee `kith store verify`, which checks all at once.",
-        allowed: "off, or a duration such as 1s, 12h or 30d, from 1s to 365d",
-        live: false,
-        parse: |config, given| {
-            let off = given.text()? == "off";
-            let value = if off { None } else { Some(given.duration(SECOND)?) };
-            config.store_scrub = value;
-            Ok(())
-        },
-    },
-    KeySpec {
-        name: "limits.up",
-        default: "\"off\"",
-        comment: "Most bytes a second that leave; see `kith net limits`.",
-        allowed: RATE,
-        live: true,
-        parse: |config, given| rate(given).map(|value| config.limits.base.all.up = Some(value)),
-    },
-    KeySpec {
-        name: "limits.down",
-        default: "\"off\"",
-        comment: "Most bytes a second that come.",
-        allowed: RATE,
-        live: true,
-        parse: |config, given| rate(given).map(|value| config.limits.base.all.down = Some(value)),
-    },
-    KeySpec {
-        name: "limits.own.up",
-        default: "\"off\"",
-        comment: "The same only for your own videos and what you fetch, up.",
-        allowed: RATE,
-        live: true,
-        parse: |config, given| rate(given).map(|value| config.limits.base.kinds[0].up = Some(value)),
-    },
-    KeySpec {
-        name: "limits.own.down",
-        default: "\"off\"",
-        comment: "The same only for your own videos and what you fetch, down.",
-        allowed: RATE,
-        live: true,
-        parse: |config, given| rate(given).map(|value| config.limits.base.kinds[0].down = Some(value)),
-    },
-    KeySpec {
-        name: "limits.fof.up",
-        default: "\"off\"",
-        comment: "The same only for friends of friends, when this node passes on, up.",
-        allowed: RATE,
-        live: true,
-        parse: |config, given| rate(given).map(|value| config.limits.base.kinds[1].up = Some(value)),
-    },
-    KeySpec {
-        name: "limits.fof.down",
-        default: "\"off\"",
-        comment: "The same only for friends of friends, when this node passes on, down.",
-        allowed: RATE,
-        live: true,
-        parse: |config, given| rate(given).map(|value| config.limits.base.kinds[1].down = Some(value)),
-    },
-    KeySpec {
-        name: "limits.onion.up",
-        default: "\"off\"",
-        comment: "The same only for circuits of others, when this node passes on (used once circuits exist), up.",
-        allowed: RATE,
-        live: true,
-        parse: |config, given| rate(given).map(|value| config.limits.base.kinds[2].up = Some(value)),
-    },
-    KeySpec {
-        name: "limits.onion.down",
-        default: "\"off\"",
-        comment: "The same only for circuits of others, when this node passes on (used once circuits exist), down.",
-        allowed: RATE,
-        live: true,
-        parse: |config, given| rate(given).map(|value| config.limits.base.kinds[2].down = Some(value)),
-    },
-    KeySpec {
-        name: "limits.schedule",
-        default: "[]",
-        comment: "Weekly windows, in local time, whose limits take the place of those above; see\n`kith net schedule`. A later window wins over an earlier one.",
-        allowed: "up to 32 of \"DAYS FROM-TO LIMITS\", such as \"mon-fri 08:00-18:00 up=1MB/s fof.up=off\"",
-        live: true,
-        parse: |config, given| {
-            given
-                .list(rates::MAX_WINDOWS, |one| Window::parse(one).ok())
-                .map(|value| config.limits.schedule = value)
-        },
-    },
-    KeySpec {
-        name: "store.quota",
-        default: "\"20GiB\"",
-        comment: "How much all videos that are kept here may take; see `kith store quota`. What was\nfetched gives way to what you publish or pin.",
-        allowed: "a size like 500MB, 20GiB or 1.5TB, from 1MiB to 1000TiB",
-        live: true,
-        parse: |config, given| {
-            size::parse(given.text()?)
-                .filter(|bytes| (size::MIN_QUOTA..=size::MAX).contains(bytes))
-                .map(|bytes| config.store.quota = bytes)
-                .ok_or(NOT_ALLOWED)
-        },
-    },
-    KeySpec {
-        name: "store.keep_free",
-        default: "\"512MiB\"",
-        comment: "Free space that publishing and fetching leave on the store's disk.",
-        allowed: "0B, or a size like 500MB or 2GiB, up to 1000TiB",
-        live: true,
-        parse: |config, given| {
-            size::parse(given.text()?)
-                .filter(|bytes| *bytes <= size::MAX)
-                .map(|bytes| config.store.keep_free = bytes)
-                .ok_or(NOT_ALLOWED)
-        },
-    },
-];
-
-const RATE: &str = "off, or a rate like 500kB/s, 2MB/s or 1.5MiB/s, from 4KiB/s to 1000GB/s";
 
 impl KeySpec {
     /// The environment variable of this key: `catalogue.batch` is `KITH_CATALOGUE_BATCH`.
@@ -535,10 +299,10 @@ impl Config {
             web: SocketAddr::from((Ipv6Addr::LOCALHOST, 0)),
             tor: Tor::Off,
             privacy: Privacy::Strict,
+            circuits: CircuitSettings::default(),
+            circuit_share: 0,
             catalogue_batch: YEAR,
             catalogue_spread: YEAR,
-            circuit_pace: YEAR,
-            circuit_snapshot: YEAR,
             log_level: LogLevel::Off,
             link_half_open: 0,
             invite_expires: Duration::ZERO,
@@ -743,56 +507,6 @@ impl Given {
     }
 }
 
-fn name(given: &Given) -> Result<String, Refusal> {
-    let name = given.text()?;
-    if text::is_plain_name(name, MAX_NAME_LEN) { Ok(name.to_owned()) } else { Err(NOT_ALLOWED) }
-}
-
-fn host_and_port(text: &str) -> Option<Address> {
-    if let Ok(addr) = text.parse::<SocketAddr>() {
-        return (addr.port() != 0 && !addr.ip().is_unspecified()).then_some(Address::Ip(addr));
-    }
-    let (host, port) = text.rsplit_once(':')?;
-    let port = port.parse().ok().filter(|port| *port != 0)?;
-    // Digits and dots alone are an address with a mistake in it, not a host.
-    let is_name = Address::is_host(host) && host.bytes().any(|b| b.is_ascii_alphabetic());
-    is_name.then(|| Address::Host(host.to_owned(), port))
-}
-
-fn loopback(given: &Given) -> Result<SocketAddr, Refusal> {
-    let addr: SocketAddr = given.text()?.parse().map_err(|_| NOT_ALLOWED)?;
-    if addr.ip().is_loopback() {
-        return Ok(addr);
-    }
-    Err(Refusal(Some("the page commands this node, so only this machine may reach it")))
-}
-
-fn tor(given: &Given) -> Result<Tor, Refusal> {
-    match given.text()? {
-        "off" | "false" => Ok(Tor::Off),
-        "on" | "only" | "true" => Err(Refusal(Some("this release has no Tor yet"))),
-        _ => Err(NOT_ALLOWED),
-    }
-}
-
-fn privacy(given: &Given) -> Result<Privacy, Refusal> {
-    match given.text()? {
-        "fast" => Ok(Privacy::Fast),
-        "normal" => Ok(Privacy::Normal),
-        "strict" => Ok(Privacy::Strict),
-        _ => Err(NOT_ALLOWED),
-    }
-}
-
-fn rate(given: &Given) -> Result<Option<u64>, Refusal> {
-    rates::parse(given.text()?).ok_or(NOT_ALLOWED)
-}
-
-fn log_level(given: &Given) -> Result<LogLevel, Refusal> {
-    let word = given.text()?;
-    LogLevel::ALL.into_iter().find(|level| level.as_str() == word).ok_or(NOT_ALLOWED)
-}
-
 // Units in milliseconds, the largest first.
 const UNITS: [(&str, u64); 5] =
     [("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1_000), ("ms", 1)];
@@ -819,6 +533,7 @@ pub fn format_duration(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kith_onion::Cover;
     use proptest::prelude::*;
 
     fn load(toml: &str, sets: &[&str], vars: &[(&str, &str)]) -> Result<Config, ConfigError> {
@@ -843,8 +558,9 @@ mod tests {
         assert_eq!((config.tor, config.privacy), (Tor::Off, Privacy::Normal));
         assert_eq!(config.catalogue_batch, Duration::from_secs(1_800));
         assert_eq!(config.catalogue_spread, Duration::from_secs(3 * 86_400));
-        assert_eq!(config.circuit_pace, Duration::from_secs(60));
-        assert_eq!(config.circuit_snapshot, Duration::from_secs(6 * 3_600));
+        assert_eq!((config.circuits, config.circuit_share), (CircuitSettings::default(), 20));
+        assert_eq!(config.circuits.pace, Duration::from_secs(60));
+        assert_eq!(config.circuits.snapshot, Duration::from_secs(6 * 3_600));
         assert_eq!((config.log_level, config.link_half_open), (LogLevel::Warn, 64));
         assert_eq!(config.invite_expires, Duration::from_secs(7 * 86_400));
         assert_eq!(config.store, kith_store::Limits { quota: 20 << 30, keep_free: 512 << 20 });
@@ -908,6 +624,23 @@ mod tests {
         }
         let listed = vec!["1.2.3.4:5"; MAX_LISTEN + 1].join(",");
         assert!(refusal("", &[&format!("listen={listed}")], &[]).contains("too many"));
+    }
+
+    #[test]
+    fn circuits_are_set_as_people_write_it() {
+        let cover = |text: &str| load("", &[&format!("cover={text}")], &[]).map(|c| c.circuits.cover);
+        assert_eq!(cover("off").unwrap(), Cover::Off);
+        assert_eq!(cover("idle").unwrap(), Cover::Idle);
+        assert_eq!(cover("constant 16kB/s").unwrap(), Cover::Constant(16_000));
+        for bad in ["on", "constant", "constant off", "constant 1kB/s", "constant 11MB/s", "16kB/s"] {
+            assert!(cover(bad).unwrap_err().to_string().contains("constant 16kB/s"), "{bad}");
+        }
+        let config = load("circuit.relay = \"off\"\ncircuit.relays = 6", &["circuit.share=90"], &[]).unwrap();
+        assert_eq!((config.circuits.relay, config.circuits.relays, config.circuit_share), (false, 6, 90));
+        for bad in ["circuit.relays=2", "circuit.relays=7", "circuit.share=0", "circuit.share=91"] {
+            assert!(load("", &[bad], &[]).is_err(), "{bad}");
+        }
+        assert!(load("circuit.relay = 1", &[], &[]).is_err());
     }
 
     #[test]

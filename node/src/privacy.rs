@@ -1,0 +1,422 @@
+//! The three privacy modes, circuits and who learns what, in plain words. The decisions are the
+//! core's; that every sentence here is true of them is this file's business.
+//!
+//! Invariant: nothing here names a relay. Friends are named only to their own friend, this node's
+//! owner.
+
+use crate::exit::{Exit, Failure};
+use crate::records::{self, State};
+use crate::service::{Context, Service};
+use kith_crypto::content::Root;
+use kith_onion::budget::Budgets;
+use kith_onion::schedule::Weights;
+use kith_onion::{
+    CircuitReport, Core, Cover, FriendKey, GuardTier, NoOnion, Now, OwnState, Privacy, Route, Trust, Way,
+};
+use serde_json::{Value, json};
+
+/// What `config.toml` says of the modes.
+pub const CONFIG_COMMENT: &str = "How much speed is given up for privacy.\n\
+fast: the quickest way; a friend who gives you a video sees that you watch it, a common\n\
+friend sees who wants what from whom, and friends can see what you have.\n\
+normal: friends' videos come directly, and those friends see it; all others come through\n\
+relays, who do not know that it is you.\n\
+strict: everything comes through relays or waits, and what you watched is given to nobody.";
+
+/// The mode with this name.
+pub fn named(name: &str) -> Option<Privacy> {
+    [Privacy::Fast, Privacy::Normal, Privacy::Strict].into_iter().find(|mode| mode_name(*mode) == name)
+}
+
+/// The name of a mode, in the configuration and the API.
+pub const fn mode_name(mode: Privacy) -> &'static str {
+    match mode {
+        Privacy::Fast => "fast",
+        Privacy::Normal => "normal",
+        Privacy::Strict => "strict",
+    }
+}
+
+/// What a mode means, in one sentence.
+pub const fn sentence(mode: Privacy) -> &'static str {
+    match mode {
+        Privacy::Fast => {
+            "everything comes the quickest way: a friend who gives you a video sees that you watch it, a \
+             common friend sees who wants what from whom, and friends can see what you have"
+        }
+        Privacy::Normal => {
+            "a friend's video comes directly, and that friend sees that you watch it; all others come through \
+             relays, and nobody on the way knows that it is you, unless your first relay works together with \
+             one near the other end"
+        }
+        Privacy::Strict => {
+            "everything comes through relays or waits for them, your friends do not see what you watch, and \
+             what you watched is given to nobody; the limits of normal hold here, too"
+        }
+    }
+}
+
+/// What circuits of others may use of a busy link, in percent. Own and friends' traffic keep their
+/// proportion in the rest.
+pub fn budgets(share: u8) -> Budgets {
+    let budgets = Budgets::default();
+    let Weights { classes: [own, fof, onion], bulk, quiet_cells } = budgets.weights;
+    let share = u16::from(share.clamp(1, 99));
+    // Scaled so that nothing is lost by rounding: the two of the rest stand at 5 to 3.
+    let (rest, all) = (100 - share, own + fof + onion);
+    let classes = [own / 10 * rest, fof / 10 * rest, (own + fof) / 10 * share];
+    let bulk = (classes.iter().sum::<u16>() / all).saturating_mul(bulk);
+    Budgets { weights: Weights { classes, bulk, quiet_cells }, ..budgets }
+}
+
+/// Tells the core how far each friend is trusted with circuits.
+pub fn tell_trust(now: Now, core: &mut Core, state: &State) {
+    state.friends.keys().for_each(|key| tell_trust_of(now, core, state, *key));
+}
+
+/// Tells the core how far a friend is trusted with circuits.
+pub fn tell_trust_of(now: Now, core: &mut Core, state: &State, key: FriendKey) {
+    let Some(friend) = state.friends.get(&key) else { return };
+    let trust = match state.settings_of(key).trust {
+        records::Trust::Close => Trust::Close,
+        records::Trust::Normal => Trust::Normal,
+        records::Trust::Low => Trust::Low,
+    };
+    core.set_trust(now, key, trust, friend.verified_s.is_some());
+}
+
+// Circuits.
+
+/// The name of what circuits lack, in the API.
+pub const fn lack_name(lack: NoOnion) -> &'static str {
+    match lack {
+        NoOnion::TooFewRelays => "too_few_relays",
+        NoOnion::NotReady => "not_ready",
+        NoOnion::GuardCarries => "guard_carries",
+        NoOnion::TooManyRoutes => "too_many_routes",
+        NoOnion::NotFound => "not_found",
+    }
+}
+
+const fn state_name(state: OwnState) -> &'static str {
+    match state {
+        OwnState::Building => "building",
+        OwnState::Ready => "ready",
+        OwnState::Used => "used",
+    }
+}
+
+const fn tier_name(tier: GuardTier) -> &'static str {
+    match tier {
+        GuardTier::Close => "close",
+        GuardTier::Verified => "verified",
+        GuardTier::All => "all",
+    }
+}
+
+/// Circuits as `status` shows them.
+pub fn summary_json(cx: &Context<'_>) -> Value {
+    summary(&cx.core.circuit_report(cx.now), cx.service.state())
+}
+
+fn summary(report: &CircuitReport, state: &State) -> Value {
+    let count = |state: OwnState| report.own.iter().filter(|own| own.state == state).count();
+    let close = state.friends.keys().filter(|key| state.settings_of(**key).trust == records::Trust::Close);
+    json!({
+        "ready": count(OwnState::Ready),
+        "building": count(OwnState::Building),
+        "used": count(OwnState::Used),
+        "relayed": report.relayed,
+        "tier": report.tier.map(tier_name),
+        "guard_online": report.guard_online,
+        "lacks": report.lacks.map(lack_name),
+        "close_friends": close.count(),
+    })
+}
+
+/// Circuits as `net circuits` shows them.
+pub fn circuits_json(cx: &Context<'_>, share: u8) -> Value {
+    let report = cx.core.circuit_report(cx.now);
+    let state = cx.service.state();
+    let settings = cx.core.circuit_settings();
+    let mut value = summary(&report, state);
+    let own: Vec<Value> = report
+        .own
+        .iter()
+        .map(|own| json!({"relays": own.relays, "age_s": own.age.as_secs(), "state": state_name(own.state)}))
+        .collect();
+    let links = state.friends.keys().filter(|key| cx.core.is_online(**key)).count() as u64;
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("own".into(), json!(own));
+        fields.insert("privacy".into(), json!(mode_name(cx.core.privacy())));
+        fields.insert("relays".into(), json!(settings.relays));
+        fields.insert("relay".into(), json!(settings.relay));
+        fields.insert("share".into(), json!(share));
+        fields.insert("cover".into(), cover_json(settings.cover, links));
+    }
+    value
+}
+
+const DAY_S: u64 = 86_400;
+/// Idle cover is one cell after a silence with this mean.
+const IDLE_GAP_S: u64 = 30;
+const CELL_BYTES: u64 = 4096;
+
+/// What cover costs: what this node sends at least, on each link and on all that stand.
+fn cover_json(cover: Cover, links: u64) -> Value {
+    let (mode, rate, day) = match cover {
+        Cover::Off => ("off", None, 0),
+        Cover::Idle => ("idle", None, DAY_S / IDLE_GAP_S * CELL_BYTES),
+        Cover::Constant(rate) => ("constant", Some(rate), rate.saturating_mul(DAY_S)),
+    };
+    json!({
+        "mode": mode,
+        "rate": rate,
+        "links": links,
+        "bytes_per_day_and_link": day,
+        "bytes_per_day": day.saturating_mul(links),
+    })
+}
+
+// Who learns what.
+
+/// Which way an item would come, and who learns what from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    way: &'static str,
+    reduced: bool,
+    lacks: Option<NoOnion>,
+    /// One sentence.
+    pub who_learns: String,
+}
+
+/// The label of a fetch whose first relay also carries the item.
+const REDUCED: &str = "reduced: your first relay also carries this item";
+
+impl Told {
+    /// It is here already.
+    fn local() -> Self {
+        Self { way: "local", reduced: false, lacks: None, who_learns: "nobody: it is here already".into() }
+    }
+
+    /// As the API gives it.
+    pub fn json(&self) -> Value {
+        json!({
+            "way": self.way,
+            "reduced": self.reduced,
+            "lacks": self.lacks.map(lack_name),
+            "who_learns": self.who_learns,
+        })
+    }
+
+    /// Whether nothing can come this way now.
+    pub const fn is_none(&self) -> bool {
+        self.lacks.is_some()
+    }
+}
+
+/// The friends who may be asked, by how far what they give is away.
+struct Asked {
+    /// They hold it.
+    holders: Vec<String>,
+    /// A friend of theirs holds it.
+    common: Vec<String>,
+}
+
+impl Asked {
+    fn of(state: &State, core: &Core, root: &Root) -> Self {
+        let sources = core.listing(root).map(|listing| listing.sources).unwrap_or_default();
+        let names = |wanted: u8| {
+            let those = sources.iter().filter(|(_, links)| *links == wanted);
+            those.filter_map(|(key, _)| state.friends.get(key).map(|f| f.name.clone())).collect()
+        };
+        Self { holders: names(1), common: names(2) }
+    }
+
+    fn is_nobody(&self) -> bool {
+        self.holders.is_empty() && self.common.is_empty()
+    }
+}
+
+/// `Bo`, `Bo and Cem`, `Bo, Cem and 3 others`.
+fn list(names: &[String]) -> String {
+    match names {
+        [] => String::new(),
+        [one] => one.clone(),
+        [one, two] => format!("{one} and {two}"),
+        [one, two, three] => format!("{one}, {two} and {three}"),
+        [one, two, rest @ ..] => format!("{one}, {two} and {} others", rest.len()),
+    }
+}
+
+fn direct(asked: &Asked, route: Route, mode: Privacy) -> String {
+    let next = match (route, mode, asked.common.is_empty()) {
+        (Route::Auto, Privacy::Fast, false) => format!(
+            "; if it does not come that way, {} will know who wants what from whom",
+            list(&asked.common)
+        ),
+        _ => String::new(),
+    };
+    match asked.holders.as_slice() {
+        [] => {
+            "nobody here is known to have it: all your friends are asked, and each of them may see that you \
+               watch this"
+                .into()
+        }
+        [one] => format!("{one} will see that you watch this{next}"),
+        several => format!("{} may each see that you watch this{next}", list(several)),
+    }
+}
+
+fn fof(asked: &Asked) -> String {
+    match asked.common.as_slice() {
+        [] => "all your friends are asked to pass it on: whoever does will know that you watch this, what it is \
+               and who gives it"
+            .into(),
+        [one] => format!(
+            "{one}, your common friend, will know that you watch this, what it is and who gives it; who gives \
+             it learns that {one} or a friend of {one} wants it"
+        ),
+        several => format!(
+            "{} are your common friends: whoever passes it on will know that you watch this, what it is and who \
+             gives it",
+            list(several)
+        ),
+    }
+}
+
+fn onion(reduced: bool) -> String {
+    let label = if reduced { format!("; {REDUCED}") } else { String::new() };
+    format!(
+        "nobody but your own node knows that it is you, unless your first relay works together with one near \
+         the other end: relays pass on sealed cells, and who gives it learns only that somebody wants it{label}"
+    )
+}
+
+impl Service {
+    /// Which way an object would come now, and who learns what from it.
+    pub fn way(&self, now: Now, core: &Core, root: &Root, route: Route) -> Told {
+        if self.is_here(root) {
+            return Told::local();
+        }
+        let asked = Asked::of(self.state(), core, root);
+        let told = |way, reduced, who_learns| Told { way, reduced, lacks: None, who_learns };
+        match core.way_of(now, root, route) {
+            Way::Direct if asked.is_nobody() || !asked.holders.is_empty() => {
+                told("direct", false, direct(&asked, route, core.privacy()))
+            }
+            Way::Direct | Way::Fof => told("fof", false, fof(&asked)),
+            Way::Onion { reduced } => told("onion", reduced, onion(reduced)),
+            Way::No(why) => Told {
+                way: "none",
+                reduced: false,
+                lacks: Some(why),
+                who_learns: format!("nobody yet: {}", lack_text(why, core.circuit_settings().relays)),
+            },
+        }
+    }
+
+    /// The same once a source was found so many friend links away.
+    pub fn way_found(&self, now: Now, core: &Core, root: &Root, route: Route, links: u8) -> Told {
+        let told = self.way(now, core, root, route);
+        // The circuit in use may be the only one.
+        let used = told.is_none() && links > 2;
+        if used { Told { way: "onion", reduced: false, lacks: None, who_learns: onion(false) } } else { told }
+    }
+
+    /// Why nothing comes through a circuit, and what to do about it.
+    pub fn no_onion(&self, core: &Core, root: &Root, route: Route, mode: Privacy, why: NoOnion) -> Failure {
+        let asked = Asked::of(self.state(), core, root);
+        let advice = match (route, mode) {
+            (Route::Auto, Privacy::Normal) if !asked.common.is_empty() => format!(
+                "it can come only by way of your common friend {}, who will know: --route fof",
+                list(&asked.common).replace(" and ", " or ")
+            ),
+            (Route::Auto, Privacy::Strict) if why != NoOnion::GuardCarries => {
+                format!("{}; strict takes no other way", lack_advice(why))
+            }
+            _ => lack_advice(why).to_owned(),
+        };
+        let what = lack_text(why, core.circuit_settings().relays);
+        Failure::new(Exit::Unreachable, format!("{what}: {advice}"))
+    }
+}
+
+fn lack_text(why: NoOnion, relays: u8) -> String {
+    match why {
+        NoOnion::TooFewRelays => {
+            format!("too few friends of your friends relay to make a circuit of {relays} relays")
+        }
+        NoOnion::NotReady => "no circuit stands yet".into(),
+        NoOnion::GuardCarries => {
+            "your first relay also carries this video, which strict does not allow".into()
+        }
+        NoOnion::TooManyRoutes => {
+            "this video was asked for over four routes within 30 days, and one more would tell too much"
+                .into()
+        }
+        NoOnion::NotFound => "nobody near the ends of your circuits gives this video".into(),
+    }
+}
+
+const fn lack_advice(why: NoOnion) -> &'static str {
+    match why {
+        NoOnion::TooFewRelays => {
+            "make more friends who have friends of their own, and see `kith net circuits`"
+        }
+        NoOnion::NotReady => "wait a few minutes, and see `kith net circuits`",
+        NoOnion::GuardCarries => "mark more friends close (kith friend trust NAME close), or use normal",
+        NoOnion::TooManyRoutes => "try again in some days",
+        NoOnion::NotFound => "try again when more people are on line",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_keep_the_proportion_of_the_rest() {
+        for share in 1..=90_u16 {
+            let Weights { classes: [own, fof, onion], bulk, .. } = budgets(share as u8).weights;
+            let all = f64::from(own + fof + onion);
+            let is = |weight: u16, percent: f64| (f64::from(weight) / all * 100.0 - percent).abs() < 1e-9;
+            let rest = f64::from(100 - share);
+            assert!(is(onion, f64::from(share)) && is(own, rest * 0.625) && is(fof, rest * 0.375), "{share}");
+            assert!(is(bulk, 20.0), "{share}: {bulk}");
+        }
+        let Weights { classes, .. } = budgets(20).weights;
+        assert_eq!(classes, [50, 30, 20].map(|weight| weight * 8), "the core's default");
+    }
+
+    #[test]
+    fn cover_says_what_it_costs() {
+        let cost = |cover, links| cover_json(cover, links)["bytes_per_day"].as_u64();
+        assert_eq!(cost(Cover::Off, 9), Some(0));
+        assert_eq!(cost(Cover::Idle, 1), Some(11_796_480));
+        assert_eq!(cost(Cover::Constant(16_000), 3), Some(3 * 16_000 * 86_400));
+        assert_eq!(cost(Cover::Constant(u64::MAX), 3), Some(u64::MAX), "no overflow");
+    }
+
+    #[test]
+    fn every_sentence_is_one_line_and_names_whom_it_is_about() {
+        let owned = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        let asked =
+            |holders: &[&str], common: &[&str]| Asked { holders: owned(holders), common: owned(common) };
+        let (auto, fast) = (Route::Auto, Privacy::Fast);
+        assert_eq!(direct(&asked(&["Bo"], &[]), auto, fast), "Bo will see that you watch this");
+        assert!(direct(&asked(&["Bo", "Cem"], &[]), auto, fast).starts_with("Bo and Cem may each see"));
+        assert!(direct(&asked(&["Bo"], &["Dia"]), auto, fast).contains("Dia will know who wants what"));
+        assert!(!direct(&asked(&["Bo"], &["Dia"]), Route::Direct, fast).contains("Dia"));
+        assert!(!direct(&asked(&["Bo"], &["Dia"]), auto, Privacy::Normal).contains("Dia"));
+        assert!(direct(&asked(&[], &[]), auto, fast).contains("all your friends"));
+        assert!(fof(&asked(&[], &["Bo"])).starts_with("Bo, your common friend, will know"));
+        assert!(onion(true).ends_with("; reduced: your first relay also carries this item"));
+        assert!(!onion(false).contains("reduced"));
+        assert_eq!(list(&owned(&["A", "B", "C", "D", "E"])), "A, B and 3 others");
+        for mode in [Privacy::Fast, Privacy::Normal, Privacy::Strict] {
+            assert_eq!(named(mode_name(mode)), Some(mode));
+            assert!(!sentence(mode).contains(['\n', '.']), "{}", sentence(mode));
+        }
+    }
+}
