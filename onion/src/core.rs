@@ -819,7 +819,7 @@ impl Core {
         let mut load = Load {
             connections: self.connections.len(),
             half_open: self.connections.values().filter(|c| c.is_half_open()).count(),
-            timers: self.timers.len(),
+            timers: self.timers.values().filter(|t| !t.is_of_circuit()).count(),
             replays: self.replays,
             circuits: self.circuits.relayed,
             spread: self.circuits.spread,

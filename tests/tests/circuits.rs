@@ -1,7 +1,7 @@
 //! Circuits in the simulator: building, use, faults and limits, with many seeds.
 
 use kith_onion::catalogue::Audience;
-use kith_onion::{CircuitSettings, NoOnion, OwnState, Privacy, Route, Trust};
+use kith_onion::{CircuitSettings, OwnState, Route};
 use kith_tests::sim::{NodeId, Outcome, World, seeds};
 use std::time::Duration;
 

@@ -7,7 +7,7 @@ use kith_onion::budget::Budgets;
 use kith_onion::catalogue::{Audience, Pace};
 use kith_onion::entry::Entry;
 use kith_onion::schedule::Weights;
-use kith_onion::{Rates, Route};
+use kith_onion::{CircuitSettings, Privacy, Rates, Route};
 use kith_tests::sim::{Flood, NodeId, Outcome, Quality, World, seeds};
 use std::time::Duration;
 
@@ -446,7 +446,10 @@ fn gossip_in_a_ring_does_not_grow() {
     seeds::run("gossip_in_a_ring_does_not_grow", 1, |seed| {
         let mut world = World::new(seed);
         for name in NAMES.into_iter().take(4) {
-            world.add_node(name, Pace { batch: 30 * MINUTE, spread: MINUTE });
+            let id = world.add_node(name, Pace { batch: 30 * MINUTE, spread: MINUTE });
+            // What circuits cost is not gossip.
+            let none = CircuitSettings { relay: false, ..CircuitSettings::default() };
+            world.set_circuits(id, Privacy::Fast, none);
         }
         [(0, 1), (1, 2), (2, 3), (3, 0)].into_iter().for_each(|(a, b)| world.link(a, b));
         (0..4).for_each(|n| {

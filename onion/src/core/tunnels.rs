@@ -37,6 +37,16 @@ pub(crate) enum Timer {
     Destroy(At),
 }
 
+impl Timer {
+    /// Whether it belongs to a circuit and not to a tunnel.
+    pub(super) const fn is_of_circuit(&self) -> bool {
+        matches!(
+            self,
+            Self::Extended(_) | Self::Pong(_) | Self::SearchOver(..) | Self::Here(..) | Self::Destroy(_)
+        )
+    }
+}
+
 impl Core {
     /// Sets a timer that ends with its tunnel.
     pub(super) fn at(&mut self, time: Duration, conn: ConnId, circ: CircId, timer: Timer) {
