@@ -23,6 +23,8 @@ pub const SESSION_STALL: Duration = Duration::from_secs(10);
 
 /// One block may take so long, and not longer, whatever else comes meanwhile.
 pub const BLOCK_STALL: Duration = Duration::from_secs(60);
+/// The deadline of what a reader waits for.
+const URGENT_MS: u16 = 1000;
 /// The time from one tick to the next, at most.
 const TICK_AHEAD: Duration = Duration::from_millis(200);
 /// Blocks that a reader needs soon (4 MiB).
@@ -393,9 +395,18 @@ impl Fetch {
         {
             let Some(position) = self.pick(geometry, id) else { break };
             self.owe(now, id, position);
-            wants.push(Want { position, deadline_ms: u16::MAX });
+            let deadline_ms = if self.is_urgent(position) { URGENT_MS } else { u16::MAX };
+            wants.push(Want { position, deadline_ms });
         }
         (!wants.is_empty()).then_some(Message::Want(wants))
+    }
+
+    /// What a reader waits for leaves a holder before what is only fetched ahead, and so does what
+    /// proves it: a node block never comes later than the data below it.
+    fn is_urgent(&self, position: Position) -> bool {
+        let Position::Data(index) = position else { return true };
+        let in_window = |from: u64| (from..from.saturating_add(READER_WINDOW)).contains(&index);
+        self.readers.last().is_some_and(|(_, from)| in_window(*from))
     }
 
     fn first_missing(&self) -> Option<u64> {

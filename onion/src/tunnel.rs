@@ -7,7 +7,7 @@ use crate::core::relaying::RelayCircuit;
 use crate::core::{FetchId, FriendKey};
 use crate::link::InWindow;
 use crate::schedule::Flow;
-use crate::session::Assembler;
+use crate::session::{Assembler, Want};
 use kith_crypto::content::{Position, Root, SEALED_LEN};
 use kith_crypto::noise::Handshake;
 use std::collections::VecDeque;
@@ -22,7 +22,10 @@ pub(crate) const SERVE_AHEAD: usize = 9 * SEALED_LEN;
 #[derive(Debug)]
 pub(crate) struct Serving {
     pub(crate) root: Root,
+    /// Requests in the order in which they are answered: what has a deadline first.
     pub(crate) wanted: VecDeque<Position>,
+    /// How many of the first of them have one.
+    pub(crate) urgent: usize,
     /// Reads under way in the order of the requests: storage may answer out of order, and the
     /// requester verifies a block by the ones before it.
     pub(crate) reading: VecDeque<(Position, Option<ReadAnswer>)>,
@@ -42,11 +45,35 @@ impl Serving {
         Self {
             root,
             wanted: VecDeque::new(),
+            urgent: 0,
             reading: VecDeque::new(),
             started: false,
             counted: 0,
             queued: false,
         }
+    }
+
+    /// Takes a request.
+    pub(crate) fn want(&mut self, want: Want) {
+        if want.deadline_ms == u16::MAX {
+            self.wanted.push_back(want.position);
+        } else {
+            self.wanted.insert(self.urgent.min(self.wanted.len()), want.position);
+            self.urgent += 1;
+        }
+    }
+
+    /// The request to answer next.
+    pub(crate) fn next_wanted(&mut self) -> Option<Position> {
+        self.urgent = self.urgent.saturating_sub(1);
+        self.wanted.pop_front()
+    }
+
+    /// Takes requests back that were not begun.
+    pub(crate) fn cancel(&mut self, positions: &[Position]) {
+        let urgent = self.wanted.iter().take(self.urgent).filter(|p| !positions.contains(p)).count();
+        self.wanted.retain(|p| !positions.contains(p));
+        self.urgent = urgent;
     }
 
     /// Takes an answer of storage and returns what can be sent now, in order.
@@ -169,6 +196,23 @@ pub(crate) enum SourceState {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_has_a_deadline_leaves_first_and_in_its_own_order() {
+        let mut serving = Serving::new(Root([0; 32]));
+        let mut want =
+            |index, deadline_ms| serving.want(Want { position: Position::Data(index), deadline_ms });
+        for (index, deadline_ms) in [(1, u16::MAX), (2, 5), (3, u16::MAX), (4, 9), (5, 5)] {
+            want(index, deadline_ms);
+        }
+        serving.cancel(&[Position::Data(4), Position::Data(3)]);
+        serving.want(Want { position: Position::Data(6), deadline_ms: 0 });
+        let order: Vec<_> = std::iter::from_fn(|| serving.next_wanted()).map(|p| p.index()).collect();
+        assert_eq!(order, [2, 5, 6, 1]);
+        serving.want(Want { position: Position::Data(7), deadline_ms: u16::MAX });
+        serving.want(Want { position: Position::Data(8), deadline_ms: 0 });
+        assert_eq!(serving.next_wanted().map(|p| p.index()), Some(8));
+    }
 
     #[test]
     fn blocks_leave_in_the_order_of_the_requests() {

@@ -226,7 +226,7 @@ impl Core {
         };
         let entry = step.chosen.and_then(|handle| list.iter().find(|l| l.handle == handle));
         own.next_hop = entry.map(|entry| NextHop { entry: *entry, stored: !step.changed });
-        circuits.too_few = entry.is_none();
+        circuits.too_few |= entry.is_none();
         if step.changed {
             self.store_routes(Some(id));
         }
@@ -248,6 +248,7 @@ impl Core {
         } else {
             own.route = Some(self.circuits.routes.route(pair, slot));
             self.circuits.routes.worked(pair, slot);
+            self.circuits.too_few = false;
             self.retry_onion(now);
         }
     }

@@ -600,12 +600,12 @@ impl Core {
                 self.say(now, conn, circ, Message::Have(Have::All));
             }
             Message::Want(wants) => {
-                serving.wanted.extend(wants.iter().map(|w| w.position));
+                wants.into_iter().for_each(|want| serving.want(want));
                 if serving.wanted.len() > MAX_WANTED {
                     return Err(Broken);
                 }
             }
-            Message::Cancel(positions) => serving.wanted.retain(|p| !positions.contains(p)),
+            Message::Cancel(positions) => serving.cancel(&positions),
             Message::Bye => {
                 self.end_tunnel(now, conn, circ, true);
                 return Ok(());
@@ -658,7 +658,7 @@ impl Core {
             }
             return false;
         }
-        let Some(position) = serving.wanted.pop_front() else { return false };
+        let Some(position) = serving.next_wanted() else { return false };
         let root = serving.root;
         serving.reading.push_back((position, None));
         let exists = self.held.get(&root).is_some_and(|h| h.geometry.slot(position).is_some());
