@@ -393,23 +393,25 @@ fn seen(all: &[Seen], relay: &str) -> Vec<String> {
         .map(|node| {
             let names = node.friends.iter().map(|f| f.0.as_str()).collect::<Vec<_>>().join(", ");
             let (sent, received, relayed) = (node.sent(), node.received(), node.relayed());
-            let did = if relayed > 0 {
+            // Circuits are being built meanwhile: their few cells are not the video.
+            let video = |bytes: u64| bytes >= SAMPLE.len() as u64;
+            let did = if video(relayed) {
                 format!(
                     "relayed {} of sealed cells; knows who asked, who answered and which video",
                     human_bytes(relayed)
                 )
-            } else if sent > received {
+            } else if video(sent) {
                 format!(
                     "sent {}; knows that {relay} or a friend of {relay} wanted it, not which",
                     human_bytes(sent)
                 )
-            } else if received > 0 {
+            } else if video(received) {
                 format!(
                     "received {}; knows that {relay} or a friend of {relay} has it, not which",
                     human_bytes(received)
                 )
             } else {
-                "carried nothing and saw nothing of this".to_owned()
+                "carried nothing of the video and saw nothing of this".to_owned()
             };
             format!("{:4} knows the addresses of {names} only; {did}", node.name)
         })
