@@ -24,6 +24,8 @@ const LENGTH_LEN: usize = 2 + OVERHEAD;
 pub const WINDOW_START: u32 = 32;
 /// Largest window of one tunnel.
 pub const WINDOW_MAX: u32 = 256;
+/// The same for a circuit and what it is joined to: what waits on the way is in the way of a seek.
+pub const WINDOW_MAX_ONION: u32 = 128;
 /// Window of a tunnel whose cells wait too long at a relay.
 pub const WINDOW_MIN: u32 = 16;
 /// Tunnels that one side may have opened on one link.
@@ -173,6 +175,7 @@ pub struct Left {
 #[derive(Debug)]
 pub struct InWindow {
     window: u32,
+    most: u32,
     granted: u32,
     held: u32,
     /// Granted cells that no rate was charged for yet.
@@ -185,6 +188,7 @@ impl Default for InWindow {
     fn default() -> Self {
         Self {
             window: WINDOW_START,
+            most: WINDOW_MAX,
             granted: WINDOW_START,
             held: 0,
             unpaid: WINDOW_START,
@@ -195,6 +199,11 @@ impl Default for InWindow {
 }
 
 impl InWindow {
+    /// A window that never grows beyond `most`.
+    pub fn up_to(most: u32) -> Self {
+        Self { most, ..Self::default() }
+    }
+
     /// A cell arrived. An error when the peer had no credit for it; true when no rate was charged
     /// for it yet.
     pub fn arrived(&mut self) -> Result<bool, Broken> {
@@ -231,8 +240,8 @@ impl InWindow {
         if most == 0 || !self.would_grant(tick) {
             return None;
         }
-        if self.ran_dry && !self.slow && self.held <= self.window / 4 && self.window < WINDOW_MAX {
-            self.window *= 2;
+        if self.ran_dry && !self.slow && self.held <= self.window / 4 && self.window < self.most {
+            self.window = (self.window * 2).min(self.most);
         }
         self.ran_dry = false;
         let give = self.room().min(most);

@@ -5,8 +5,8 @@ pub(crate) use crate::budget::Bucket;
 use crate::circuit::StreamId;
 use crate::core::relaying::RelayCircuit;
 use crate::core::{FetchId, FriendKey};
-use crate::link::InWindow;
-use crate::schedule::Flow;
+use crate::link::{InWindow, WINDOW_MAX, WINDOW_MAX_ONION};
+use crate::schedule::{Class, Flow};
 use crate::session::{Assembler, Want};
 use kith_crypto::content::{Position, Root, SEALED_LEN};
 use kith_crypto::noise::Handshake;
@@ -141,6 +141,12 @@ pub(crate) struct Tunnel {
 impl Tunnel {
     pub(crate) fn new(role: Role) -> Self {
         Self { role, flow: Flow::default(), window: InWindow::default(), timers: Vec::new() }
+    }
+
+    /// A tunnel for such a flow.
+    pub(crate) fn of(role: Role, flow: Flow) -> Self {
+        let most = if flow.class == Class::Onion { WINDOW_MAX_ONION } else { WINDOW_MAX };
+        Self { flow, window: InWindow::up_to(most), ..Self::new(role) }
     }
 
     /// Whether it is a tunnel, and not a side of a circuit: they are counted apart.

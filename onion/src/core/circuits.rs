@@ -146,6 +146,8 @@ const REPLACE_BEFORE: Duration = Duration::from_secs(5 * 60);
 const FIRST_FOR: Duration = Duration::from_secs(60);
 /// A first circuit waits so long at most, for links to other friends to come.
 const FIRST_WAIT_MS: u64 = 1000;
+/// How long the first guard waits for others to come.
+const FIRST_GUARD_WAIT: Duration = Duration::from_secs(10);
 /// Routes are looked at again after this.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// Own requests and `CREATE`s that may come back.
@@ -181,6 +183,7 @@ pub(crate) struct Circuits {
     build_at: Option<Duration>,
     first_at: Option<Duration>,
     look_at: Duration,
+    guards_from: Option<Duration>,
 }
 
 impl Circuits {
@@ -207,6 +210,7 @@ impl Circuits {
             build_at: None,
             first_at: None,
             look_at: Duration::ZERO,
+            guards_from: None,
         };
         circuits.apply(settings);
         circuits
@@ -380,8 +384,13 @@ impl Core {
             Use::Building | Use::Fetch(..) => false,
         };
         let carries = |pair| circuits.routes.guard(pair).is_some_and(|guard| plan.carriers.contains(&guard));
-        // The reserve pair when the first relay carries the item; it is also the last way out.
-        let mut pairs = [(Pair::Primary, carries(Pair::Primary)), (Pair::Reserve, carries(Pair::Reserve))];
+        // The reserve pair when the first relay carries the item. Otherwise only when nothing stands or
+        // is being built over the primary: whoever sees an item over both guards learns much.
+        let mut pairs = vec![(Pair::Primary, carries(Pair::Primary))];
+        let primary_is_down = !circuits.own.values().any(|own| own.pair == Pair::Primary);
+        if primary_is_down || carries(Pair::Primary) {
+            pairs.push((Pair::Reserve, carries(Pair::Reserve)));
+        }
         pairs.sort_by_key(|(_, carries)| *carries);
         let mut all_carry = false;
         for (pair, reduced) in pairs {
@@ -491,10 +500,19 @@ impl Core {
     fn look_at_guards(&mut self, now: Now) {
         let candidates = self.guard_candidates(now);
         let unix_ms = self.common_time(now).unix_ms;
-        let Circuits { routes, .. } = &mut self.circuits;
-        // A guard is drawn among several if that can be had: a moment after the first friend came.
-        if routes.guard(Pair::Primary).is_none() && candidates.iter().all(|c| !c.can_relay) {
-            return;
+        let Circuits { routes, settings, guards_from, look_at, .. } = &mut self.circuits;
+        // The first guard is drawn among those that are there a while after the first friend came, so
+        // that it is not always whoever is quickest.
+        if routes.guard(Pair::Primary).is_none() {
+            if candidates.iter().all(|c| !c.can_relay) {
+                return;
+            }
+            let wait = settings.pace.min(FIRST_GUARD_WAIT);
+            let from = *guards_from.get_or_insert(now.at + wait);
+            if now.at < from {
+                *look_at = from;
+                return;
+            }
         }
         if routes.refresh(unix_ms, &candidates, &mut self.rng) {
             let gone = |own: &Own| self.circuits.routes.guard(own.pair).is_none();

@@ -102,8 +102,6 @@ impl Core {
         if let Some(friend) = self.friends.get_mut(&key) {
             friend.onion.knows = features & CIRCUITS != 0;
             friend.onion.online_since.get_or_insert(now.at);
-            // It may have been restarted, with another key.
-            friend.onion.key = None;
         }
         self.circuits.handles.friend_connected(now.at);
         self.announce_key(now, id, key);
@@ -132,9 +130,6 @@ impl Core {
             let public = own.last().map(|(_, key)| *key.public()).unwrap_or_default();
             Control::OnionKey { epoch, key: public }
         } else {
-            if friend.onion.own.is_empty() {
-                return;
-            }
             friend.onion.own.clear();
             Control::OnionKey { epoch, key: [0; 32] }
         };
@@ -143,11 +138,13 @@ impl Core {
 
     /// A new day, or relaying was switched on or off: all friends on line are told.
     pub(super) fn announce_keys(&mut self, now: Now) {
-        let epoch = epoch_of(self.common_time(now));
-        if self.circuits.announced == Some((epoch, self.circuits.settings.relay)) {
+        let (epoch, relay) = (epoch_of(self.common_time(now)), self.circuits.settings.relay);
+        // Days do not come back: the clocks of friends who come and go differ.
+        let is_later = |day: u16| (1..1 << 15).contains(&epoch.wrapping_sub(day));
+        if self.circuits.announced.is_some_and(|(day, was)| was == relay && !is_later(day)) {
             return;
         }
-        self.circuits.announced = Some((epoch, self.circuits.settings.relay));
+        self.circuits.announced = Some((epoch, relay));
         let links: Vec<(FriendKey, ConnId)> =
             self.friends.iter().filter_map(|(key, f)| Some((*key, f.link?))).collect();
         links.into_iter().for_each(|(key, conn)| self.announce_key(now, conn, key));

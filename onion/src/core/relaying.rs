@@ -168,7 +168,7 @@ impl Core {
         let circuit = RelayCircuit { layer, place: Place::End(Box::default()), last_cell: now.at };
         let flow = Flow { class: Class::Onion, from: conn };
         if let Some(open) = self.open_link(conn) {
-            open.tunnels.insert(circ, Tunnel { flow, ..Tunnel::new(Role::CircuitIn(Box::new(circuit))) });
+            open.tunnels.insert(circ, Tunnel::of(Role::CircuitIn(Box::new(circuit)), flow));
             open.link.open_circuit(circ, flow);
         }
         self.circuits.relayed += 1;
@@ -228,7 +228,7 @@ impl Core {
         let open = self.open_link(conn)?;
         let circ = open.next_circ;
         open.next_circ = open.next_circ.checked_add(2)?;
-        open.tunnels.insert(circ, Tunnel { flow, ..Tunnel::new(role) });
+        open.tunnels.insert(circ, Tunnel::of(role, flow));
         open.link.open_circuit(circ, flow);
         self.urgent(now, conn, circ, Command::Create, create.encode());
         self.tunnel(conn, circ).map(|_| circ)

@@ -296,7 +296,7 @@ impl Core {
         let open = self.open_link(conn)?;
         let circ = open.next_circ;
         open.next_circ = open.next_circ.checked_add(2)?;
-        open.tunnels.insert(circ, Tunnel { flow, ..Tunnel::new(role) });
+        open.tunnels.insert(circ, Tunnel::of(role, flow));
         self.urgent(now, conn, circ, Command::TunOpen, request.encode());
         // A link that is stuck was closed just now, and the tunnel with it.
         self.tunnel(conn, circ).map(|_| circ)

@@ -237,16 +237,24 @@ fn ageing_handles_are_taken_only_when_there_is_nothing_else() {
 }
 
 #[test]
-fn steady_and_quick_relays_are_drawn_more_often_and_claims_have_a_cap() {
+fn steady_relays_are_drawn_more_often_and_quick_ones_are_not() {
     let (mut routes, mut rng) = (drawn(1), rng(1));
-    let list = [Listed { uptime: 15, rate: 15, ..listed(1) }, Listed { uptime: 15, rate: 4, ..listed(2) }];
+    let list = [Listed { uptime: 15, rate: 15, ..listed(1) }, Listed { uptime: 15, rate: 0, ..listed(2) }];
     let mut first = 0;
     for _ in 0..1000 {
         routes.primary.second = None;
         let step = routes.second(Pair::Primary, &list, START, false, &mut rng);
         first += usize::from(step.chosen == Some(Handle([1; 8])));
     }
-    assert!((440..560).contains(&first), "rates above 4 count as 4: {first}");
+    assert!((440..560).contains(&first), "rates do not count: {first}");
+    let list = [Listed { uptime: 15, ..listed(1) }, Listed { uptime: 0, ..listed(2) }];
+    let mut first = 0;
+    for _ in 0..1000 {
+        routes.primary.second = None;
+        let step = routes.second(Pair::Primary, &list, START, false, &mut rng);
+        first += usize::from(step.chosen == Some(Handle([1; 8])));
+    }
+    assert!((700..790).contains(&first), "23 of 31: {first}");
 }
 
 #[test]
