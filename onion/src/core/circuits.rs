@@ -292,6 +292,12 @@ impl Core {
         }
     }
 
+    /// How many different routes an object was asked for over in the last 30 days.
+    pub fn route_count(&self, now: Now, root: &Root) -> usize {
+        let unix_ms = self.common_time(now).unix_ms;
+        self.circuits.routes.route_count(&self.circuits.secret, &root.0, unix_ms)
+    }
+
     /// All circuits, as the owner may see them.
     pub fn circuit_report(&self, now: Now) -> CircuitReport {
         let circuits = &self.circuits;

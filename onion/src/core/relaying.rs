@@ -484,11 +484,15 @@ impl Core {
         let Some(end) = self.circuit_end(at) else { return false };
         let after = u32::from(base) + u32::from(want);
         let fresh = u32::from(base) >= end.next_stream && after <= u32::from(StreamId::MAX);
-        if end.extending.is_some() || end.search.is_some() || !fresh || end.streams.len() >= MAX_STREAMS {
+        if end.extending.is_some() || !fresh || end.streams.len() >= MAX_STREAMS {
             return false;
         }
         end.next_stream = after;
-        end.search = Some(Search { base, want, answered: 0, others: Vec::new() });
+        // The builder does not wait for what it asked before: that is over.
+        let before = end.search.replace(Search { base, want, answered: 0, others: Vec::new() });
+        for (c, k) in before.map(|s| s.others).unwrap_or_default() {
+            self.end_tunnel(now, c, k, true);
+        }
         self.at(now.at + REFUSE_AFTER, at.0, at.1, Timer::SearchOver(at, base));
         let Some(from) = self.friend_of(at.0) else { return true };
         let may = self.within(from, now, |asks| &mut asks.opens);
