@@ -333,12 +333,12 @@ impl Core {
     // Ways.
 
     /// Which way an item would come now.
-    pub fn way_of(&self, now: Now, root: &Root, route: Route) -> Way {
+    pub fn way_of(&self, _now: Now, root: &Root, route: Route) -> Way {
         let plan = self.plan(root, route);
         match plan.friends.first() {
             Some((_, 1)) => Way::Direct,
             Some(_) => Way::Fof,
-            None if plan.onion => match self.circuit_for(now, root, &plan, &BTreeSet::new()) {
+            None if plan.onion => match self.circuit_for(root, &plan, None, &BTreeSet::new()) {
                 Ok((_, reduced)) => Way::Onion { reduced },
                 Err(why) => Way::No(why),
             },
@@ -372,9 +372,9 @@ impl Core {
     /// A circuit for an object, and whether its first relay also carries the item.
     fn circuit_for(
         &self,
-        _now: Now,
         root: &Root,
         plan: &Plan,
+        fetch: Option<FetchId>,
         tried: &BTreeSet<(Pair, usize)>,
     ) -> Result<(u32, bool), NoOnion> {
         let circuits = &self.circuits;
@@ -383,7 +383,9 @@ impl Core {
             Use::Ready => true,
             // Its own circuit of before: nobody learns more.
             Use::Spent(of) => of == *root,
-            Use::Building | Use::Fetch(..) => false,
+            // Its own circuit, when all that came through it has ended.
+            Use::Fetch(by, _) => Some(by) == fetch && own.is_idle(),
+            Use::Building => false,
         };
         let carries = |pair| circuits.routes.guard(pair).is_some_and(|guard| plan.carriers.contains(&guard));
         // The reserve pair when the first relay carries the item; it is also the last way out.
@@ -416,7 +418,7 @@ impl Core {
         let Some(state) = self.fetches.get(&fetch) else { return Err(NoOnion::NotReady) };
         let (cap, tried) = (state.fetch.cap().clone(), state.tried.clone());
         let plan = self.plan(&cap.root, Route::Onion);
-        let (id, _) = self.circuit_for(now, &cap.root, &plan, &tried)?;
+        let (id, _) = self.circuit_for(&cap.root, &plan, Some(fetch), &tried)?;
         let unix_ms = self.common_time(now).unix_ms;
         let Circuits { routes, secret, own, .. } = &mut self.circuits;
         let Some((chosen, route)) = own.get(&id).and_then(|own| Some((own, own.route?))) else {

@@ -21,6 +21,8 @@ const TICK_MS: (u64, u64) = (100, 200);
 const ONION_ATTEMPT: Duration = Duration::from_secs(12);
 /// When no circuit can be had, or one ended, it is tried again after this.
 const RETRY_CIRCUIT: Duration = Duration::from_millis(250);
+/// Sessions in a row through one circuit that brought nothing, before another is asked.
+const CIRCUIT_FAILURES: u32 = 2;
 /// A source that failed again and again is asked again after at most 2^this times [`RETRY_SOURCE`].
 const MAX_FAILURE_SHIFT: u32 = 4;
 
@@ -413,6 +415,11 @@ impl Core {
             if let Some(place) = place.filter(|_| circuits > 1) {
                 state.sources.remove(place);
             } else if let Some(source) = place.and_then(|p| state.sources.get_mut(p)) {
+                // Who is near this end brings nothing, again and again: others may be near another.
+                let place = self.circuits.own.get(&(conn & !OWN)).map(|own| (own.pair, own.slot));
+                if gone == Gone::Lied || source.failures >= CIRCUIT_FAILURES {
+                    state.tried.extend(place);
+                }
                 let shift = source.failures.saturating_sub(1).min(MAX_FAILURE_SHIFT);
                 let wait = if source.failures == 0 { RETRY_CIRCUIT } else { RETRY_SOURCE * (1 << shift) };
                 source.state = SourceState::Idle { not_before: now.at + wait };

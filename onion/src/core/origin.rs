@@ -143,6 +143,11 @@ impl Own {
         self.layers.len() as u8
     }
 
+    /// Nothing comes through it, and nobody is asked who has not answered.
+    pub(super) fn is_idle(&self) -> bool {
+        self.streams.is_empty() && self.search.as_ref().is_none_or(|s| s.answered > 0)
+    }
+
     pub(super) fn poll_timeout(&self) -> Duration {
         let search = self.search.as_ref().map(|s| s.until);
         search.unwrap_or(self.next_at).min(self.next_at)
