@@ -306,6 +306,7 @@ impl Core {
     /// those at the end of the same circuit.
     pub(super) fn session_ready(&mut self, now: Now, conn: ConnId, circ: CircId, id: FetchId) {
         let through_circuit = conn & OWN != 0;
+        let tick = Duration::from_millis(self.rng.range(TICK_MS.0, TICK_MS.1));
         let may_start = |s: &&mut FetchState| !s.has_session() || through_circuit && s.only_through(conn);
         let Some(state) = self.fetches.get_mut(&id).filter(may_start) else {
             return self.end_tunnel(now, conn, circ, true);
@@ -323,6 +324,8 @@ impl Core {
             name.iter_mut().zip(places).for_each(|(to, from)| *to = from);
             state.sessions_used.insert((FriendKey(name), ONION));
             state.starts.push(((conn, circ), start));
+            // A late answer, after all others were lost, finds no tick that it could wait for.
+            state.tick_at.get_or_insert(now.at + tick);
             links = self.circuits.settings.relays + 1;
         } else {
             state.sessions_used.insert((friend, links));
