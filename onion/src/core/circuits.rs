@@ -523,9 +523,6 @@ impl Core {
             };
             own.values().filter(counts).filter(|o| o.until > soon).count()
         };
-        if own.len() >= MAX_OWN {
-            return None;
-        }
         if routes.guard(Pair::Primary).is_some() {
             if let Some(slot) = (0..SLOTS).find(|slot| has(Pair::Primary, *slot) == 0) {
                 return Some((Pair::Primary, slot));
@@ -559,6 +556,9 @@ impl Core {
             }
             Some(at) if at <= now.at => {
                 self.circuits.build_at = None;
+                if !self.make_room_for_own(now) {
+                    return;
+                }
                 if self.start_circuit(now, pair, slot, quick) {
                     self.circuits.first_at.get_or_insert(now.at);
                 } else {
@@ -569,6 +569,18 @@ impl Core {
             }
             Some(_) => {}
         }
+    }
+
+    /// When there are as many circuits as there may be, the oldest that did its work gives way. False:
+    /// all others are in use.
+    fn make_room_for_own(&mut self, now: Now) -> bool {
+        if self.circuits.own.len() < MAX_OWN {
+            return true;
+        }
+        let spent = self.circuits.own.iter().filter(|(_, own)| matches!(own.purpose, Use::Spent(_)));
+        let oldest = spent.min_by_key(|(_, own)| own.since).map(|(id, _)| *id);
+        oldest.into_iter().for_each(|id| self.own_over(now, id));
+        oldest.is_some()
     }
 
     fn first_wait_ms(&self) -> u64 {
