@@ -296,6 +296,12 @@ impl Core {
         }
     }
 
+    /// How many different routes an object was asked for over in the last 30 days.
+    pub fn route_count(&self, now: Now, root: &Root) -> usize {
+        let unix_ms = self.common_time(now).unix_ms;
+        self.circuits.routes.route_count(&self.circuits.secret, &root.0, unix_ms)
+    }
+
     /// All circuits, as the owner may see them.
     pub fn circuit_report(&self, now: Now) -> CircuitReport {
         let circuits = &self.circuits;
@@ -331,12 +337,12 @@ impl Core {
     // Ways.
 
     /// Which way an item would come now.
-    pub fn way_of(&self, now: Now, root: &Root, route: Route) -> Way {
+    pub fn way_of(&self, _now: Now, root: &Root, route: Route) -> Way {
         let plan = self.plan(root, route);
         match plan.friends.first() {
             Some((_, 1)) => Way::Direct,
             Some(_) => Way::Fof,
-            None if plan.onion => match self.circuit_for(now, root, &plan, &BTreeSet::new()) {
+            None if plan.onion => match self.circuit_for(root, &plan, None, &BTreeSet::new()) {
                 Ok((_, reduced)) => Way::Onion { reduced },
                 Err(why) => Way::No(why),
             },
@@ -370,9 +376,9 @@ impl Core {
     /// A circuit for an object, and whether its first relay also carries the item.
     fn circuit_for(
         &self,
-        _now: Now,
         root: &Root,
         plan: &Plan,
+        fetch: Option<FetchId>,
         tried: &BTreeSet<(Pair, usize)>,
     ) -> Result<(u32, bool), NoOnion> {
         let circuits = &self.circuits;
@@ -381,7 +387,9 @@ impl Core {
             Use::Ready => true,
             // Its own circuit of before: nobody learns more.
             Use::Spent(of) => of == *root,
-            Use::Building | Use::Fetch(..) => false,
+            // Its own circuit, when all that came through it has ended.
+            Use::Fetch(by, _) => Some(by) == fetch && own.is_idle(),
+            Use::Building => false,
         };
         let carries = |pair| circuits.routes.guard(pair).is_some_and(|guard| plan.carriers.contains(&guard));
         // The reserve pair when the first relay carries the item. Otherwise only when nothing stands or
@@ -419,7 +427,7 @@ impl Core {
         let Some(state) = self.fetches.get(&fetch) else { return Err(NoOnion::NotReady) };
         let (cap, tried) = (state.fetch.cap().clone(), state.tried.clone());
         let plan = self.plan(&cap.root, Route::Onion);
-        let (id, _) = self.circuit_for(now, &cap.root, &plan, &tried)?;
+        let (id, _) = self.circuit_for(&cap.root, &plan, Some(fetch), &tried)?;
         let unix_ms = self.common_time(now).unix_ms;
         let Circuits { routes, secret, own, .. } = &mut self.circuits;
         let Some((chosen, route)) = own.get(&id).and_then(|own| Some((own, own.route?))) else {
@@ -533,9 +541,6 @@ impl Core {
             };
             own.values().filter(counts).filter(|o| o.until > soon).count()
         };
-        if own.len() >= MAX_OWN {
-            return None;
-        }
         if routes.guard(Pair::Primary).is_some() {
             if let Some(slot) = (0..SLOTS).find(|slot| has(Pair::Primary, *slot) == 0) {
                 return Some((Pair::Primary, slot));
@@ -569,6 +574,9 @@ impl Core {
             }
             Some(at) if at <= now.at => {
                 self.circuits.build_at = None;
+                if !self.make_room_for_own(now) {
+                    return;
+                }
                 if self.start_circuit(now, pair, slot, quick) {
                     self.circuits.first_at.get_or_insert(now.at);
                 } else {
@@ -579,6 +587,18 @@ impl Core {
             }
             Some(_) => {}
         }
+    }
+
+    /// When there are as many circuits as there may be, the oldest that did its work gives way. False:
+    /// all others are in use.
+    fn make_room_for_own(&mut self, now: Now) -> bool {
+        if self.circuits.own.len() < MAX_OWN {
+            return true;
+        }
+        let spent = self.circuits.own.iter().filter(|(_, own)| matches!(own.purpose, Use::Spent(_)));
+        let oldest = spent.min_by_key(|(_, own)| own.since).map(|(id, _)| *id);
+        oldest.into_iter().for_each(|id| self.own_over(now, id));
+        oldest.is_some()
     }
 
     fn first_wait_ms(&self) -> u64 {

@@ -21,6 +21,8 @@ const TICK_MS: (u64, u64) = (100, 200);
 const ONION_ATTEMPT: Duration = Duration::from_secs(12);
 /// When no circuit can be had, or one ended, it is tried again after this.
 const RETRY_CIRCUIT: Duration = Duration::from_millis(250);
+/// Sessions in a row through one circuit that brought nothing, before another is asked.
+const CIRCUIT_FAILURES: u32 = 2;
 /// A source that failed again and again is asked again after at most 2^this times [`RETRY_SOURCE`].
 const MAX_FAILURE_SHIFT: u32 = 4;
 
@@ -304,6 +306,7 @@ impl Core {
     /// those at the end of the same circuit.
     pub(super) fn session_ready(&mut self, now: Now, conn: ConnId, circ: CircId, id: FetchId) {
         let through_circuit = conn & OWN != 0;
+        let tick = Duration::from_millis(self.rng.range(TICK_MS.0, TICK_MS.1));
         let may_start = |s: &&mut FetchState| !s.has_session() || through_circuit && s.only_through(conn);
         let Some(state) = self.fetches.get_mut(&id).filter(may_start) else {
             return self.end_tunnel(now, conn, circ, true);
@@ -321,6 +324,8 @@ impl Core {
             name.iter_mut().zip(places).for_each(|(to, from)| *to = from);
             state.sessions_used.insert((FriendKey(name), ONION));
             state.starts.push(((conn, circ), start));
+            // A late answer, after all others were lost, finds no tick that it could wait for.
+            state.tick_at.get_or_insert(now.at + tick);
             links = self.circuits.settings.relays + 1;
         } else {
             state.sessions_used.insert((friend, links));
@@ -413,6 +418,11 @@ impl Core {
             if let Some(place) = place.filter(|_| circuits > 1) {
                 state.sources.remove(place);
             } else if let Some(source) = place.and_then(|p| state.sources.get_mut(p)) {
+                // Who is near this end brings nothing, again and again: others may be near another.
+                let place = self.circuits.own.get(&(conn & !OWN)).map(|own| (own.pair, own.slot));
+                if gone == Gone::Lied || source.failures >= CIRCUIT_FAILURES {
+                    state.tried.extend(place);
+                }
                 let shift = source.failures.saturating_sub(1).min(MAX_FAILURE_SHIFT);
                 let wait = if source.failures == 0 { RETRY_CIRCUIT } else { RETRY_SOURCE * (1 << shift) };
                 source.state = SourceState::Idle { not_before: now.at + wait };

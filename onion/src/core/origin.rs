@@ -124,6 +124,8 @@ pub(crate) struct Own {
     response: Duration,
     round_trip: Duration,
     next_at: Duration,
+    /// A cell came since the last time.
+    heard: bool,
     quick: bool,
     pub(super) since: Duration,
     pub(super) until: Duration,
@@ -141,6 +143,11 @@ pub(crate) struct Own {
 impl Own {
     pub(super) fn relays(&self) -> u8 {
         self.layers.len() as u8
+    }
+
+    /// Nothing comes through it, and nobody is asked who has not answered.
+    pub(super) fn is_idle(&self) -> bool {
+        self.streams.is_empty() && self.search.as_ref().is_none_or(|s| s.answered > 0)
     }
 
     pub(super) fn poll_timeout(&self) -> Duration {
@@ -177,6 +184,7 @@ impl Core {
             response: Law::draw(rng, law.response.0, law.response.1),
             round_trip: Duration::ZERO,
             next_at: now.at + law.gap(rng, quick),
+            heard: false,
             quick,
             since: now.at,
             until: now.at + Duration::from_secs(rng.range(life.0, life.1)),
@@ -282,8 +290,12 @@ impl Core {
         let Self { circuits, rng, .. } = self;
         let Some(own) = circuits.own.get_mut(&id).filter(|o| o.next_at <= now.at) else { return };
         own.next_at += law.gap(rng, own.quick);
-        if own.waiting.is_some() {
-            return self.own_failed(now, id);
+        let heard = std::mem::take(&mut own.heard);
+        match own.waiting {
+            // The answer waits behind what comes through the circuit, on a slow link.
+            Some(Waiting::Ping { .. }) if heard => return,
+            Some(_) => return self.own_failed(now, id),
+            None => {}
         }
         let in_use = matches!(own.purpose, Use::Fetch(..));
         if now.at >= own.until && !in_use {
@@ -336,6 +348,7 @@ impl Core {
         if own.layers.open(body).is_err() {
             return self.own_failed(now, id);
         }
+        own.heard = true;
         if let Some((stream, record)) = peek_record(body) {
             return self.own_record(now, id, stream, record);
         }
@@ -411,9 +424,8 @@ impl Core {
         }
         search.answered += 1;
         let (fetch, base) = (search.fetch, search.base);
-        if search.answered >= MAX_ANSWERS {
-            search.until = Duration::MAX;
-        }
+        // What more the end says may wait behind what comes: it has not failed.
+        search.until = Duration::MAX;
         let noise =
             Handshake::initiate(Pattern::Tunnel, &search.psk, TUNNEL_PROLOGUE, &mut search.rng.clone());
         let session = noise.and_then(|mut noise| {

@@ -110,6 +110,16 @@ impl RelayCircuit {
         }
     }
 
+    /// Streams through which this node serves an object itself.
+    fn served(&self, root: &Root) -> impl Iterator<Item = StreamId> {
+        let streams = match &self.place {
+            Place::End(end) => Some(&end.streams),
+            Place::Middle(_) => None,
+        };
+        let serves = |stream: &Stream| matches!(stream, Stream::Here(here) if here.serving.root == *root);
+        streams.into_iter().flatten().filter(move |(_, stream)| serves(stream)).map(|(id, _)| *id)
+    }
+
     /// What this node serves to the builder itself.
     pub(crate) fn serving(&mut self) -> Option<&mut Serving> {
         self.end()?.streams.values_mut().find_map(|stream| match stream {
@@ -484,11 +494,15 @@ impl Core {
         let Some(end) = self.circuit_end(at) else { return false };
         let after = u32::from(base) + u32::from(want);
         let fresh = u32::from(base) >= end.next_stream && after <= u32::from(StreamId::MAX);
-        if end.extending.is_some() || end.search.is_some() || !fresh || end.streams.len() >= MAX_STREAMS {
+        if end.extending.is_some() || !fresh || end.streams.len() >= MAX_STREAMS {
             return false;
         }
         end.next_stream = after;
-        end.search = Some(Search { base, want, answered: 0, others: Vec::new() });
+        // The builder does not wait for what it asked before: that is over.
+        let before = end.search.replace(Search { base, want, answered: 0, others: Vec::new() });
+        for (c, k) in before.map(|s| s.others).unwrap_or_default() {
+            self.end_tunnel(now, c, k, true);
+        }
         self.at(now.at + REFUSE_AFTER, at.0, at.1, Timer::SearchOver(at, base));
         let Some(from) = self.friend_of(at.0) else { return true };
         let may = self.within(from, now, |asks| &mut asks.opens);
@@ -848,6 +862,23 @@ impl Core {
             }));
         }
         idle.into_iter().for_each(|at| self.kill_circuit(now, at));
+    }
+
+    /// Ends what is served through circuits to those who may no longer have an object.
+    pub(super) fn end_unshared_circuits(&mut self, now: Now, root: Root) {
+        let mut ended = Vec::new();
+        for (conn, connection) in &self.connections {
+            let Some(open) = connection.peek() else { continue };
+            let Who::Friend(key) = open.who else { continue };
+            if self.serves_circuits(key, &root) {
+                continue;
+            }
+            for (circ, tunnel) in &open.tunnels {
+                let Role::CircuitIn(circuit) = &tunnel.role else { continue };
+                ended.extend(circuit.served(&root).map(|stream| ((*conn, *circ), stream)));
+            }
+        }
+        ended.into_iter().for_each(|(at, stream)| self.stream_over(now, at, stream));
     }
 
     // Who is served what.

@@ -556,6 +556,7 @@ impl Core {
             }
         }
         ended.into_iter().for_each(|(conn, circ)| self.end_tunnel(now, conn, circ, true));
+        self.end_unshared_circuits(now, root);
     }
 
     /// The other end of a session broke the rules: the tunnel ends, and a source that did it is

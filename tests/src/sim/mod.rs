@@ -5,15 +5,18 @@
 //! What the world checks all the time: blocks are delivered only verified, counters never go back,
 //! memory stays within its bounds, and no core asks for a time in the past again and again.
 
+mod circuits;
 mod disk;
 mod fair;
 mod node;
+mod rogue;
 pub mod seeds;
 mod wire;
 
 pub use disk::{Journal, Line, Object};
 pub use fair::Flood;
 pub use node::{Disk, Fetching, Mischief, Node, Outcome};
+pub use rogue::{Came, Rogue, RogueCircuit};
 pub use wire::{End, Flow, Quality, Wire, WireId};
 
 use kith_crypto::cert::{Address, Certificate};
@@ -153,7 +156,7 @@ impl World {
     pub fn add_node(&mut self, name: &'static str, pace: Pace) -> NodeId {
         let id = self.nodes.len();
         let identity = Identity::generate(&mut self.rng);
-        let addr = Address::Ip(([10, 0, 0, id as u8 + 1], 5483).into());
+        let addr = Address::Ip(([10, 0, (id >> 8) as u8, id as u8], 5483).into());
         let cert = Certificate::sign(&identity, name, std::slice::from_ref(&addr), 1, u32::MAX)
             .expect("the name is plain");
         self.nodes.push(Node {
@@ -771,7 +774,12 @@ impl World {
                 self.wires[wire].unread[side].push_back(bytes);
                 self.settle(node);
             }
-            End::Stranger => self.wires[wire].take(side, bytes.len()).received.extend(bytes),
+            End::Stranger => {
+                let now = self.now;
+                let wire = self.wires[wire].take(side, bytes.len());
+                wire.received.extend(bytes);
+                wire.received_at.push((wire.received.len(), now));
+            }
             _ => {
                 self.wires[wire].take(side, bytes.len());
             }

@@ -80,6 +80,8 @@ pub struct Wire {
     pub ended_at: Option<Duration>,
     /// What a stranger at end 0 was sent.
     pub received: Vec<u8>,
+    /// How much of it had come at which times.
+    pub received_at: Vec<(usize, Duration)>,
 }
 
 impl Wire {
@@ -94,6 +96,7 @@ impl Wire {
             cut: false,
             ended_at: None,
             received: Vec::new(),
+            received_at: Vec::new(),
         }
     }
 
