@@ -20,7 +20,7 @@ pub enum Class {
     Own,
     /// Friends of friends: what is passed on, and what they are served.
     Fof,
-    /// Circuits; there are none yet.
+    /// Circuits, own and others'.
     Onion,
 }
 

@@ -143,6 +143,9 @@ fn what_is_withdrawn_is_no_longer_served_through_circuits() {
         world.run(5 * SECOND);
         let rest = had(&world);
         world.run(20 * SECOND);
-        assert!(world.outcome(3, &cap) != Some(Outcome::Complete) && had(&world) == rest, "nothing more comes");
+        assert!(
+            world.outcome(3, &cap) != Some(Outcome::Complete) && had(&world) == rest,
+            "nothing more comes"
+        );
     });
 }

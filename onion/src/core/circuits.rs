@@ -172,7 +172,8 @@ pub(crate) struct Circuits {
     pub(super) announced: Option<(u16, bool)>,
     pub(super) sweep_at: Duration,
     /// Requests that came by, until when they are known.
-    pub(super) nonces: BTreeMap<[u8; 16], Duration>,
+    pub(super) nonces: BTreeSet<[u8; 16]>,
+    pub(super) nonce_times: VecDeque<(Duration, [u8; 16])>,
     own_nonces: VecDeque<[u8; 16]>,
     own_creates: VecDeque<([u8; CREATE_LEN], u32)>,
     /// There is nobody to make a third relay of.
@@ -202,7 +203,8 @@ impl Circuits {
             storing: 0,
             announced: None,
             sweep_at: Duration::ZERO,
-            nonces: BTreeMap::new(),
+            nonces: BTreeSet::new(),
+            nonce_times: VecDeque::new(),
             own_nonces: VecDeque::new(),
             own_creates: VecDeque::new(),
             too_few: false,
@@ -455,23 +457,25 @@ impl Core {
 
     /// Nobody near the end of a circuit gave it: the next third relay is asked.
     pub(super) fn circuit_had_nothing(&mut self, now: Now, fetch: FetchId, at: At, place: (Pair, usize)) {
+        let tick = super::fetching::tick(&mut self.rng);
         let Some(state) = self.fetches.get_mut(&fetch) else { return };
         state.tried.insert(place);
         state.onion = NoOnion::NotFound;
         if let Some(source) = state.sources.iter_mut().find(|s| s.uses(at)) {
-            source.state = SourceState::Idle { not_before: now.at };
+            source.state = SourceState::Idle { not_before: now.at + tick };
         }
-        state.next_attempt = now.at;
+        state.next_attempt = now.at + tick;
     }
 
-    /// A circuit is ready: fetches that wait for one try at once.
+    /// A circuit is ready: fetches that wait for one try soon, but not because of the cell that came.
     pub(super) fn retry_onion(&mut self, now: Now) {
+        let tick = super::fetching::tick(&mut self.rng);
         for state in self.fetches.values_mut() {
             let waits = state.sources.iter_mut().filter(|s| s.links == ONION);
             for source in waits {
                 if matches!(source.state, SourceState::Idle { .. }) {
-                    source.state = SourceState::Idle { not_before: now.at };
-                    state.next_attempt = now.at;
+                    source.state = SourceState::Idle { not_before: now.at + tick };
+                    state.next_attempt = now.at + tick;
                 }
             }
         }

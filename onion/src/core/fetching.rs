@@ -13,10 +13,18 @@ const NEXT_ATTEMPT: Duration = Duration::from_millis(800);
 const RETRY_SOURCE: Duration = Duration::from_secs(2);
 /// A fetch that never got anything gives up after this long without any answer.
 const PATIENCE_FRESH: Duration = Duration::from_secs(8);
+/// The same when only circuits are asked, one after the other.
+const PATIENCE_ONION: Duration = Duration::from_secs(15);
 /// A fetch that was under way waits longer: friends restart, links come back.
 const PATIENCE_STARTED: Duration = Duration::from_secs(60);
 /// Requests leave in circuits so often, between both.
 const TICK_MS: (u64, u64) = (100, 200);
+
+/// The time to the next tick.
+pub(super) fn tick(rng: &mut Rng) -> Duration {
+    Duration::from_millis(rng.range(TICK_MS.0, TICK_MS.1))
+}
+
 /// Another circuit is asked when the end of one has said nothing for so long.
 const ONION_ATTEMPT: Duration = Duration::from_secs(12);
 /// When no circuit can be had, or one ended, it is tried again after this.
@@ -162,6 +170,11 @@ impl Core {
         self.fetches.get(&id).map_or(0, |s| s.sessions_used.len())
     }
 
+    /// Whether somebody waits for a circuit to be built.
+    pub(super) fn fetch_waits_for_circuit(&self) -> bool {
+        self.fetches.values().any(FetchState::waits_for_circuit)
+    }
+
     fn tunnels_of(&mut self, id: FetchId) -> Vec<(ConnId, CircId)> {
         let mine = |role: &Role| matches!(role, Role::Asking { fetch, .. } | Role::Fetching { fetch, .. } if *fetch == id);
         let mut out = Vec::new();
@@ -216,7 +229,7 @@ impl Core {
             state.tick_at = None;
             return;
         }
-        state.tick_at = Some(now.at + Duration::from_millis(self.rng.range(TICK_MS.0, TICK_MS.1)));
+        state.tick_at = Some(now.at + tick(&mut self.rng));
         for ((conn, circ), start) in std::mem::take(&mut state.starts) {
             self.say(now, conn, circ, start);
         }
@@ -272,7 +285,7 @@ impl Core {
     /// Asks through a circuit, if one can be had.
     fn attempt_onion(&mut self, now: Now, id: FetchId) {
         let asked = self.ask_circuit(now, id);
-        let tick = Duration::from_millis(self.rng.range(TICK_MS.0, TICK_MS.1));
+        let tick = tick(&mut self.rng);
         let Some(state) = self.fetches.get_mut(&id) else { return };
         let started = state.progressed;
         let Some(source) = state.sources.iter_mut().find(|s| s.links == ONION) else { return };
@@ -306,7 +319,7 @@ impl Core {
     /// those at the end of the same circuit.
     pub(super) fn session_ready(&mut self, now: Now, conn: ConnId, circ: CircId, id: FetchId) {
         let through_circuit = conn & OWN != 0;
-        let tick = Duration::from_millis(self.rng.range(TICK_MS.0, TICK_MS.1));
+        let tick = tick(&mut self.rng);
         let may_start = |s: &&mut FetchState| !s.has_session() || through_circuit && s.only_through(conn);
         let Some(state) = self.fetches.get_mut(&id).filter(may_start) else {
             return self.end_tunnel(now, conn, circ, true);
@@ -446,13 +459,24 @@ impl FetchState {
         self.sources.iter().any(|s| matches!(s.state, SourceState::Open(_)))
     }
 
+    /// It waits for a circuit.
+    fn waits_for_circuit(&self) -> bool {
+        let waits = |s: &Source| s.links == ONION && matches!(s.state, SourceState::Idle { .. });
+        !self.has_session() && self.sources.iter().any(waits)
+    }
+
     /// All its sessions go through this circuit.
     fn only_through(&self, circuit: ConnId) -> bool {
         self.sources.iter().all(|s| !matches!(s.state, SourceState::Open((conn, _)) if conn != circuit))
     }
 
-    const fn patience(&self) -> Duration {
-        if self.progressed { PATIENCE_STARTED } else { PATIENCE_FRESH }
+    fn patience(&self) -> Duration {
+        match self.progressed {
+            true => PATIENCE_STARTED,
+            // Each end of a circuit takes three seconds to say no.
+            false if self.sources.iter().all(|s| s.links == ONION) => PATIENCE_ONION,
+            false => PATIENCE_FRESH,
+        }
     }
 }
 

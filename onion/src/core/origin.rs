@@ -25,6 +25,8 @@ use kith_crypto::noise::{Handshake, Pattern, Session};
 const MAX_WAITING: usize = 128;
 /// An end that says nothing about a request for so long has failed.
 const SEARCH_PATIENCE: Duration = Duration::from_secs(10);
+/// Cells for streams that are over that one circuit may bring: all windows on the way, twice.
+const MAX_IGNORED: u32 = 2048;
 /// Waits are never shorter, however far away the end is.
 const SHORTEST_WAIT: Duration = Duration::from_millis(20);
 
@@ -66,9 +68,19 @@ impl Law {
 /// What a circuit waits for.
 #[derive(Debug)]
 enum Waiting {
-    Create { building: Building, sent: Duration },
-    Extend { building: Building },
-    Ping { sent: Duration, wait: Duration },
+    /// Until the time that any relay would wait for it.
+    Create {
+        building: Building,
+        sent: Duration,
+        until: Duration,
+    },
+    Extend {
+        building: Building,
+    },
+    Ping {
+        sent: Duration,
+        wait: Duration,
+    },
 }
 
 /// A hop that is chosen and stored.
@@ -126,6 +138,12 @@ pub(crate) struct Own {
     next_at: Duration,
     /// A cell came since the last time.
     heard: bool,
+    /// What is to be said because something came: it leaves at a tick, which goes on while the circuit
+    /// is in use whatever comes.
+    to_say: Vec<(StreamId, Relayed)>,
+    tick_at: Option<Duration>,
+    /// Cells that came for what was over already.
+    ignored: u32,
     quick: bool,
     pub(super) since: Duration,
     pub(super) until: Duration,
@@ -145,6 +163,13 @@ impl Own {
         self.layers.len() as u8
     }
 
+    /// Whether a cell may still come for a stream that is over: only for one that was asked for, and
+    /// only as many as may have been on their way. Anything else would be a mark that others can see.
+    fn is_known(&mut self, stream: StreamId) -> bool {
+        self.ignored += 1;
+        (1..self.next_stream).contains(&stream) && self.ignored <= MAX_IGNORED
+    }
+
     /// Nothing comes through it, and nobody is asked who has not answered.
     pub(super) fn is_idle(&self) -> bool {
         self.streams.is_empty() && self.search.as_ref().is_none_or(|s| s.answered > 0)
@@ -152,7 +177,12 @@ impl Own {
 
     pub(super) fn poll_timeout(&self) -> Duration {
         let search = self.search.as_ref().map(|s| s.until);
-        search.unwrap_or(self.next_at).min(self.next_at)
+        let create = match self.waiting {
+            Some(Waiting::Create { until, .. }) => Some(until),
+            _ => None,
+        };
+        let next = [search, create, self.tick_at].into_iter().flatten().fold(self.next_at, Duration::min);
+        next
     }
 }
 
@@ -172,6 +202,8 @@ impl Core {
         };
         let law = self.circuits.law;
         let rng = &mut self.rng;
+        let response = Law::draw(rng, law.response.0, law.response.1);
+        let until = now.at + response + Law::draw(rng, Duration::ZERO, law.jitter);
         let life = if quick { (20 * 60, 55 * 60) } else { (3600, 4 * 3600) };
         let circuit = Own {
             pair,
@@ -179,12 +211,15 @@ impl Core {
             at: (conn, circ),
             layers: Layers::default(),
             wanted: self.circuits.settings.relays.clamp(*RELAYS.start(), *RELAYS.end()),
-            waiting: Some(Waiting::Create { building, sent: now.at }),
+            waiting: Some(Waiting::Create { building, sent: now.at, until }),
             next_hop: None,
-            response: Law::draw(rng, law.response.0, law.response.1),
+            response,
             round_trip: Duration::ZERO,
             next_at: now.at + law.gap(rng, quick),
             heard: false,
+            to_say: Vec::new(),
+            tick_at: None,
+            ignored: 0,
             quick,
             since: now.at,
             until: now.at + Duration::from_secs(rng.range(life.0, life.1)),
@@ -203,7 +238,7 @@ impl Core {
     pub(super) fn own_created(&mut self, now: Now, id: u32, message: &[u8]) {
         let Some(own) = self.circuits.own.get_mut(&id) else { return };
         match own.waiting.take() {
-            Some(Waiting::Create { building, sent }) => {
+            Some(Waiting::Create { building, sent, .. }) => {
                 own.round_trip = now.at.saturating_sub(sent);
                 self.hop_answered(now, id, building, message);
             }
@@ -219,6 +254,7 @@ impl Core {
         let joined = building.finish(message).ok();
         let joined = joined.and_then(|(layer, list)| Some((layer, decode_list(&list).ok()?)));
         let unix_ms = self.common_time(now).unix_ms;
+        let playback = self.fetch_waits_for_circuit();
         let Self { circuits, rng, .. } = self;
         let Some(own) = circuits.own.get_mut(&id) else { return };
         let pushed = joined.and_then(|(layer, list)| own.layers.push(layer).ok().map(|()| list));
@@ -227,7 +263,6 @@ impl Core {
         if hop >= usize::from(own.wanted) {
             return self.own_complete(now, id);
         }
-        let playback = matches!(own.purpose, Use::Fetch(..));
         let step = match hop {
             1 => circuits.routes.second(own.pair, &list, unix_ms, playback, rng),
             _ => circuits.routes.next(own.pair, own.slot, hop, &list, unix_ms, playback, rng),
@@ -275,10 +310,15 @@ impl Core {
         let due = |own: &Own| own.poll_timeout() <= now.at;
         let ids: Vec<u32> = self.circuits.own.iter().filter(|(_, o)| due(o)).map(|(id, _)| *id).collect();
         for id in ids {
-            if self.circuits.own.get(&id).and_then(|o| o.search.as_ref()).is_some_and(|s| s.until <= now.at) {
+            let Some(own) = self.circuits.own.get(&id) else { continue };
+            let silent = own.search.as_ref().is_some_and(|s| s.until <= now.at);
+            // A first relay that is later than any other may be is left like any other.
+            let late = matches!(own.waiting, Some(Waiting::Create { until, .. }) if until <= now.at);
+            if silent || late {
                 self.own_failed(now, id);
                 continue;
             }
+            self.own_tick(now, id);
             self.own_slot(now, id);
         }
     }
@@ -324,6 +364,27 @@ impl Core {
 
     fn own_send(&mut self, now: Now, id: u32, stream: StreamId, message: &Relayed) {
         self.own_cell(now, id, |body| message.write(stream, body));
+    }
+
+    /// Says something at the next tick: no cell leaves because of one that came (decision 16).
+    fn own_say_later(&mut self, now: Now, id: u32, stream: StreamId, message: Relayed) {
+        let tick = super::fetching::tick(&mut self.rng);
+        if let Some(own) = self.circuits.own.get_mut(&id) {
+            own.to_say.push((stream, message));
+            own.tick_at.get_or_insert(now.at + tick);
+        }
+    }
+
+    fn own_tick(&mut self, now: Now, id: u32) {
+        let tick = super::fetching::tick(&mut self.rng);
+        let Some(own) = self.circuits.own.get_mut(&id) else { return };
+        if own.tick_at.is_none_or(|at| at > now.at) {
+            return;
+        }
+        own.tick_at = matches!(own.purpose, Use::Fetch(..)).then_some(now.at + tick);
+        for (stream, message) in std::mem::take(&mut own.to_say) {
+            self.own_send(now, id, stream, &message);
+        }
     }
 
     /// Sends a cell: it waits in the same queue and for the same credit as a cell that is passed on.
@@ -397,10 +458,12 @@ impl Core {
         let message = noise.and_then(|mut noise| noise.write(&[])).ok()?;
         let locator = cap.locator().at_hour(self.common_time(now).hour());
         let nonce: [u8; 16] = self.rng.bytes();
+        let tick = super::fetching::tick(&mut self.rng);
         let own = self.circuits.own.get_mut(&id)?;
         let base = own.next_stream;
         own.next_stream = base.checked_add(MAX_ANSWERS.into())?;
         own.purpose = Use::Fetch(fetch, cap.root);
+        own.tick_at.get_or_insert(now.at + tick);
         own.search = Some(OwnSearch { fetch, base, answered: 0, rng, psk, until: now.at + SEARCH_PATIENCE });
         self.circuits.note_own_nonce(nonce);
         let request = Relayed::Open { locator, spread: MAX_SPREAD, want: MAX_ANSWERS, nonce, message };
@@ -413,8 +476,8 @@ impl Core {
         let Some(own) = self.circuits.own.get_mut(&id) else { return true };
         let Some(search) = own.search.as_mut() else {
             // The request was taken back meanwhile.
-            let known = stream < own.next_stream;
-            self.own_send(now, id, stream, &Relayed::Close);
+            let known = own.is_known(stream);
+            self.own_say_later(now, id, stream, Relayed::Close);
             return known;
         };
         if u32::from(stream) != u32::from(search.base) + u32::from(search.answered)
@@ -456,7 +519,7 @@ impl Core {
             // Who cannot prove the capability does not hold the object.
             Err(_) => {
                 self.session_gone(now, session_id.0, session_id.1, fetch, Gone::Lost);
-                self.own_send(now, id, stream, &Relayed::Close);
+                self.own_say_later(now, id, stream, Relayed::Close);
             }
         }
         true
@@ -465,7 +528,7 @@ impl Core {
     /// Nobody more answers.
     fn own_refused(&mut self, now: Now, id: u32, stream: StreamId) -> bool {
         let Some(own) = self.circuits.own.get_mut(&id) else { return true };
-        let known = stream < own.next_stream;
+        let known = own.is_known(stream);
         let (pair, slot) = (own.pair, own.slot);
         let Some(search) = own.search.take_if(|s| s.base == stream) else { return known };
         if search.answered == 0 {
@@ -479,8 +542,8 @@ impl Core {
 
     fn own_record(&mut self, now: Now, id: u32, stream: StreamId, record: &[u8]) {
         let Some(own) = self.circuits.own.get_mut(&id) else { return };
-        let known = stream < own.next_stream;
         let Some(open) = own.streams.get_mut(&stream) else {
+            let known = own.is_known(stream);
             // It was just closed from this side; anything else was never asked for.
             if !known {
                 self.own_failed(now, id);
@@ -503,7 +566,7 @@ impl Core {
     /// The end closed a stream.
     fn own_closed(&mut self, now: Now, id: u32, stream: StreamId) -> bool {
         let Some(own) = self.circuits.own.get_mut(&id) else { return true };
-        let known = stream < own.next_stream;
+        let known = own.streams.contains_key(&stream) || own.is_known(stream);
         if let Some(gone) = own.streams.remove(&stream) {
             self.session_gone(now, OWN | id, stream.into(), gone.fetch, Gone::Lost);
         }
@@ -517,7 +580,7 @@ impl Core {
         let asked = own.search.take_if(|s| s.base == stream && s.answered == 0).map(|s| s.fetch);
         if let Some(fetch) = gone.or(asked) {
             self.session_gone(now, OWN | id, stream.into(), fetch, Gone::Lost);
-            self.own_send(now, id, stream, &Relayed::Close);
+            self.own_say_later(now, id, stream, Relayed::Close);
         }
     }
 
@@ -569,6 +632,11 @@ impl Core {
 
     /// A circuit failed: the route's failure is counted, and its streams are lost.
     pub(super) fn own_failed(&mut self, now: Now, id: u32) {
+        self.count_failure(now, id);
+        self.own_over(now, id);
+    }
+
+    fn count_failure(&mut self, now: Now, id: u32) {
         let Some(own) = self.circuits.own.get(&id) else { return };
         let playback = matches!(own.purpose, Use::Fetch(..));
         let (pair, slot, reached) = (own.pair, own.slot, own.layers.len());
@@ -578,7 +646,6 @@ impl Core {
         if self.circuits.routes != before {
             self.keep_routes();
         }
-        self.own_over(now, id);
     }
 
     /// Ends a circuit, as relays do: after a random time.
@@ -586,6 +653,11 @@ impl Core {
         let Some(own) = self.circuits.own.remove(&id) else { return };
         self.end_circuit_side(now, own.at);
         self.own_gone(now, id, own);
+    }
+
+    /// A relay ended a circuit: that is the route's failure, too.
+    pub(super) fn own_destroyed(&mut self, now: Now, id: u32) {
+        self.count_failure(now, id);
     }
 
     /// The link to the first relay is gone.

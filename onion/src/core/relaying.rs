@@ -6,6 +6,7 @@
 //! sides after a random time and without a reason. What is asked of the end is answered after the time
 //! that the builder named, whatever came of it.
 
+use super::circuits::Circuits;
 use super::connections::{CREDIT_TICK, Connection};
 use super::tunnels::{TUNNEL_PROLOGUE, Timer};
 use super::*;
@@ -21,6 +22,8 @@ use kith_crypto::noise::{Handshake, Pattern, Session};
 
 /// Circuits on one link, by the side that made them, and in all.
 const MAX_ON_LINK: usize = 64;
+/// Of these, kept for own circuits.
+const OWN_PLACES: usize = 16;
 const MAX_CIRCUITS_IN_ALL: usize = 1024;
 /// Streams that a circuit may have had; a builder has one request a circuit, with up to four answers.
 const MAX_STREAMS: usize = 64;
@@ -38,7 +41,7 @@ const MAX_ONWARD: usize = 4;
 const REFUSE_AFTER: Duration = Duration::from_secs(3);
 /// So long a request is known again.
 const NONCE_LIFE: Duration = Duration::from_secs(60);
-const MAX_NONCES: usize = 4096;
+const MAX_NONCES: usize = 32_768;
 
 /// One place: a circuit or tunnel on a connection.
 pub(crate) type At = (ConnId, CircId);
@@ -63,6 +66,8 @@ enum Place {
 struct End {
     extending: Option<Extending>,
     pings: u8,
+    /// It could not be made longer: no builder goes on with such a circuit.
+    failed: bool,
     search: Option<Search>,
     streams: BTreeMap<StreamId, Stream>,
     /// Streams below this were opened at some time.
@@ -166,12 +171,15 @@ impl Core {
         let room = self.circuits_on(conn, circ) < MAX_ON_LINK
             && self.circuits.relayed < MAX_CIRCUITS_IN_ALL
             && self.relayed < self.budgets.relayed_cells / 4 * 3;
-        let list = self.handle_list(now, from);
-        let Self { friends, circuits, rng, .. } = self;
-        let Some(friend) = friends.get_mut(&from) else { return Ok(()) };
         // The limit comes first: nothing is computed beyond it.
-        let may = circuits.settings.relay && room && friend.onion.creates.take(now.at);
-        let Some(key) = friend.onion.own_key(create.epoch).filter(|_| may) else { return Ok(()) };
+        let friend = self.friends.get_mut(&from);
+        if !room || !self.circuits.settings.relay || !friend.is_some_and(|f| f.onion.creates.take(now.at)) {
+            return Ok(());
+        }
+        let list = self.handle_list(now, from);
+        let Self { friends, rng, .. } = self;
+        let key = friends.get(&from).and_then(|f| f.onion.own_key(create.epoch));
+        let Some(key) = key else { return Ok(()) };
         let answered =
             kith_crypto::circuit::answer(key, create.epoch, &create.message, &encode_list(&list), rng);
         let Ok((layer, message)) = answered else { return Ok(()) };
@@ -230,8 +238,13 @@ impl Core {
         from: ConnId,
         create: &Create,
     ) -> Option<CircId> {
-        let next = self.open_link(conn)?.next_circ;
-        if self.circuits_on(conn, next) >= MAX_ON_LINK {
+        let open = self.open_link(conn)?;
+        let half = open.next_circ % 2;
+        let here = || open.tunnels.iter().filter(|(circ, t)| **circ % 2 == half && !t.is_tunnel());
+        let of_friend = here().filter(|(_, t)| t.flow.from == from).count();
+        // Nobody takes all places, and some are this node's own.
+        let most = if from == 0 { MAX_ON_LINK } else { MAX_ON_LINK - OWN_PLACES };
+        if here().count() >= most || of_friend >= MAX_ON_LINK / 2 {
             return None;
         }
         let flow = Flow { class: Class::Onion, from };
@@ -262,11 +275,10 @@ impl Core {
             return Ok(());
         };
         let class = tunnel.flow.class;
-        if matches!(tunnel.role, Role::Ending) {
-            open.account.stray_cell(now);
-            return Ok(());
-        }
         let unpaid = tunnel.window.arrived()?;
+        if matches!(tunnel.role, Role::Ending) {
+            return Ok(()); // on its way when it ended
+        }
         if unpaid {
             self.owe_for_cell(now, conn, class);
         }
@@ -424,18 +436,21 @@ impl Core {
     /// Makes the circuit longer. The answer leaves after `wait`, whatever comes of it.
     fn extend(&mut self, now: Now, at: At, handle: Handle, create: &Create, wait: Duration) -> bool {
         let Some(end) = self.circuit_end(at) else { return false };
-        if end.extending.is_some() || end.search.is_some() || end.next_stream > 0 {
+        if end.failed || end.extending.is_some() || end.search.is_some() || end.next_stream > 0 {
             return false;
         }
         end.extending = Some(Extending { next: None, asked: now.at, answer: None });
         self.at(now.at + wait, at.0, at.1, Timer::Extended(at));
         let from = self.friend_of(at.0);
+        // Each gives a list away, to whoever is behind the friend that it came from.
+        let mut asker = from.and_then(|from| self.friends.get_mut(&from));
+        if !asker.as_mut().is_some_and(|f| f.onion.extends.take(now.at)) {
+            return true;
+        }
         // Oneself, back, no friend, off line, not a relay, too many: all the same.
         let to = self.friend_by_handle(now, handle).filter(|to| Some(*to) != from);
-        let link = to.and_then(|to| Some((to, self.relay_link(to)?.0)));
-        let Some((to, conn)) = link else { return true };
-        let may = self.friends.get_mut(&to).is_some_and(|f| f.onion.extends.take(now.at));
-        if may
+        let link = to.and_then(|to| Some(self.relay_link(to)?.0));
+        if let Some(conn) = link
             && let Some(circ) = self.begin_circuit(now, conn, Role::CircuitOut { circuit: at }, at.0, create)
         {
             let extending = self.circuit_end(at).and_then(|end| end.extending.as_mut());
@@ -450,11 +465,16 @@ impl Core {
         match (next, answer) {
             (Some(next), Some((message, took))) => {
                 self.tell(now, at, 0, &Relayed::Extended { message: Some(message), took });
-                if let Some(circuit) = self.relay_circuit(at) {
-                    circuit.place = Place::Middle(next);
+                match self.relay_circuit(at) {
+                    Some(circuit) => circuit.place = Place::Middle(next),
+                    // It ended just now, for want of memory.
+                    None => self.end_circuit_side(now, next),
                 }
             }
             (next, _) => {
+                if let Some(end) = self.circuit_end(at) {
+                    end.failed = true;
+                }
                 self.tell(now, at, 0, &Relayed::Extended { message: None, took: Duration::ZERO });
                 next.into_iter().for_each(|next| self.end_circuit_side(now, next));
             }
@@ -525,12 +545,18 @@ impl Core {
 
     /// Remembers a request; false when it came before.
     pub(super) fn note_nonce(&mut self, now: Now, nonce: [u8; 16]) -> bool {
-        let nonces = &mut self.circuits.nonces;
-        nonces.retain(|_, until| *until > now.at);
-        if nonces.len() >= MAX_NONCES {
+        let Circuits { nonces, nonce_times, .. } = &mut self.circuits;
+        while let Some((until, old)) = nonce_times.front()
+            && *until <= now.at
+        {
+            nonces.remove(old);
+            nonce_times.pop_front();
+        }
+        if nonces.len() >= MAX_NONCES || !nonces.insert(nonce) {
             return false;
         }
-        nonces.insert(nonce, now.at + NONCE_LIFE).is_none()
+        nonce_times.push_back((now.at + NONCE_LIFE, nonce));
+        true
     }
 
     /// Sends a request on: straight to where the catalogue says that the object is, or to all friends
@@ -624,7 +650,10 @@ impl Core {
         root: Root,
         request: &TunOpen,
     ) {
-        let may = self.open_link(at.0).is_some_and(|open| open.account.may_shake_hands(now));
+        // One session with this node a circuit.
+        let is_here = |end: &mut End| end.streams.values().any(|s| matches!(s, Stream::Here(_)));
+        let may = self.open_link(at.0).is_some_and(|open| open.account.may_shake_hands(now))
+            && !self.circuit_end(at).is_some_and(is_here);
         let Some(psk) = self.held.get(&root).filter(|_| may).map(|h| h.cap.tunnel_psk()) else { return };
         let Ok(mut noise) = Handshake::respond(Pattern::Tunnel, &psk, TUNNEL_PROLOGUE, &mut self.rng) else {
             return;
@@ -651,6 +680,11 @@ impl Core {
         let Some(search) = search.filter(|s| s.base == base && s.answered < s.want) else { return };
         let stream = search.base + StreamId::from(search.answered);
         search.answered += 1;
+        let other = self.circuit_end(at).and_then(|end| {
+            let here = end.streams.iter().find(|(_, s)| matches!(s, Stream::Here(_)));
+            here.map(|(id, _)| *id)
+        });
+        other.into_iter().for_each(|id| self.stream_over(now, at, id));
         if let Some(open) = self.open_link(at.0) {
             open.account.serving += 1;
         }
@@ -683,6 +717,9 @@ impl Core {
                     return self.stream_over(now, at, id);
                 }
                 for message in messages {
+                    if matches!(message, Message::Bye) {
+                        return self.stream_over(now, at, id);
+                    }
                     if self.serve(now, at.0, at.1, message).is_err() {
                         return self.stream_over(now, at, id);
                     }
@@ -840,7 +877,7 @@ impl Core {
     /// The far side of a circuit ended: the near side follows, unless it only was being asked.
     pub(super) fn circuit_out_gone(&mut self, now: Now, at: At, circuit: At) {
         let extending = self.circuit_end(circuit).and_then(|end| end.extending.as_mut());
-        match extending.filter(|e| e.next == Some(at)) {
+        match extending.filter(|e| e.next.is_none_or(|next| next == at)) {
             // The builder hears of it at the time that it named.
             Some(extending) => (extending.next, extending.answer) = (None, None),
             None => self.kill_circuit(now, circuit),
@@ -895,7 +932,7 @@ impl Core {
     }
 
     /// The same for whoever comes by a circuit: only what was published for friends of friends.
-    fn serves_circuits(&self, from: FriendKey, root: &Root) -> bool {
+    pub(super) fn serves_circuits(&self, from: FriendKey, root: &Root) -> bool {
         let travels = self.catalogue.travels(root) || !self.catalogue.onward(root).is_empty();
         travels && self.serves(from, root)
     }

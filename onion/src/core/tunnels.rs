@@ -19,6 +19,8 @@ use kith_crypto::content::SEALED_LEN;
 use kith_crypto::kdf::{self, Label};
 use kith_crypto::noise::{Handshake, Pattern, Session};
 
+/// Timers of one tunnel; more are looked through.
+const MANY_TIMERS: usize = 16;
 const REFUSE_AFTER: Duration = Duration::from_secs(3);
 pub(super) const TUNNEL_PROLOGUE: &[u8] = b"kith tunnel v1";
 
@@ -52,9 +54,15 @@ impl Core {
     pub(super) fn at(&mut self, time: Duration, conn: ConnId, circ: CircId, timer: Timer) {
         self.next_timer += 1;
         let key = (time, self.next_timer);
-        if let Some(tunnel) = self.tunnel(conn, circ) {
+        let Self { connections, timers, .. } = self;
+        let open = connections.get_mut(&conn).and_then(Connection::open);
+        if let Some(tunnel) = open.and_then(|open| open.tunnels.get_mut(&circ)) {
+            // Those that have gone off are forgotten before there are many.
+            if tunnel.timers.len() >= MANY_TIMERS {
+                tunnel.timers.retain(|key| timers.contains_key(key));
+            }
             tunnel.timers.push(key);
-            self.timers.insert(key, timer);
+            timers.insert(key, timer);
         }
     }
 
@@ -121,6 +129,10 @@ impl Core {
             Command::Created => self.created_came(now, conn, cell.circ, cell.body),
             Command::Relay => self.relay_came(now, conn, cell.circ, cell.body),
             Command::Destroy => {
+                if let Some(Role::Origin { own }) = self.tunnel(conn, cell.circ).map(|t| &t.role) {
+                    let own = *own;
+                    self.own_destroyed(now, own);
+                }
                 self.end_tunnel(now, conn, cell.circ, false);
                 Ok(())
             }
@@ -158,7 +170,11 @@ impl Core {
             _ => return Role::Refusing,
         };
         let located = self.catalogue.located(&request.locator);
-        if let Some(root) = located.filter(|r| self.held.contains_key(r) && self.serves(asker, r)) {
+        let serves = |r: &Root| match request.spreads {
+            true => self.serves_circuits(asker, r),
+            false => self.serves(asker, r),
+        };
+        if let Some(root) = located.filter(|r| self.held.contains_key(r) && serves(r)) {
             return self.hold_out(now, conn, circ, asker, root, &request).unwrap_or(Role::Refusing);
         }
         if request.spreads {

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 /// Different routes that a context may use in 30 days.
 pub const MAX_ROUTES: usize = 4;
 /// Most contexts that are remembered; beyond them the one that was not used for longest is forgotten.
-pub const MAX_CONTEXTS: usize = 20_000;
+pub const MAX_CONTEXTS: usize = 4_000;
 
 const DAYS: u32 = 30;
 
