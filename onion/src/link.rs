@@ -518,9 +518,9 @@ impl Link {
     }
 
     /// Passes a cell of somebody else's tunnel on.
-    pub fn relay(&mut self, now: Duration, circ: CircId, body: &Body) {
+    pub fn relay(&mut self, now: Duration, circ: CircId, body: Box<Body>) {
         if let Some(Outgoing::Relayed(cells)) = self.tunnels.get_mut(&circ).map(|t| &mut t.outgoing) {
-            cells.push_back((now, Box::new(*body)));
+            cells.push_back((now, body));
             self.relayed += 1;
             self.wake(circ);
         }

@@ -395,10 +395,10 @@ impl Core {
         let Some(open) = open.filter(|open| open.link.relayed(own.at.1) < MAX_WAITING) else {
             return self.own_failed(now, id);
         };
-        let mut body = [0; BODY_LEN];
+        let mut body = Box::new([0; BODY_LEN]);
         write(&mut body);
         own.layers.seal(&mut body, rng);
-        open.link.relay(now.at, own.at.1, &body);
+        open.link.relay(now.at, own.at.1, body);
         let conn = own.at.0;
         self.count_relayed(conn);
     }

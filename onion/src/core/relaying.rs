@@ -282,7 +282,8 @@ impl Core {
         if unpaid {
             self.owe_for_cell(now, conn, class);
         }
-        let mut body: Body = *body;
+        // The one copy: what is passed on is changed in place and moved.
+        let mut body: Box<Body> = Box::new(*body);
         match self.tunnel(conn, circ).map(|t| &mut t.role) {
             Some(Role::CircuitIn(circuit)) => {
                 circuit.last_cell = now.at;
@@ -291,7 +292,7 @@ impl Core {
                     return Ok(());
                 }
                 match circuit.place {
-                    Place::Middle(next) => self.pass_cell(now, who, next, &body),
+                    Place::Middle(next) => self.pass_cell(now, who, next, body),
                     Place::End(_) => self.end_cell_came(now, at, &body),
                 }
             }
@@ -301,7 +302,7 @@ impl Core {
                     Some(RelayCircuit { layer, place: Place::Middle(next), last_cell }) if *next == at => {
                         *last_cell = now.at;
                         layer.backward(&mut body);
-                        self.pass_cell(now, who, circuit, &body);
+                        self.pass_cell(now, who, circuit, body);
                     }
                     // Before the circuit goes on there for its builder.
                     _ => self.kill_circuit(now, circuit),
@@ -323,7 +324,7 @@ impl Core {
     }
 
     /// Passes a cell on; it is counted at the friend that it came from.
-    fn pass_cell(&mut self, now: Now, from: Who, to: At, body: &Body) {
+    fn pass_cell(&mut self, now: Now, from: Who, to: At, body: Box<Body>) {
         if let Some(next) = self.open_link(to.0) {
             next.link.relay(now.at, to.1, body);
         }
@@ -399,11 +400,11 @@ impl Core {
         let Some(open) = connections.get_mut(&at.0).and_then(Connection::open) else { return };
         let Some(Tunnel { role: Role::CircuitIn(circuit), .. }) = open.tunnels.get_mut(&at.1) else { return };
         let RelayCircuit { layer, place: Place::End(end), .. } = circuit.as_mut() else { return };
-        let mut body = [0; BODY_LEN];
+        let mut body = Box::new([0; BODY_LEN]);
         write(&mut body);
         layer.originate(&mut body, rng);
         end.sources.push_back(source);
-        open.link.relay(now.at, at.1, &body);
+        open.link.relay(now.at, at.1, body);
         self.count_relayed(at.0);
         self.shed_relayed(now);
     }
@@ -700,12 +701,14 @@ impl Core {
             Some(Stream::Tunnel { at: tunnel, queued }) => {
                 let tunnel = *tunnel;
                 *queued += 1;
-                let mut body = [0; BODY_LEN];
+                let mut body = Box::new([0; BODY_LEN]);
                 if let Some(to) = body.get_mut(..TUNNEL_RECORD_LEN) {
                     to.copy_from_slice(record);
                 }
                 let who = self.open_link(at.0).map(|open| open.who);
-                who.into_iter().for_each(|who| self.pass_cell(now, who, tunnel, &body));
+                if let Some(who) = who {
+                    self.pass_cell(now, who, tunnel, body);
+                }
             }
             Some(Stream::Here(here)) => {
                 let mut plain = [0; TUNNEL_RECORD_LEN];

@@ -503,7 +503,7 @@ impl Core {
         }
         if let Role::Relaying { other } = tunnel.role {
             if let Some(next) = self.open_link(other.0) {
-                next.link.relay(now.at, other.1, body);
+                next.link.relay(now.at, other.1, Box::new(*body));
             }
             if unpaid {
                 self.owe_for_cell(now, conn, class);
