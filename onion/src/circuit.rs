@@ -23,6 +23,9 @@ pub const MAX_ANSWERS: u8 = 4;
 /// Links that a request may spread from the circuit's end.
 pub const MAX_SPREAD: u8 = 2;
 
+/// Number of the message that carries records.
+const DATA: u8 = 8;
+
 /// A stream of a circuit. 0 is the circuit itself.
 pub type StreamId = u16;
 
@@ -123,7 +126,7 @@ impl Relayed {
             Self::Open { .. } => 5,
             Self::Opened(_) => 6,
             Self::Refused => 7,
-            Self::Data(_) => 8,
+            Self::Data(_) => DATA,
             Self::Close => 9,
         }
     }
@@ -204,7 +207,7 @@ impl Relayed {
             }
             6 => Self::Opened(r.bytes16(MAX_TUN_MESSAGE, "handshake message")?.to_vec()),
             7 => Self::Refused,
-            8 => Self::Data(r.take(crate::link::TUNNEL_RECORD_LEN)?.to_vec()),
+            DATA => Self::Data(r.take(crate::link::TUNNEL_RECORD_LEN)?.to_vec()),
             9 => Self::Close,
             _ => return Err(r.invalid("message type")),
         };
@@ -216,29 +219,25 @@ impl Relayed {
 /// Writes a payload: head, data, zeros.
 fn write_payload(stream: StreamId, number: u8, data: &[u8], body: &mut Body) {
     let Some((_, payload)) = body.split_first_chunk_mut::<STACK_LEN>() else { return };
-    let mut head = Writer::new();
-    head.u16(stream).u8(number).u8(0).u16(data.len() as u16).u16(0);
-    let bytes = head.as_bytes().iter().chain(data).copied().chain(std::iter::repeat(0));
-    payload.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
+    let Some((head, rest)) = payload.split_first_chunk_mut::<PAYLOAD_HEAD>() else { return };
+    let ([s0, s1], [l0, l1]) = (stream.to_le_bytes(), (data.len() as u16).to_le_bytes());
+    *head = [s0, s1, number, 0, l0, l1, 0, 0];
+    if let Some((to, zeros)) = rest.split_at_mut_checked(data.len()) {
+        to.copy_from_slice(data);
+        zeros.fill(0);
+    }
 }
 
-/// Writes a `DATA` payload without a copy of the record in between.
+/// Writes a `DATA` payload without a message in between.
 pub fn write_record(stream: StreamId, record: &[u8], body: &mut Body) {
-    write_payload(stream, 8, &[], body);
-    let Some((_, payload)) = body.split_first_chunk_mut::<STACK_LEN>() else { return };
-    let Some((head, data)) = payload.split_first_chunk_mut::<PAYLOAD_HEAD>() else { return };
-    let [_, _, _, _, low, high, ..] = head;
-    [*low, *high] = (record.len() as u16).to_le_bytes();
-    if let Some(to) = data.get_mut(..record.len()) {
-        to.copy_from_slice(record);
-    }
+    write_payload(stream, DATA, record, body);
 }
 
 /// The record of a `DATA` payload, without a copy; `None` for everything else.
 pub fn peek_record(body: &Body) -> Option<(StreamId, &[u8])> {
     let (_, payload) = body.split_first_chunk::<STACK_LEN>()?;
     let (head, data) = payload.split_first_chunk::<PAYLOAD_HEAD>()?;
-    let [s0, s1, 8, 0, l0, l1, 0, 0] = *head else { return None };
+    let [s0, s1, DATA, 0, l0, l1, 0, 0] = *head else { return None };
     let len = usize::from(u16::from_le_bytes([l0, l1]));
     let (record, rest) = data.split_at_checked(len)?;
     (len == crate::link::TUNNEL_RECORD_LEN && rest.iter().all(|b| *b == 0))
