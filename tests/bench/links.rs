@@ -1,13 +1,16 @@
 //! Bench of links: what friends cost that are on line and idle, how evenly a source serves many at
-//! once, what handshakes, replays and garbage cost, and what a flood of strangers does to friends.
+//! once, what handshakes, replays and garbage cost, and what a flood of strangers, or one of requests
+//! for circuits from a friend, does to other friends.
 //! Real `kith` processes on loopback (handshakes: the core alone), each figure next to a reference of
 //! the same run.
 //!
-//! `cargo bench -p kith-node --bench links -- [idle] [pull] [handshake] [flood]`; default all four.
+//! `cargo bench -p kith-node --bench links -- [idle] [pull] [handshake] [flood] [creations]`; default
+//! all five.
 
 // A bench that can't go on has nothing to report but why.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod creations;
 #[allow(dead_code)]
 mod figures;
 #[path = "../e2e/flood.rs"]
@@ -23,6 +26,7 @@ use std::net::TcpListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use creations::{Asked, Creations, Rogue, Wire};
 use figures::*;
 use flood::{Counts, Flood};
 use harness::*;
@@ -74,6 +78,9 @@ fn main() {
     }
     if wants("flood") {
         flood(&mut table);
+    }
+    if wants("creations") {
+        creations(&mut table);
     }
     table.print();
 }
@@ -285,15 +292,7 @@ fn answer(bare: &mut Bare, flight: &[u8]) -> usize {
 fn flood(table: &mut Table) {
     eprintln!("a flood");
     let [a, b] = line_of::<2>();
-    let count = 3 * FLOODS * FETCHES;
-    let mut ids: VecDeque<String> = (0..count)
-        .map(|n| {
-            let (path, _) = random_file(&a, "small.bin", 60_000);
-            id_of(&publish(&a, &path, &format!("small{n}"), "friends"))
-        })
-        .collect();
-    wait_found(&b, &format!("small{}", count - 1), ids.back().unwrap());
-    let_pass(QUIET);
+    let mut ids = small_objects(&a, &b);
 
     // The load alone takes its share of the machine: the same at somebody else's listener.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -322,6 +321,42 @@ fn flood(table: &mut Table) {
     assert!(is_online(&a, "Bo") && is_online(&b, "Ana"));
 }
 
+/// Enough of them for all rounds; the friend knows of all.
+fn small_objects(a: &Node, b: &Node) -> VecDeque<String> {
+    let count = 3 * FLOODS * FETCHES;
+    let ids: VecDeque<String> = (0..count)
+        .map(|n| {
+            let (path, _) = random_file(a, "small.bin", 60_000);
+            id_of(&publish(a, &path, &format!("small{n}"), "friends"))
+        })
+        .collect();
+    wait_found(b, &format!("small{}", count - 1), ids.back().unwrap());
+    let_pass(QUIET);
+    ids
+}
+
+/// What a friend's fetches of small objects take, for ten seconds; sorted milliseconds.
+fn gets(b: &Node, ids: &mut VecDeque<String>, begun: Instant) -> Vec<f64> {
+    let mut times = Vec::new();
+    for n in 0..FETCHES {
+        let_pass((FETCH_EVERY * n as u32).saturating_sub(begun.elapsed()));
+        if begun.elapsed() > FLOOD {
+            break;
+        }
+        let Some(id) = ids.pop_front() else { break };
+        let one = Instant::now();
+        kith(b, &["get", &id, "--json"]).expect_code(&[0]);
+        times.push(one.elapsed().as_secs_f64() * 1e3);
+    }
+    let_pass(FLOOD.saturating_sub(begun.elapsed()));
+    times.sort_by(f64::total_cmp);
+    times
+}
+
+fn p95(sorted: &[f64]) -> f64 {
+    sorted[sorted.len() * 95 / 100]
+}
+
 /// A friend fetches small objects for ten seconds; returns the 95th percentile in milliseconds.
 fn fetches<S: FnOnce() -> Counts>(
     a: &Node,
@@ -336,18 +371,7 @@ fn fetches<S: FnOnce() -> Counts>(
     let (before, own_before) = (Usage::of(a), own_cpu());
     let begun = Instant::now();
     let end = begin();
-    let mut times = Vec::new();
-    for n in 0..FETCHES {
-        let_pass((FETCH_EVERY * n as u32).saturating_sub(begun.elapsed()));
-        if begun.elapsed() > FLOOD {
-            break;
-        }
-        let Some(id) = ids.pop_front() else { break };
-        let one = Instant::now();
-        kith(b, &["get", &id, "--json"]).expect_code(&[0]);
-        times.push(one.elapsed().as_secs_f64() * 1e3);
-    }
-    let_pass(FLOOD.saturating_sub(begun.elapsed()));
+    let times = gets(b, ids, begun);
     let counts = end();
     let seconds = begun.elapsed().as_secs_f64();
     assert_eq!(counts.answered, 0, "strangers got bytes: {counts:?}");
@@ -366,9 +390,83 @@ fn fetches<S: FnOnce() -> Counts>(
     let share = Usage::of(a).since(&before) / seconds * 100.0;
     table.add(&format!("{name}: CPU of the node, % of a core"), "", share);
     table.add(&format!("{name}: peak MB of the node"), "", memory_mb(a, "VmHWM:"));
-    times.sort_by(f64::total_cmp);
-    let p95 = times[times.len() * 95 / 100];
     table.add(&format!("{name}: get of 60 KB, median ms"), "", median(&times));
-    table.add(&format!("{name}: get of 60 KB, p95 ms"), "", p95);
-    p95
+    table.add(&format!("{name}: get of 60 KB, p95 ms"), "", p95(&times));
+    p95(&times)
+}
+
+// ---- circuits that a friend asks for ------------------------------------------------------------
+
+/// How long the flood to nobody is measured.
+const ALONE: Duration = Duration::from_secs(3);
+
+/// One friend asks for circuits without end; another one fetches meanwhile.
+fn creations(table: &mut Table) {
+    eprintln!("a flood of creations");
+    // What the load can do when everything is read.
+    let (cpu, alone) = (own_cpu(), Creations::start(Wire::to_nobody(), FLOOD_PER_SECOND));
+    let_pass(ALONE);
+    let asked = alone.stop();
+    table.add("creations to nobody: a second", "10000", asked.sent as f64 / asked.seconds);
+    let load = (own_cpu() - cpu) / asked.seconds * 100.0;
+    table.add("creations to nobody: CPU of load and reader, % of a core", "", load);
+
+    let [a, b] = line_of::<2>();
+    // The load alone takes its share of the machine: the same against somebody else's node.
+    let beside = Node::start("Dora");
+    let mut here = Rogue::befriend(&a, "Mallory");
+    let mut elsewhere = Rogue::befriend(&beside, "Mallory");
+    let mut ids = small_objects(&a, &b);
+    for _ in 0..FLOODS {
+        let quiet = asked_for(&a, &b, &mut ids, "no creations", table, None);
+        let other = asked_for(&a, &b, &mut ids, "creations elsewhere", table, Some(&mut elsewhere));
+        let at_node = asked_for(&a, &b, &mut ids, "creations", table, Some(&mut here));
+        for (what, of) in [("median", 0), ("p95", 1)] {
+            let name = format!("get of 60 KB, {what}: creations, times none");
+            table.add(&name, "<= 1.1", at_node[of] / quiet[of]);
+            let name = format!("get of 60 KB, {what}: creations, times elsewhere");
+            table.add(&name, "<= 1.1", at_node[of] / other[of]);
+        }
+    }
+    assert!(is_online(&a, "Bo") && is_online(&b, "Ana"));
+}
+
+/// Ten seconds of fetches; returns their median and 95th percentile in milliseconds.
+fn asked_for(
+    a: &Node,
+    b: &Node,
+    ids: &mut VecDeque<String>,
+    name: &str,
+    table: &mut Table,
+    rogue: Option<&mut Rogue>,
+) -> [f64; 2] {
+    eprintln!("{name}");
+    let wire = rogue.map(Rogue::call);
+    forget_peak(a);
+    let memory_before = memory_mb(a, "VmRSS:");
+    let flood = wire.map(|wire| Creations::start(wire, FLOOD_PER_SECOND));
+    let (before, own_before, begun) = (Usage::of(a), own_cpu(), Instant::now());
+    let times = gets(b, ids, begun);
+    let seconds = begun.elapsed().as_secs_f64();
+    let share = Usage::of(a).since(&before) / seconds * 100.0;
+    let load = (own_cpu() - own_before) / seconds * 100.0;
+    let mut add = |what: &str, figure: f64| table.add(&format!("{name}: {what}"), "", figure);
+    if let Some(Asked { sent, sent_late, made, is_closed, seconds, seconds_late }) =
+        flood.map(Creations::stop)
+    {
+        assert!(!is_closed, "the node bears with a friend who keeps to the form");
+        add("a second, as fast as the node reads", sent as f64 / seconds);
+        add("the same in the second half", sent_late as f64 / seconds_late);
+        add("circuits made a second", made as f64 / seconds);
+    }
+    add("CPU of the load, % of a core", load);
+    add("CPU of the node, % of a core", share);
+    add("resident MB before", memory_before);
+    add("resident MB at most", memory_mb(a, "VmHWM:"));
+    add("resident MB grew by at most", memory_mb(a, "VmHWM:") - memory_before);
+    let_pass(Duration::from_secs(1));
+    add("resident MB after", memory_mb(a, "VmRSS:"));
+    add("get of 60 KB, median ms", median(&times));
+    add("get of 60 KB, p95 ms", p95(&times));
+    [median(&times), p95(&times)]
 }
