@@ -6,10 +6,12 @@ use crate::config::{Config, ConfigError, Loaded};
 use crate::exit::{Exit, Failure};
 use crate::rates::{self, Limits, Minute};
 use crate::service::Command;
+use kith_onion::budget::Budgets;
 use kith_onion::{CircuitSettings, Privacy, Rates};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
@@ -34,7 +36,7 @@ pub struct LiveConfig {
     file: PathBuf,
     sets: Arc<[String]>,
     limits: Arc<watch::Sender<Limits>>,
-    circuit_share: u8,
+    circuit_share: Arc<AtomicU8>,
 }
 
 /// What a running node takes at once.
@@ -48,13 +50,16 @@ pub struct Live {
     pub privacy: Privacy,
     /// Cover and circuits.
     pub circuits: CircuitSettings,
+    /// What circuits of others may use of a busy link.
+    pub budgets: Budgets,
 }
 
 impl LiveConfig {
     /// The settings with which a node starts.
     pub fn new(file: PathBuf, sets: Vec<String>, config: &Config) -> Self {
         let (limits, _) = watch::channel(config.limits.clone());
-        Self { file, sets: sets.into(), limits: Arc::new(limits), circuit_share: config.circuit_share }
+        let circuit_share = Arc::new(config.circuit_share.into());
+        Self { file, sets: sets.into(), limits: Arc::new(limits), circuit_share }
     }
 
     fn load(&self) -> Result<Loaded, ConfigError> {
@@ -73,15 +78,16 @@ impl LiveConfig {
 
     /// Reads the file again and takes the keys that may change while the node runs.
     pub fn reload(&self) -> Result<Live, Failure> {
-        let Config { limits, store, privacy, circuits, .. } = self.load()?.config;
+        let Config { limits, store, privacy, circuits, circuit_share, .. } = self.load()?.config;
         let rates = limits.at(local_minute());
         self.limits.send_replace(limits);
-        Ok(Live { rates, store, privacy, circuits })
+        self.circuit_share.store(circuit_share, Ordering::Relaxed);
+        Ok(Live { rates, store, privacy, circuits, budgets: crate::privacy::budgets(circuit_share) })
     }
 
-    /// Percent of a busy link that circuits of others may use, since the start.
-    pub const fn circuit_share(&self) -> u8 {
-        self.circuit_share
+    /// Percent of a busy link that circuits of others may use.
+    pub fn circuit_share(&self) -> u8 {
+        self.circuit_share.load(Ordering::Relaxed)
     }
 
     /// The limits as the API shows them.

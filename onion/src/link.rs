@@ -369,6 +369,11 @@ impl Link {
         }
     }
 
+    /// Sets other shares, for what waits as for what comes.
+    pub fn set_weights(&mut self, weights: Weights) {
+        self.schedule.set_weights(weights);
+    }
+
     /// Takes bytes off `input` until one record is complete. `Ok(Some)` is that record's cells,
     /// in a buffer to hand back with [`Link::recycle`]; `Ok(None)` means that more bytes are needed.
     pub fn receive(&mut self, input: &mut &[u8]) -> Result<Option<Vec<u8>>, Broken> {

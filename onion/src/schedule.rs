@@ -149,7 +149,7 @@ impl Schedule {
     /// Nothing waits.
     pub fn new(weights: Weights) -> Self {
         let [own, fof, onion] = weights.classes;
-        let lane = |weight: u16| Lane { step: UNIT / u64::from(weight.max(1)), ..Lane::default() };
+        let lane = |weight| Lane { step: step(weight), ..Lane::default() };
         Self {
             lanes: [lane(own), lane(fof), lane(onion), lane(weights.bulk)],
             clock: 0,
@@ -158,6 +158,15 @@ impl Schedule {
             spare: Vec::new(),
             quiet_cells: weights.quiet_cells,
         }
+    }
+
+    /// Sets other shares. They hold from each class's next turn on: what it has had stays counted.
+    pub fn set_weights(&mut self, weights: Weights) {
+        let [own, fof, onion] = weights.classes;
+        for (lane, weight) in self.lanes.iter_mut().zip([own, fof, onion, weights.bulk]) {
+            lane.step = step(weight);
+        }
+        self.quiet_cells = weights.quiet_cells;
     }
 
     /// A tunnel has something to send. Said once until its turn has come. `sent`: what it has sent,
@@ -254,6 +263,10 @@ impl Schedule {
     }
 }
 
+fn step(weight: u16) -> u64 {
+    UNIT / u64::from(weight.max(1))
+}
+
 fn allows(allowance: &Allowance, class: usize) -> bool {
     allowance.classes.get(class).is_some_and(|left| *left > 0)
 }
@@ -318,6 +331,19 @@ mod tests {
         let mut busy = Busy::new(Weights::default(), &[(3, flow(Class::Onion, 8))]);
         busy.turns(100);
         assert_eq!(busy.sent[&3], 100);
+    }
+
+    #[test]
+    fn other_weights_hold_at_once() {
+        let tunnels = [(1, flow(Class::Own, 0)), (2, flow(Class::Fof, 7)), (3, flow(Class::Onion, 8))];
+        let mut busy = Busy::new(Weights::default(), &tunnels);
+        busy.turns(1_000);
+        busy.sent.clear();
+        busy.schedule.set_weights(Weights { classes: [5, 3, 72], ..Weights::default() });
+        busy.turns(8_000);
+        for (circ, share) in [(1, 500), (2, 300), (3, 7_200)] {
+            assert!(busy.sent[&circ].abs_diff(share) <= 10, "{circ}: {}", busy.sent[&circ]);
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ async fn limits(State(api): State<Api>) -> Answer {
 }
 
 async fn reload(State(api): State<Api>) -> Answer {
-    let Live { rates, store, privacy, circuits } = api.settings.reload()?;
+    let Live { rates, store, privacy, circuits, budgets } = api.settings.reload()?;
     api.call(move |cx| {
         cx.core.set_rates(cx.now, rates);
         if cx.core.privacy() != privacy {
@@ -30,6 +30,9 @@ async fn reload(State(api): State<Api>) -> Answer {
         }
         if cx.core.circuit_settings() != circuits {
             cx.core.set_circuits(cx.now, circuits);
+        }
+        if cx.core.budgets() != budgets {
+            cx.core.set_budgets(budgets);
         }
         Ok(())
     })

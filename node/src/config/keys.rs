@@ -100,7 +100,7 @@ pub const KEYS: &[KeySpec] = &[
         default: "20",
         comment: "Percent of a busy link that circuits of others may use; your own traffic and that\nbetween your friends share the rest. An idle link is not held back.",
         allowed: "a number from 1 to 90",
-        live: false,
+        live: true,
         parse: |config, given| small(given, 1, 90).map(|value| config.circuit_share = value),
     },
     KeySpec {

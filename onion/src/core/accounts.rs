@@ -240,9 +240,18 @@ impl Core {
         self.rates
     }
 
-    /// Sets what friends may use; holds for links that are made from now on.
+    /// Sets what friends may use. Shares of links hold at once; what a friend may save up on a link
+    /// holds for links that are made from now on.
     pub fn set_budgets(&mut self, budgets: Budgets) {
         self.budgets = budgets;
+        for open in self.connections.values_mut().filter_map(Connection::open) {
+            open.link.set_weights(budgets.weights);
+        }
+    }
+
+    /// What friends may use.
+    pub const fn budgets(&self) -> Budgets {
+        self.budgets
     }
 
     /// A friend's link as it is, for nodes that break the rules in tests.
