@@ -162,12 +162,14 @@ const DAY_S: u64 = 86_400;
 const IDLE_GAP_S: u64 = 30;
 const CELL_BYTES: u64 = 4096;
 
-/// What cover costs: what this node sends at least, on each link and on all that stand.
+/// What cover costs: what this node sends on average when it sends nothing else, on each link and on
+/// all that stand.
 fn cover_json(cover: Cover, links: u64) -> Value {
     let (mode, rate, day) = match cover {
         Cover::Off => ("off", None, 0),
         Cover::Idle => ("idle", None, DAY_S / IDLE_GAP_S * CELL_BYTES),
-        Cover::Constant(rate) => ("constant", Some(rate), rate.saturating_mul(DAY_S)),
+        // Pads come after half to all of a cell's time: a third more than what is promised.
+        Cover::Constant(rate) => ("constant", Some(rate), rate.saturating_mul(DAY_S / 3 * 4)),
     };
     json!({
         "mode": mode,
@@ -394,7 +396,7 @@ mod tests {
         let cost = |cover, links| cover_json(cover, links)["bytes_per_day"].as_u64();
         assert_eq!(cost(Cover::Off, 9), Some(0));
         assert_eq!(cost(Cover::Idle, 1), Some(11_796_480));
-        assert_eq!(cost(Cover::Constant(16_000), 3), Some(3 * 16_000 * 86_400));
+        assert_eq!(cost(Cover::Constant(16_000), 3), Some(3 * 16_000 * 86_400 * 4 / 3));
         assert_eq!(cost(Cover::Constant(u64::MAX), 3), Some(u64::MAX), "no overflow");
     }
 

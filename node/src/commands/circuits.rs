@@ -117,7 +117,7 @@ fn cover(cover: &Value) -> String {
     match text(cover, "mode") {
         "constant" => {
             format!(
-                "cover: constant {}, sends at least {cost}\n",
+                "cover: constant {}, sends about {cost}; what you send beyond it can be seen\n",
                 crate::rates::format(cover["rate"].as_u64())
             )
         }
@@ -153,9 +153,9 @@ mod tests {
     #[test]
     fn cover_tells_its_cost() {
         let value = json!({"mode": "constant", "rate": 16_000, "links": 2,
-            "bytes_per_day_and_link": 1_382_400_000, "bytes_per_day": 2_764_800_000_u64});
+            "bytes_per_day_and_link": 1_843_200_000, "bytes_per_day": 3_686_400_000_u64});
         let text = cover(&value);
-        assert!(text.contains("constant 16kB/s") && text.contains("at least 1.3 GiB a day"), "{text}");
+        assert!(text.contains("constant 16kB/s") && text.contains("about 1.7 GiB a day"), "{text}");
         assert!(cover(&json!({"mode": "off"})).contains("off"));
         assert!(mode_text(&json!({"privacy_in_effect": "strict"})).starts_with("strict: everything comes"));
     }
