@@ -21,7 +21,8 @@ fast: the quickest way; a friend who gives you a video sees that you watch it, a
 friend sees who wants what from whom, and friends can see what you have.\n\
 normal: friends' videos come directly, and those friends see it; all others come through\n\
 relays, who do not know that it is you.\n\
-strict: everything comes through relays or waits, and what you watched is given to nobody.";
+strict: everything comes through relays or waits, except what friends share with friends\n\
+only, which comes only if you name its way; what you watched is given to nobody.";
 
 /// The mode with this name.
 pub fn named(name: &str) -> Option<Privacy> {
@@ -50,8 +51,9 @@ pub const fn sentence(mode: Privacy) -> &'static str {
              one near the other end"
         }
         Privacy::Strict => {
-            "everything comes through relays or waits for them, your friends do not see what you watch, and \
-             what you watched is given to nobody; the limits of normal hold here, too"
+            "everything comes through relays or waits for them, except what friends share with friends only: that \
+             comes only if you name its way, and that friend sees it; otherwise your friends do not see what you \
+             watch, and what you watched is given to nobody; the limits of normal hold here, too"
         }
     }
 }
@@ -201,6 +203,10 @@ impl Told {
         Self { way: "local", reduced: false, lacks: None, who_learns: "nobody: it is here already".into() }
     }
 
+    fn onion(reduced: bool) -> Self {
+        Self { way: "onion", reduced, lacks: None, who_learns: onion(reduced) }
+    }
+
     /// As the API gives it.
     pub fn json(&self) -> Value {
         json!({
@@ -303,12 +309,16 @@ impl Service {
         }
         let asked = Asked::of(self.state(), core, root);
         let told = |way, reduced, who_learns| Told { way, reduced, lacks: None, who_learns };
+        if self.friends_only(core, root, route).is_some() {
+            let who_learns = format!("nobody yet: {FRIENDS_ONLY}");
+            return Told { lacks: Some(NoOnion::NotFound), ..told("none", false, who_learns) };
+        }
         match core.way_of(now, root, route) {
             Way::Direct if asked.is_nobody() || !asked.holders.is_empty() => {
                 told("direct", false, direct(&asked, route, core.privacy()))
             }
             Way::Direct | Way::Fof => told("fof", false, fof(&asked)),
-            Way::Onion { reduced } => told("onion", reduced, onion(reduced)),
+            Way::Onion { reduced } => Told::onion(reduced),
             Way::No(why) => Told {
                 way: "none",
                 reduced: false,
@@ -320,27 +330,58 @@ impl Service {
 
     /// The same once a source was found so many friend links away.
     pub fn way_found(&self, now: Now, core: &Core, root: &Root, route: Route, links: u8) -> Told {
-        let told = self.way(now, core, root, route);
-        // The circuit in use may be the only one.
-        let used = told.is_none() && links > 2;
-        if used { Told { way: "onion", reduced: false, lacks: None, who_learns: onion(false) } } else { told }
+        // The circuit in use may be the only one, and the next may begin elsewhere.
+        match core.comes_reduced(root).filter(|_| links > 2) {
+            Some(reduced) => Told::onion(reduced),
+            None => self.way(now, core, root, route),
+        }
     }
 
     /// Why nothing comes through a circuit, and what to do about it.
     pub fn no_onion(&self, core: &Core, root: &Root, route: Route, mode: Privacy, why: NoOnion) -> Failure {
         let asked = Asked::of(self.state(), core, root);
-        let advice = match (route, mode) {
-            (Route::Auto, Privacy::Normal) if !asked.common.is_empty() => format!(
-                "it can come only by way of your common friend {}, who will know: --route fof",
-                list(&asked.common).replace(" and ", " or ")
-            ),
-            (Route::Auto, Privacy::Strict) if why != NoOnion::GuardCarries => {
-                format!("{}; strict takes no other way", lack_advice(why))
+        let relays = core.circuit_settings().relays;
+        let what = lack_text(why, relays);
+        Failure::new(Exit::Unreachable, format!("{what}: {}", advice(&asked, route, mode, why, relays)))
+    }
+
+    /// Why an object cannot come through a circuit, whatever is waited for, by a route that is nothing
+    /// else.
+    pub fn friends_only(&self, core: &Core, root: &Root, route: Route) -> Option<Failure> {
+        let circuit_only = route == Route::Onion || route == Route::Auto && core.privacy() == Privacy::Strict;
+        let alone = circuit_only && core.stays_with_friends(root);
+        alone.then(|| {
+            let holders = or(&Asked::of(self.state(), core, root).holders);
+            let advice = format!("{holders} will see that you watch it if you say --route direct");
+            Failure::new(Exit::Unreachable, format!("{FRIENDS_ONLY}: {advice}"))
+        })
+    }
+}
+
+const FRIENDS_ONLY: &str = "this is shared with friends only, which never comes through relays";
+
+/// `Bo, Cem or Dia`
+fn or(names: &[String]) -> String {
+    list(names).replace(" and ", " or ")
+}
+
+/// What to do when nothing comes through a circuit. Strict names no way by which somebody would learn
+/// who asks.
+fn advice(asked: &Asked, route: Route, mode: Privacy, why: NoOnion, relays: u8) -> String {
+    let wait = lack_advice(why, relays);
+    match (route, mode) {
+        (Route::Auto, Privacy::Normal) if !asked.common.is_empty() => {
+            let way =
+                format!("by way of your common friend {}, who will know: --route fof", or(&asked.common));
+            match why {
+                NoOnion::TooFewRelays => format!("it can come only {way}"),
+                _ => format!("{wait}; or take it {way}"),
             }
-            _ => lack_advice(why).to_owned(),
-        };
-        let what = lack_text(why, core.circuit_settings().relays);
-        Failure::new(Exit::Unreachable, format!("{what}: {advice}"))
+        }
+        (Route::Auto, Privacy::Strict) if why != NoOnion::GuardCarries => {
+            format!("{wait}; strict takes no other way")
+        }
+        _ => wait,
     }
 }
 
@@ -349,7 +390,7 @@ fn lack_text(why: NoOnion, relays: u8) -> String {
         NoOnion::TooFewRelays => {
             format!("too few friends of your friends relay to make a circuit of {relays} relays")
         }
-        NoOnion::NotReady => "no circuit stands yet".into(),
+        NoOnion::NotReady => "no circuit is ready for it yet".into(),
         NoOnion::GuardCarries => {
             "your first relay also carries this video, which strict does not allow".into()
         }
@@ -361,15 +402,25 @@ fn lack_text(why: NoOnion, relays: u8) -> String {
     }
 }
 
-const fn lack_advice(why: NoOnion) -> &'static str {
+fn lack_advice(why: NoOnion, relays: u8) -> String {
     match why {
         NoOnion::TooFewRelays => {
-            "make more friends who have friends of their own, and see `kith net circuits`"
+            let fewer = if relays > 3 { ", or fewer relays (circuit.relays)" } else { "" };
+            format!(
+                "it takes more friends who have friends of their own{fewer}, and some minutes after a start; see \
+                 `kith net circuits`"
+            )
         }
-        NoOnion::NotReady => "wait a few minutes, and see `kith net circuits`",
-        NoOnion::GuardCarries => "mark more friends close (kith friend trust NAME close), or use normal",
-        NoOnion::TooManyRoutes => "try again in some days",
-        NoOnion::NotFound => "try again when more people are on line",
+        NoOnion::NotReady => "wait a few minutes, and see `kith net circuits`".into(),
+        NoOnion::GuardCarries => {
+            "wait some minutes for a circuit that begins elsewhere, mark more friends close (kith friend trust \
+             NAME close), or use normal"
+                .into()
+        }
+        NoOnion::TooManyRoutes => {
+            "try again when relays of before are on line again, or in some days, at most 30".into()
+        }
+        NoOnion::NotFound => "try again when more people are on line".into(),
     }
 }
 
@@ -398,6 +449,28 @@ mod tests {
         assert_eq!(cost(Cover::Idle, 1), Some(11_796_480));
         assert_eq!(cost(Cover::Constant(16_000), 3), Some(3 * 16_000 * 86_400 * 4 / 3));
         assert_eq!(cost(Cover::Constant(u64::MAX), 3), Some(u64::MAX), "no overflow");
+    }
+
+    #[test]
+    fn advice_names_the_ways_that_there_are() {
+        let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
+        let asked = |common: &[&str]| Asked { holders: Vec::new(), common: names(common) };
+        let (auto, normal, strict) = (Route::Auto, Privacy::Normal, Privacy::Strict);
+        let (far, nobody) = (asked(&["Bo", "Cem"]), asked(&[]));
+        let text = advice(&far, auto, normal, NoOnion::TooFewRelays, 3);
+        assert!(text.starts_with("it can come only by way of your common friend Bo or Cem"), "{text}");
+        let all = [NoOnion::TooFewRelays, NoOnion::NotReady, NoOnion::NotFound, NoOnion::TooManyRoutes];
+        for why in all {
+            let text = advice(&far, auto, normal, why, 3);
+            assert!(text.ends_with("who will know: --route fof"), "{text}");
+            assert_eq!(text.contains("only"), why == NoOnion::TooFewRelays, "later it may: {text}");
+            let text = advice(&far, auto, strict, why, 3);
+            assert!(text.ends_with("; strict takes no other way") && !text.contains("--route"), "{text}");
+            assert!(!advice(&nobody, auto, normal, why, 3).contains("strict"));
+            // A named route was chosen with what it means.
+            assert!(!advice(&far, Route::Onion, normal, why, 3).contains("--route"));
+        }
+        assert!(lack_advice(NoOnion::TooFewRelays, 4).contains("circuit.relays"));
     }
 
     #[test]

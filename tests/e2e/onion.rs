@@ -310,6 +310,19 @@ fn strict_takes_no_other_way() {
     assert!(wrong.out().contains("circuits of 3 relays"), "{}", wrong.out());
     // A named route is its owner's word in every mode.
     assert_eq!(json(&b, &["get", &id, "--route", "direct"])["mode"], "direct");
+    // What is shared with friends only comes that way or not at all, whatever is waited for.
+    let (path, _) = random_file(&a, "near.bin", 100_000);
+    let near = id_of(&publish(&a, &path, "Lapwing", "friends"));
+    wait_found(&b, "lapwing", &near);
+    for route in ["auto", "onion"] {
+        let refused = kith(&b, &["get", &near, "--route", route]);
+        refused.expect_refusal(&[6]);
+        for part in ["with friends only", "Ana will see that you watch it if you say --route direct"] {
+            assert!(refused.err().contains(part), "{}", refused.err());
+        }
+        assert!(!refused.err().contains("who learns what"), "nobody was asked: {}", refused.err());
+    }
+    assert_eq!(json(&b, &["get", &near, "--route", "direct"])["mode"], "direct");
 }
 
 #[test]

@@ -140,6 +140,9 @@ impl Service {
                 "there is no friend to ask: add one with `kith friend add`",
             ));
         }
+        if let Some(failure) = self.friends_only(core, root, route) {
+            return Err(failure);
+        }
         // Friends may have what was published here: all are asked, as for a link from elsewhere.
         let elsewhere = |l: &Listing| l.distance > 0 || !l.sources.is_empty();
         let Some(listing) = core.listing(root).filter(elsewhere) else { return Ok(()) };

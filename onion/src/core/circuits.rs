@@ -352,6 +352,28 @@ impl Core {
         }
     }
 
+    /// Whether an object that is being fetched comes through a circuit now, and if so whether the first
+    /// relay of one of them also carries it.
+    pub fn comes_reduced(&self, root: &Root) -> Option<bool> {
+        let carriers = self.carriers(root);
+        let Circuits { routes, own, .. } = &self.circuits;
+        let used = own.values().filter(|own| matches!(&own.purpose, Use::Fetch(_, of) if of == root));
+        let reduced = used.map(|own| routes.guard(own.pair).is_some_and(|guard| carriers.contains(&guard)));
+        reduced.reduce(|one, other| one || other)
+    }
+
+    /// Whether friends share an object, and all of them with friends only: no circuit brings it.
+    pub fn stays_with_friends(&self, root: &Root) -> bool {
+        let told = !self.carriers(root).is_empty();
+        told && self.catalogue.onward(root).is_empty() && !self.catalogue.travels(root)
+    }
+
+    /// Friends who told of an object.
+    fn carriers(&self, root: &Root) -> BTreeSet<FriendKey> {
+        let sources = self.catalogue.listing(root).map(|listing| listing.sources).unwrap_or_default();
+        sources.into_iter().map(|(friend, _)| friend).collect()
+    }
+
     /// Where an object may come from, by the route that is asked for and the privacy mode.
     pub(super) fn plan(&self, root: &Root, route: Route) -> Plan {
         let listed = self.catalogue.listing(root).map(|l| l.sources).unwrap_or_default();
