@@ -165,13 +165,16 @@ impl Core {
         let Some(from) = self.friend_of(conn) else { return Err(Broken) };
         let room = self.circuits_on(conn, circ) < MAX_ON_LINK
             && self.circuits.relayed < MAX_CIRCUITS_IN_ALL
-            && self.relayed < self.budgets.relayed_cells / 4 * 3;
-        let list = self.handle_list(now, from);
-        let Self { friends, circuits, rng, .. } = self;
-        let Some(friend) = friends.get_mut(&from) else { return Ok(()) };
+            && self.may_relay_more(conn);
         // The limit comes first: nothing is computed beyond it.
-        let may = circuits.settings.relay && room && friend.onion.creates.take(now.at);
-        let Some(key) = friend.onion.own_key(create.epoch).filter(|_| may) else { return Ok(()) };
+        let may = self.circuits.settings.relay && room;
+        let may = may && self.friends.get_mut(&from).is_some_and(|f| f.onion.creates.take(now.at));
+        if !may {
+            return Ok(());
+        }
+        let list = self.handle_list(now, from);
+        let Self { friends, rng, .. } = self;
+        let Some(key) = friends.get(&from).and_then(|f| f.onion.own_key(create.epoch)) else { return Ok(()) };
         let answered =
             kith_crypto::circuit::answer(key, create.epoch, &create.message, &encode_list(&list), rng);
         let Ok((layer, message)) = answered else { return Ok(()) };
