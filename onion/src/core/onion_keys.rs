@@ -15,7 +15,8 @@ use kith_crypto::circuit::OnionKey;
 pub(super) const CIRCUITS: u64 = 2;
 /// Circuits that a friend may ask for, a second and saved up (design 1.3).
 const CREATES: (f64, f64) = (4.0, 16.0);
-/// Circuits that go on to one friend: each gives a list of that friend's friends away (decision 18).
+/// Circuits of one friend that go on from here: each gives a list away (decision 18). Counted where
+/// they come from, so that who makes many takes nothing from others.
 const EXTENDS: (f64, f64) = (20.0 / 60.0, 20.0);
 /// Requests that spread, from one friend.
 const SPREADS: (f64, f64) = (1.0, 10.0);

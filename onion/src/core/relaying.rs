@@ -141,6 +141,16 @@ impl Core {
         self.relay_circuit(at)?.end()
     }
 
+    /// Whether a friend's circuits may take one more place on a link to another friend: nobody has more
+    /// of them than are free, so that there is always room for somebody else.
+    fn may_extend_more(&self, from: ConnId, to: ConnId) -> bool {
+        let Some(open) = self.connections.get(&to).and_then(Connection::peek) else { return false };
+        let half = open.next_circ % 2;
+        let circuits = || open.tunnels.iter().filter(|(c, t)| *c % 2 == half && !t.is_tunnel());
+        let held = circuits().filter(|(_, t)| t.flow.from == from).count();
+        held < MAX_ON_LINK.saturating_sub(circuits().count())
+    }
+
     fn circuits_on(&self, conn: ConnId, half: CircId) -> usize {
         let open = self.connections.get(&conn).and_then(Connection::peek);
         open.map_or(0, |o| o.tunnels.iter().filter(|(c, t)| *c % 2 == half % 2 && !t.is_tunnel()).count())
@@ -435,10 +445,11 @@ impl Core {
         let from = self.friend_of(at.0);
         // Oneself, back, no friend, off line, not a relay, too many: all the same.
         let to = self.friend_by_handle(now, handle).filter(|to| Some(*to) != from);
-        let link = to.and_then(|to| Some((to, self.relay_link(to)?.0)));
-        let Some((to, conn)) = link else { return true };
-        let may = self.friends.get_mut(&to).is_some_and(|f| f.onion.extends.take(now.at));
+        let Some(conn) = to.and_then(|to| Some(self.relay_link(to)?.0)) else { return true };
+        let asker = from.and_then(|from| self.friends.get_mut(&from));
+        let may = asker.is_some_and(|f| f.onion.extends.take(now.at));
         if may
+            && self.may_extend_more(at.0, conn)
             && let Some(circ) = self.begin_circuit(now, conn, Role::CircuitOut { circuit: at }, at.0, create)
         {
             let extending = self.circuit_end(at).and_then(|end| end.extending.as_mut());
