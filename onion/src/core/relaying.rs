@@ -275,13 +275,12 @@ impl Core {
             return Ok(());
         };
         let class = tunnel.flow.class;
-        if matches!(tunnel.role, Role::Ending) {
-            open.account.stray_cell(now);
-            return Ok(());
-        }
         let unpaid = tunnel.window.arrived()?;
         if unpaid {
             self.owe_for_cell(now, conn, class);
+        }
+        if self.tunnel(conn, circ).is_some_and(|t| matches!(t.role, Role::Ending)) {
+            return Ok(());
         }
         let mut body: Body = *body;
         match self.tunnel(conn, circ).map(|t| &mut t.role) {
