@@ -22,6 +22,9 @@ use kith_crypto::noise::{Handshake, Pattern, Session};
 const REFUSE_AFTER: Duration = Duration::from_secs(3);
 pub(super) const TUNNEL_PROLOGUE: &[u8] = b"kith tunnel v1";
 
+/// Timers that a tunnel keeps before it looks which of them are still set.
+const MAX_TIMERS: usize = 16;
+
 /// Something that happens to a tunnel at a set time.
 #[derive(Debug)]
 pub(crate) enum Timer {
@@ -52,9 +55,15 @@ impl Core {
     pub(super) fn at(&mut self, time: Duration, conn: ConnId, circ: CircId, timer: Timer) {
         self.next_timer += 1;
         let key = (time, self.next_timer);
-        if let Some(tunnel) = self.tunnel(conn, circ) {
+        let Self { connections, timers, .. } = self;
+        let open = connections.get_mut(&conn).and_then(Connection::open);
+        if let Some(tunnel) = open.and_then(|open| open.tunnels.get_mut(&circ)) {
+            // Those that have had their time are forgotten: a circuit may live for long.
+            if tunnel.timers.len() >= MAX_TIMERS {
+                tunnel.timers.retain(|key| timers.contains_key(key));
+            }
             tunnel.timers.push(key);
-            self.timers.insert(key, timer);
+            timers.insert(key, timer);
         }
     }
 
