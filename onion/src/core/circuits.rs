@@ -158,6 +158,8 @@ pub(crate) struct Circuits {
     pub(super) settings: CircuitSettings,
     pub(super) law: Law,
     pub(super) handles: Handles,
+    /// What is shown of the listed friends: classes of uptime and rate at the last draw.
+    pub(super) classes: BTreeMap<FriendKey, (u8, u8)>,
     pub(super) routes: Routes,
     /// Secret of this node alone.
     secret: Key,
@@ -191,6 +193,7 @@ impl Circuits {
             settings,
             law: Law::new(settings.pace),
             handles: Handles::new(secret),
+            classes: BTreeMap::new(),
             routes: Routes::default(),
             secret: secret.clone(),
             own: BTreeMap::new(),
