@@ -160,6 +160,8 @@ pub(crate) struct Circuits {
     pub(super) settings: CircuitSettings,
     pub(super) law: Law,
     pub(super) handles: Handles,
+    /// What is shown of the listed friends: classes of uptime and rate at the last draw.
+    pub(super) classes: BTreeMap<FriendKey, (u8, u8)>,
     pub(super) routes: Routes,
     /// Secret of this node alone.
     secret: Key,
@@ -195,6 +197,7 @@ impl Circuits {
             settings,
             law: Law::new(settings.pace),
             handles: Handles::new(secret),
+            classes: BTreeMap::new(),
             routes: Routes::default(),
             secret: secret.clone(),
             own: BTreeMap::new(),
@@ -483,6 +486,8 @@ impl Core {
         let Some(state) = self.fetches.get_mut(&fetch) else { return };
         state.tried.insert(place);
         state.onion = NoOnion::NotFound;
+        // Each end has its three seconds, and there are few of them.
+        state.alive_at = now.at;
         if let Some(source) = state.sources.iter_mut().find(|s| s.uses(at)) {
             source.state = SourceState::Idle { not_before: now.at + tick };
         }

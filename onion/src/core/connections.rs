@@ -721,9 +721,11 @@ impl Core {
                     }
                     let credit = open.credit_at.is_some_and(|at| at <= now.at);
                     if now.at >= connection.keepalive_at {
-                        let pad = SmallCell { circ: 0, command: Command::Pad, front: Vec::new() };
-                        // A full queue means that the peer does not read; the dead timer ends it.
-                        let _ = open.link.send_urgent(pad);
+                        // While something waits the peer does not read, and pads would only pile up.
+                        if open.link.urgent_waiting() == 0 {
+                            let pad = SmallCell { circ: 0, command: Command::Pad, front: Vec::new() };
+                            let _ = open.link.send_urgent(pad);
+                        }
                         self.schedule_keepalive(now, id);
                     }
                     if credit {

@@ -15,7 +15,8 @@ use kith_crypto::circuit::OnionKey;
 pub(super) const CIRCUITS: u64 = 2;
 /// Circuits that a friend may ask for, a second and saved up (design 1.3).
 const CREATES: (f64, f64) = (4.0, 16.0);
-/// Circuits that go on to one friend: each gives a list of that friend's friends away (decision 18).
+/// Circuits of one friend that go on from here: each gives a list away (decision 18). Counted where
+/// they come from, so that who makes many takes nothing from others.
 const EXTENDS: (f64, f64) = (20.0 / 60.0, 20.0);
 /// Requests that spread, from one friend.
 const SPREADS: (f64, f64) = (1.0, 10.0);
@@ -28,8 +29,9 @@ const KEYS: (f64, f64) = (0.5, 40.0);
 pub(crate) struct OnionPeer {
     /// Own keys for this friend: today's and yesterday's.
     own: Vec<(u16, OnionKey)>,
-    /// The friend's key for this node.
+    /// The friend's key for this node, and whether it came over the link that stands.
     pub(super) key: Option<(u16, [u8; 32])>,
+    confirmed: bool,
     /// It said that it knows circuits.
     pub(super) knows: bool,
     pub(super) trust: Trust,
@@ -49,6 +51,7 @@ impl OnionPeer {
         Self {
             own: Vec::new(),
             key: None,
+            confirmed: false,
             knows: false,
             trust: Trust::Normal,
             verified: false,
@@ -83,6 +86,18 @@ impl OnionPeer {
     }
 }
 
+impl Friend {
+    /// How much it is on line and how much it carries, as lists show it, 0 to 15 each.
+    fn classes(&self, now: Duration) -> (u8, u8) {
+        let Traffic { sent, received, relayed } = self.traffic;
+        // Bytes a second while it was on line, in powers of two from 1 KiB on: own measurement.
+        let online = self.onion.online_for(now).as_secs_f64().max(1.0);
+        let rate = (sent + received + relayed) as f64 / online / 1024.0;
+        let rate = rate.max(1.0).log2().clamp(0.0, 15.0) as u8;
+        (crate::handle::uptime_class(self.onion.uptime(now)), rate)
+    }
+}
+
 /// The day that onion keys are made for.
 fn epoch_of(common: Now) -> u16 {
     (common.unix_s() / 86_400) as u16
@@ -102,6 +117,10 @@ impl Core {
         if let Some(friend) = self.friends.get_mut(&key) {
             friend.onion.knows = features & CIRCUITS != 0;
             friend.onion.online_since.get_or_insert(now.at);
+            // It may have been restarted, with another key: until that comes nothing is asked of it. In
+            // lists it stays as it was, or they would show who comes and goes.
+            friend.onion.confirmed = false;
+            friend.onion.key = friend.onion.key.filter(|_| friend.onion.knows);
         }
         self.circuits.handles.friend_connected(now.at);
         self.announce_key(now, id, key);
@@ -130,6 +149,7 @@ impl Core {
             let public = own.last().map(|(_, key)| *key.public()).unwrap_or_default();
             Control::OnionKey { epoch, key: public }
         } else {
+            // Said on each link: the friend may have a key of before a restart.
             friend.onion.own.clear();
             Control::OnionKey { epoch, key: [0; 32] }
         };
@@ -157,6 +177,7 @@ impl Core {
             && friend.onion.keys.take(now.at)
         {
             friend.onion.key = (public != [0; 32]).then_some((epoch, public));
+            friend.onion.confirmed = true;
             self.circuits.look_at_routes(now);
         }
     }
@@ -171,6 +192,9 @@ impl Core {
         let candidates: Vec<(FriendKey, u8)> =
             usable.map(|(key, f)| (*key, f.onion.uptime(now.at))).collect();
         circuits.handles.timeout(now.at, &candidates, rng);
+        // What is shown of them is what they are now, until the next draw.
+        let classes = |key: &FriendKey| Some((*key, friends.get(key)?.classes(now.at)));
+        circuits.classes = circuits.handles.listed().iter().filter_map(classes).collect();
     }
 
     /// What a builder is shown whose circuit came from this friend.
@@ -180,15 +204,13 @@ impl Core {
         let entry = |key: &FriendKey| {
             let friend = self.friends.get(key).filter(|f| f.onion.can_relay())?;
             let (epoch, public) = friend.onion.key?;
-            // Bytes a second while it was on line, in powers of two from 1 KiB on: own measurement.
-            let moved = friend.traffic.sent + friend.traffic.received + friend.traffic.relayed;
-            let rate = moved as f64 / friend.onion.online_for(now.at).as_secs_f64().max(1.0) / 1024.0;
+            let (uptime, rate) = self.circuits.classes.get(key).copied().unwrap_or_default();
             Some(Listed {
                 handle: handles.handle_of(*key, unix_ms),
                 key: public,
                 epoch,
-                uptime: friend.onion.uptime(now.at) >> 4,
-                rate: rate.max(1.0).log2().clamp(0.0, 15.0) as u8,
+                uptime,
+                rate,
                 ageing: handles.is_ageing(*key, unix_ms),
             })
         };
@@ -218,7 +240,7 @@ impl Core {
 
     /// The link to a friend who relays, and its key.
     pub(super) fn relay_link(&self, key: FriendKey) -> Option<(ConnId, u16, [u8; 32])> {
-        let friend = self.friends.get(&key).filter(|f| f.onion.can_relay())?;
+        let friend = self.friends.get(&key).filter(|f| f.onion.can_relay() && f.onion.confirmed)?;
         let conn = friend.link?;
         self.connections.get(&conn).and_then(Connection::peek).filter(|open| open.has_heard())?;
         let (epoch, public) = friend.onion.key?;

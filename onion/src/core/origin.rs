@@ -269,7 +269,10 @@ impl Core {
         };
         let entry = step.chosen.and_then(|handle| list.iter().find(|l| l.handle == handle));
         own.next_hop = entry.map(|entry| NextHop { entry: *entry, stored: !step.changed });
-        circuits.too_few |= entry.is_none();
+        // A hop that a list lacks for the moment is waited for: then there are enough.
+        if own.pair == Pair::Primary {
+            circuits.too_few |= entry.is_none() && !circuits.routes.offers(own.pair, &list);
+        }
         if step.changed {
             self.store_routes(Some(id));
         }

@@ -146,6 +146,16 @@ impl Core {
         self.relay_circuit(at)?.end()
     }
 
+    /// Whether a friend's circuits may take one more place on a link to another friend: nobody has more
+    /// of them than are free, so that there is always room for somebody else.
+    fn may_extend_more(&self, from: ConnId, to: ConnId) -> bool {
+        let Some(open) = self.connections.get(&to).and_then(Connection::peek) else { return false };
+        let half = open.next_circ % 2;
+        let circuits = || open.tunnels.iter().filter(|(c, t)| *c % 2 == half && !t.is_tunnel());
+        let held = circuits().filter(|(_, t)| t.flow.from == from).count();
+        held < MAX_ON_LINK.saturating_sub(circuits().count())
+    }
+
     fn circuits_on(&self, conn: ConnId, half: CircId) -> usize {
         let open = self.connections.get(&conn).and_then(Connection::peek);
         open.map_or(0, |o| o.tunnels.iter().filter(|(c, t)| *c % 2 == half % 2 && !t.is_tunnel()).count())
@@ -170,16 +180,16 @@ impl Core {
         let Some(from) = self.friend_of(conn) else { return Err(Broken) };
         let room = self.circuits_on(conn, circ) < MAX_ON_LINK
             && self.circuits.relayed < MAX_CIRCUITS_IN_ALL
-            && self.relayed < self.budgets.relayed_cells / 4 * 3;
+            && self.may_relay_more(conn);
         // The limit comes first: nothing is computed beyond it.
-        let friend = self.friends.get_mut(&from);
-        if !room || !self.circuits.settings.relay || !friend.is_some_and(|f| f.onion.creates.take(now.at)) {
+        let may = self.circuits.settings.relay && room;
+        let may = may && self.friends.get_mut(&from).is_some_and(|f| f.onion.creates.take(now.at));
+        if !may {
             return Ok(());
         }
         let list = self.handle_list(now, from);
         let Self { friends, rng, .. } = self;
-        let key = friends.get(&from).and_then(|f| f.onion.own_key(create.epoch));
-        let Some(key) = key else { return Ok(()) };
+        let Some(key) = friends.get(&from).and_then(|f| f.onion.own_key(create.epoch)) else { return Ok(()) };
         let answered =
             kith_crypto::circuit::answer(key, create.epoch, &create.message, &encode_list(&list), rng);
         let Ok((layer, message)) = answered else { return Ok(()) };
@@ -241,10 +251,8 @@ impl Core {
         let open = self.open_link(conn)?;
         let half = open.next_circ % 2;
         let here = || open.tunnels.iter().filter(|(circ, t)| **circ % 2 == half && !t.is_tunnel());
-        let of_friend = here().filter(|(_, t)| t.flow.from == from).count();
-        // Nobody takes all places, and some are this node's own.
         let most = if from == 0 { MAX_ON_LINK } else { MAX_ON_LINK - OWN_PLACES };
-        if here().count() >= most || of_friend >= MAX_ON_LINK / 2 {
+        if here().count() >= most {
             return None;
         }
         let flow = Flow { class: Class::Onion, from };
@@ -451,7 +459,7 @@ impl Core {
         // Oneself, back, no friend, off line, not a relay, too many: all the same.
         let to = self.friend_by_handle(now, handle).filter(|to| Some(*to) != from);
         let link = to.and_then(|to| Some(self.relay_link(to)?.0));
-        if let Some(conn) = link
+        if let Some(conn) = link.filter(|conn| self.may_extend_more(at.0, *conn))
             && let Some(circ) = self.begin_circuit(now, conn, Role::CircuitOut { circuit: at }, at.0, create)
         {
             let extending = self.circuit_end(at).and_then(|end| end.extending.as_mut());
@@ -547,13 +555,15 @@ impl Core {
     /// Remembers a request; false when it came before.
     pub(super) fn note_nonce(&mut self, now: Now, nonce: [u8; 16]) -> bool {
         let Circuits { nonces, nonce_times, .. } = &mut self.circuits;
+        // The oldest make room: they have had most of their time, and a repeat costs no more than a new
+        // request.
         while let Some((until, old)) = nonce_times.front()
-            && *until <= now.at
+            && (*until <= now.at || nonces.len() >= MAX_NONCES)
         {
             nonces.remove(old);
             nonce_times.pop_front();
         }
-        if nonces.len() >= MAX_NONCES || !nonces.insert(nonce) {
+        if !nonces.insert(nonce) {
             return false;
         }
         nonce_times.push_back((now.at + NONCE_LIFE, nonce));

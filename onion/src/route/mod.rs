@@ -296,6 +296,12 @@ impl Routes {
         step
     }
 
+    /// Whether a list has anybody who may be a relay.
+    pub fn offers(&self, pair: Pair, list: &[Listed]) -> bool {
+        let unsuitable = &self.way(pair).unsuitable;
+        list.iter().any(|listed| !unsuitable.contains(&listed.handle))
+    }
+
     // How they do.
 
     /// A build or a circuit over a slot failed having reached so many relays. Guards never change by

@@ -1,6 +1,7 @@
 //! Circuits in the world: quick settings, worlds of any friend graph, and what is counted in them.
 
 use super::{NodeId, World};
+use kith_onion::handle::{Handle, Handles};
 use kith_onion::{CircuitReport, CircuitSettings, OwnState, Privacy};
 use std::time::Duration;
 
@@ -35,6 +36,12 @@ impl World {
     /// What a node's owner sees of its circuits.
     pub fn circuits(&self, node: NodeId) -> CircuitReport {
         self.nodes[node].core().circuit_report(self.time(node))
+    }
+
+    /// How `lister` names `friend`, whether it is listed or not.
+    pub fn handle(&self, lister: NodeId, friend: NodeId) -> Handle {
+        let handles = Handles::new(&self.nodes[lister].own_secret);
+        handles.handle_of(self.nodes[friend].key(), self.time(lister).unix_ms)
     }
 
     /// Own circuits of a node that wait for use.

@@ -3,13 +3,16 @@
 
 use super::{NodeId, WireId, World};
 use kith_crypto::circuit::{Body, Building, Layers};
+use kith_crypto::content::VerifyCap;
+use kith_crypto::noise::{Handshake, Pattern, Session};
 use kith_onion::cell::{CELL_LEN, CellRef, CircId, Command, SmallCell, encode_credits};
 use kith_onion::circuit::{CREATED_LEN, Create, Relayed, StreamId};
 use kith_onion::control::Control;
 use kith_onion::handle::{Listed, decode_list};
 use kith_onion::handshake::{Caller, Peer};
-use kith_onion::link::{Link, RECORD_LEN};
+use kith_onion::link::{Link, RECORD_LEN, TUNNEL_RECORD_LEN, seal_next};
 use kith_onion::schedule::Allowance;
+use kith_onion::session::{ByteQueue, Message};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -57,6 +60,8 @@ pub struct RogueCircuit {
     pub layers: Layers,
     /// Whom the last relay lists.
     pub list: Vec<Listed>,
+    /// Streams that were asked for.
+    pub streams: StreamId,
 }
 
 impl World {
@@ -73,7 +78,7 @@ impl World {
         let peer = Peer::friend(id.public(), 0, &record.keys, &record.root);
         let counter = record.counter_out.max(self.time(me).unix_ms) + 1_000;
         let secret = record.ratchet.to_call();
-        let is_lower = id.public().noise < record.keys.noise;
+        let is_lower = id.public().sign < record.keys.sign;
         let (caller, flight) =
             Caller::start(&id, peer, &secret, counter, &mut self.rng).expect("good keys make a call");
         let wire = self.stranger(target, 1_000 + me as u64);
@@ -218,6 +223,36 @@ impl Rogue {
         self.cells.remove(at)
     }
 
+    /// The next `RELAY` cell of a circuit.
+    pub fn next_relay(&mut self, world: &mut World, circ: CircId, time: Duration) -> Option<Came> {
+        let is_it = |c: &Came| c.circ == circ && c.command == Command::Relay;
+        self.run_until(world, time, |r| r.cells.iter().any(is_it));
+        let at = self.cells.iter().position(is_it)?;
+        self.cells.remove(at)
+    }
+
+    /// The `CREATE` with this message, if it comes in time.
+    pub fn next_create(&mut self, world: &mut World, message: &[u8], time: Duration) -> Option<Came> {
+        let is_it = |c: &Came| {
+            c.command == Command::Create
+                && Create::decode(c.body.as_slice()).is_ok_and(|create| create.message == message)
+        };
+        self.run_until(world, time, |r| r.cells.iter().any(is_it));
+        let at = self.cells.iter().position(is_it)?;
+        self.cells.remove(at)
+    }
+
+    /// Announces an onion key, as if this were a relay.
+    pub fn announce(&mut self, world: &mut World, epoch: u16, key: [u8; 32]) {
+        assert!(self.link.send(&Control::OnionKey { epoch, key }).is_ok());
+        self.flush(world);
+    }
+
+    /// Bytes that the honest side would still take now.
+    pub fn room(&self, world: &World) -> usize {
+        world.wires[self.wire].room(0)
+    }
+
     /// Asks for a circuit; `None` if the friend does not answer.
     pub fn create(&mut self, world: &mut World) -> Option<RogueCircuit> {
         let (epoch, key) = self.key?;
@@ -229,7 +264,7 @@ impl Rogue {
         let (layer, list) = building.finish(&came.body[..CREATED_LEN]).expect("the friend has its key");
         let mut layers = Layers::default();
         layers.push(layer).expect("the first hop");
-        Some(RogueCircuit { circ, layers, list: decode_list(&list).expect("a good list") })
+        Some(RogueCircuit { circ, layers, list: decode_list(&list).expect("a good list"), streams: 0 })
     }
 
     /// Sends something to the end of a circuit.
@@ -278,6 +313,46 @@ impl Rogue {
         circuit.layers.push(layer).expect("there is room");
         circuit.list = decode_list(&list).expect("a good list");
         true
+    }
+
+    /// Asks the end of a circuit for an object and waits for a holder.
+    pub fn open(
+        &mut self,
+        world: &mut World,
+        circuit: &mut RogueCircuit,
+        cap: &VerifyCap,
+    ) -> Option<(StreamId, Session)> {
+        let psk = cap.tunnel_psk();
+        let mut noise = Handshake::initiate(Pattern::Tunnel, &psk, b"kith tunnel v1", &mut world.rng)
+            .expect("a handshake");
+        let message = noise.write(&[]).expect("a first message");
+        let locator = cap.locator().at_hour(world.time(0).hour());
+        let nonce = world.rng.bytes();
+        circuit.streams += 1;
+        let request = Relayed::Open { locator, spread: 2, want: 1, nonce, message };
+        self.tell(world, circuit, circuit.streams, &request);
+        let (_, stream, Relayed::Opened(message)) = self.hear(world, circuit, Duration::from_secs(4))? else {
+            return None;
+        };
+        noise.read(&message).expect("the holder has the capability");
+        Some((stream, noise.into_session().expect("both messages are through")))
+    }
+
+    /// Says something to a holder.
+    pub fn ask(
+        &mut self,
+        world: &mut World,
+        circuit: &mut RogueCircuit,
+        (stream, session): &mut (StreamId, Session),
+        message: Message,
+    ) {
+        let mut queue = ByteQueue::default();
+        message.push_to(&mut queue);
+        while !queue.is_empty() {
+            let mut record = vec![0; TUNNEL_RECORD_LEN];
+            seal_next(session, &mut queue, &mut record).expect("a record fits");
+            self.tell(world, circuit, *stream, &Relayed::Data(record));
+        }
     }
 
     /// Whether a circuit was ended by the honest side.
