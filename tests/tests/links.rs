@@ -37,7 +37,7 @@ use kith_onion::handshake::{Caller, Mode, Peer, Secret, Who};
 use kith_onion::link::{Link, RECORD_LEN};
 use kith_onion::ratchet::OutOfStep;
 use kith_onion::schedule::Allowance;
-use kith_onion::{Limits, Route};
+use kith_onion::{CircuitSettings, ConnId, Cover, Limits, Now, Route};
 use kith_tests::forge::{BEGINNING_MS, Bare, Flights, certificate, key_of, person, root};
 use kith_tests::sim::{NodeId, Outcome, WireId, World, seeds};
 use kith_tests::stats::same_distribution;
@@ -1094,4 +1094,61 @@ fn a_new_address_is_dialled() {
         world.run(SECOND / 2);
         assert!(!world.run_until(MINUTE, |w| w.linked(0, 1)));
     });
+}
+
+/// Two cores meet until they have a link that counts: the first one, and its end of it.
+fn linked_pair() -> (Bare, ConnId) {
+    let (me, friend) = (person(0), person(1));
+    let (mut a, mut b) = (Bare::new(0, &[&friend], 1), Bare::new(1, &[&me], 2));
+    for _ in 0..5 {
+        let (_, at_a) = a.dial();
+        b.at = a.at;
+        let at_b = b.accept(1);
+        let mut bytes = a.transmit(at_a);
+        for _ in 0..10 {
+            bytes = b.input(at_b, &bytes);
+            bytes.extend(b.transmit(at_b));
+            bytes = a.input(at_a, &bytes);
+            bytes.extend(a.transmit(at_a));
+            if a.core.is_online(key_of(&friend)) && b.core.is_online(key_of(&me)) {
+                return (a, at_a);
+            }
+        }
+        a.lose(at_a);
+        b.lose(at_b);
+    }
+    panic!("no link");
+}
+
+/// Operating systems wake a process some milliseconds late. What a pad was late, the next one is
+/// earlier; but who stood still for long sends no burst.
+#[test]
+fn constant_cover_keeps_its_rate_although_timers_are_coarse() {
+    let sent_in = |rate: u64, time: Duration, tick: Duration| {
+        let (mut a, conn) = linked_pair();
+        let settings = CircuitSettings { cover: Cover::Constant(rate), ..CircuitSettings::default() };
+        a.core.set_circuits(a.now(), settings);
+        a.transmit(conn);
+        let (end, mut sent) = (a.at + time, 0);
+        while a.at < end {
+            a.at += tick;
+            while a.core.poll_timeout().is_some_and(|at| at <= a.at) {
+                let now: Now = a.now();
+                a.core.timeout(now);
+                a.settle();
+                sent += a.transmit(conn).len();
+            }
+        }
+        sent as f64
+    };
+    for rate in [16_000_u64, 500_000, 4_000_000] {
+        for tick in [1, 4, 10] {
+            let sent = sent_in(rate, 20 * SECOND, millis(tick)) / 20.0 / rate as f64;
+            // A third more on average; at the lowest rate what else is said shows, too.
+            let most = if rate == 16_000 { 1.8 } else { 1.45 };
+            assert!((1.2..most).contains(&sent), "{sent} times the rate of {rate} with ticks of {tick} ms");
+        }
+    }
+    let burst = sent_in(4_000_000, SECOND, SECOND);
+    assert!(burst < 400_000.0, "{burst} bytes at once");
 }

@@ -14,6 +14,8 @@ use kith_crypto::frame::Claim;
 
 /// A link that brings nothing for so long is dead: two pads in a row are missing.
 const DEAD_AFTER: Duration = Duration::from_secs(125);
+/// Pads make up for so much of what timers are late; a process that stood still sends no burst.
+const MAX_PAD_LATE: Duration = Duration::from_millis(25);
 /// A link that lasted so long was a good one.
 const STOOD: Duration = Duration::from_secs(60);
 /// Links that were completed so close together were dialled by both sides at once.
@@ -119,6 +121,8 @@ pub(crate) struct Connection {
     pub(super) flights: Vec<u8>,
     pub(super) last_received: Duration,
     keepalive_at: Duration,
+    /// How late the last pad was: timers are coarse, and the next one comes so much sooner.
+    pad_late: Duration,
     /// After a suspend: something must come until then.
     pub(super) probed_until: Option<Duration>,
 }
@@ -154,8 +158,14 @@ impl Connection {
         self.inbound && self.peek().is_none_or(|link| !link.heard)
     }
 
-    pub(super) const fn set_keepalive(&mut self, at: Duration) {
-        self.keepalive_at = at;
+    /// A pad leaves so long after now, less what the last one was late.
+    pub(super) fn set_keepalive(&mut self, now: Now, gap: Duration) {
+        self.keepalive_at = (now.at + gap).saturating_sub(self.pad_late);
+    }
+
+    /// The pad that was due leaves now.
+    fn pad_leaves(&mut self, now: Now) {
+        self.pad_late = now.at.saturating_sub(self.keepalive_at).min(MAX_PAD_LATE);
     }
 
     fn who(&self) -> Option<Who> {
@@ -190,6 +200,7 @@ impl Core {
             flights: Vec::new(),
             last_received: now.at,
             keepalive_at: now.at,
+            pad_late: Duration::ZERO,
             probed_until: None,
         };
         self.connections.insert(id, connection);
@@ -726,6 +737,7 @@ impl Core {
                             let pad = SmallCell { circ: 0, command: Command::Pad, front: Vec::new() };
                             let _ = open.link.send_urgent(pad);
                         }
+                        connection.pad_leaves(now);
                         self.schedule_keepalive(now, id);
                     }
                     if credit {

@@ -25,7 +25,7 @@ impl Core {
             }
         };
         if let Some(connection) = self.connections.get_mut(&id) {
-            connection.set_keepalive(now.at + Duration::from_micros((gap_ms * 1000.0) as u64));
+            connection.set_keepalive(now, Duration::from_micros((gap_ms * 1000.0) as u64));
         }
     }
 

@@ -181,8 +181,7 @@ impl Own {
             Some(Waiting::Create { until, .. }) => Some(until),
             _ => None,
         };
-        let next = [search, create, self.tick_at].into_iter().flatten().fold(self.next_at, Duration::min);
-        next
+        [search, create, self.tick_at].into_iter().flatten().fold(self.next_at, Duration::min)
     }
 }
 
