@@ -65,7 +65,7 @@ pub const KEYS: &[KeySpec] = &[
         name: "cover",
         default: "\"idle\"",
         comment: "What hides when your links are used. idle: a cell after a silence drawn at random, about\n12 MB a day and link. constant RATE: at least so much on every link, all the\ntime, and about a third more on average; what you send beyond that can still be seen.\n`kith net circuits` says what it costs. off: only what keeps links alive.",
-        allowed: "off, idle, or constant RATE such as constant 16kB/s, from 4KiB/s to 4MB/s",
+        allowed: "off, idle, or constant RATE such as constant 16kB/s, from 4KiB/s to 256kB/s",
         live: true,
         parse: |config, given| cover(given).map(|value| config.circuits.cover = value),
     },
@@ -268,8 +268,9 @@ pub const KEYS: &[KeySpec] = &[
     },
 ];
 
-/// More cover than this cannot be kept up: a pad leaves each half millisecond at most.
-const MAX_COVER: u64 = 4_000_000;
+/// A friend's node reads 150 cells a second that it did not ask for, pads among them, and stops reading
+/// a link that brings more. With the third that leaves on average beyond the rate these are 83.
+const MAX_COVER: u64 = 256_000;
 
 const RATE: &str = "off, or a rate like 500kB/s, 2MB/s or 1.5MiB/s, from 4KiB/s to 1000GB/s";
 

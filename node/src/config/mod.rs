@@ -632,8 +632,8 @@ mod tests {
         assert_eq!(cover("off").unwrap(), Cover::Off);
         assert_eq!(cover("idle").unwrap(), Cover::Idle);
         assert_eq!(cover("constant 16kB/s").unwrap(), Cover::Constant(16_000));
-        assert_eq!(cover("constant 4MB/s").unwrap(), Cover::Constant(4_000_000));
-        for bad in ["on", "constant", "constant off", "constant 1kB/s", "constant 4.1MB/s", "16kB/s"] {
+        assert_eq!(cover("constant 256kB/s").unwrap(), Cover::Constant(256_000));
+        for bad in ["on", "constant", "constant off", "constant 1kB/s", "constant 257kB/s", "16kB/s"] {
             assert!(cover(bad).unwrap_err().to_string().contains("constant 16kB/s"), "{bad}");
         }
         let config = load("circuit.relay = \"off\"\ncircuit.relays = 6", &["circuit.share=90"], &[]).unwrap();

@@ -86,9 +86,8 @@ impl World {
         self.run(Duration::from_millis(500));
         let mut answer = self.wires[wire].received.as_slice();
         let all = answer.len();
-        let Ok(Ok((established, _))) = caller.input(&mut answer, &mut self.rng) else {
-            panic!("a friend's call is answered")
-        };
+        let answered = caller.input(&mut answer, &mut self.rng).ok().and_then(Result::ok);
+        let (established, _) = answered.expect("a friend's call is answered");
         let read = all - answer.len();
         let mut rogue = Rogue {
             wire,
