@@ -106,6 +106,7 @@ impl Core {
             friend.onion.key = None;
         }
         self.circuits.handles.friend_connected(now.at);
+        self.note(now, id, 0, Noted::Up);
         self.announce_key(now, id, key);
     }
 

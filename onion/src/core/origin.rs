@@ -164,6 +164,7 @@ impl Core {
             return false;
         };
         let law = self.circuits.law;
+        let least = if self.budgets.defences.three_relays { *RELAYS.start() } else { 1 };
         let rng = &mut self.rng;
         let life = if quick { (20 * 60, 55 * 60) } else { (3600, 4 * 3600) };
         let circuit = Own {
@@ -171,7 +172,7 @@ impl Core {
             slot,
             at: (conn, circ),
             layers: Layers::default(),
-            wanted: self.circuits.settings.relays.clamp(*RELAYS.start(), *RELAYS.end()),
+            wanted: self.circuits.settings.relays.clamp(least, *RELAYS.end()),
             waiting: Some(Waiting::Create { building, sent: now.at }),
             next_hop: None,
             response: Law::draw(rng, law.response.0, law.response.1),
@@ -211,7 +212,7 @@ impl Core {
         let joined = building.finish(message).ok();
         let joined = joined.and_then(|(layer, list)| Some((layer, decode_list(&list).ok()?)));
         let unix_ms = self.common_time(now).unix_ms;
-        let Self { circuits, rng, .. } = self;
+        let Self { circuits, rng, budgets, .. } = self;
         let Some(own) = circuits.own.get_mut(&id) else { return };
         let pushed = joined.and_then(|(layer, list)| own.layers.push(layer).ok().map(|()| list));
         let Some(list) = pushed else { return self.own_failed(now, id) };
@@ -227,6 +228,9 @@ impl Core {
         let entry = step.chosen.and_then(|handle| list.iter().find(|l| l.handle == handle));
         own.next_hop = entry.map(|entry| NextHop { entry: *entry, stored: !step.changed });
         circuits.too_few = entry.is_none();
+        if !budgets.defences.open_loop && !step.changed {
+            own.next_at = now.at;
+        }
         if step.changed {
             self.store_routes(Some(id));
         }
@@ -253,10 +257,13 @@ impl Core {
     }
 
     /// Routes that were chosen are stored.
-    pub(super) fn routes_stored(&mut self, id: Option<u32>) {
+    pub(super) fn routes_stored(&mut self, now: Now, id: Option<u32>) {
         self.circuits.storing = self.circuits.storing.saturating_sub(1);
-        let own = id.and_then(|id| self.circuits.own.get_mut(&id));
-        own.and_then(|own| own.next_hop.as_mut()).into_iter().for_each(|hop| hop.stored = true);
+        let Some(own) = id.and_then(|id| self.circuits.own.get_mut(&id)) else { return };
+        own.next_hop.iter_mut().for_each(|hop| hop.stored = true);
+        if !self.budgets.defences.open_loop {
+            own.next_at = now.at;
+        }
     }
 
     // Times.
@@ -353,7 +360,7 @@ impl Core {
             Ok((stream, Relayed::Close)) => self.own_closed(now, id, stream),
             _ => false,
         };
-        if !good {
+        if !good && self.budgets.defences.strict_cells {
             self.own_failed(now, id);
         }
     }

@@ -9,6 +9,7 @@
 use super::connections::{CREDIT_TICK, Connection};
 use super::tunnels::{TUNNEL_PROLOGUE, Timer};
 use super::*;
+use crate::budget::Defences;
 use crate::cell::{self, BODY_LEN, Command, TunOpen};
 use crate::circuit::{CREATED_LEN, Create, Relayed, StreamId, decode_created, peek_record, write_record};
 use crate::handle::{Handle, encode_list};
@@ -157,10 +158,11 @@ impl Core {
             && self.circuits.relayed < MAX_CIRCUITS_IN_ALL
             && self.relayed < self.budgets.relayed_cells / 4 * 3;
         let list = self.handle_list(now, from);
-        let Self { friends, circuits, rng, .. } = self;
+        let Self { friends, circuits, rng, budgets, .. } = self;
         let Some(friend) = friends.get_mut(&from) else { return Ok(()) };
         // The limit comes first: nothing is computed beyond it.
-        let may = circuits.settings.relay && room && friend.onion.creates.take(now.at);
+        let counted = budgets.defences.counted_creates;
+        let may = circuits.settings.relay && (!counted || room && friend.onion.creates.take(now.at));
         let Some(key) = friend.onion.own_key(create.epoch).filter(|_| may) else { return Ok(()) };
         let answered =
             kith_crypto::circuit::answer(key, create.epoch, &create.message, &encode_list(&list), rng);
@@ -195,6 +197,9 @@ impl Core {
                 match waits.filter(|e| e.next == Some(at) && e.answer.is_none()) {
                     Some(extending) => {
                         extending.answer = Some((message, now.at.saturating_sub(extending.asked)));
+                        if !self.budgets.defences.equal_answers {
+                            self.extended(now, circuit);
+                        }
                         Ok(())
                     }
                     None => Err(Broken),
@@ -230,6 +235,7 @@ impl Core {
         open.next_circ = open.next_circ.checked_add(2)?;
         open.tunnels.insert(circ, Tunnel { flow, ..Tunnel::new(role) });
         open.link.open_circuit(circ, flow);
+        self.note(now, conn, circ, Noted::Began { own: from == 0 });
         self.urgent(now, conn, circ, Command::Create, create.encode());
         self.tunnel(conn, circ).map(|_| circ)
     }
@@ -372,7 +378,13 @@ impl Core {
     // The end.
 
     /// Sends something to the builder: through the same queue as cells that are passed on.
-    fn tell_builder(&mut self, now: Now, at: At, source: Option<At>, write: impl FnOnce(&mut Body)) {
+    pub(super) fn tell_builder(
+        &mut self,
+        now: Now,
+        at: At,
+        source: Option<At>,
+        write: impl FnOnce(&mut Body),
+    ) {
         let Self { connections, rng, .. } = self;
         let Some(open) = connections.get_mut(&at.0).and_then(Connection::open) else { return };
         let Some(Tunnel { role: Role::CircuitIn(circuit), .. }) = open.tunnels.get_mut(&at.1) else { return };
@@ -406,7 +418,7 @@ impl Core {
             // Unknown, unexpected, or what only the end says.
             _ => false,
         };
-        if !good {
+        if !good && self.budgets.defences.strict_cells {
             self.kill_circuit(now, at);
         }
     }
@@ -418,18 +430,26 @@ impl Core {
             return false;
         }
         end.extending = Some(Extending { next: None, asked: now.at, answer: None });
+        self.note(now, at.0, at.1, Noted::Asked(wait));
         self.at(now.at + wait, at.0, at.1, Timer::Extended(at));
-        let from = self.friend_of(at.0);
+        let Defences { no_way_back, equal_answers, .. } = self.budgets.defences;
+        let from = self.friend_of(at.0).filter(|_| no_way_back);
         // Oneself, back, no friend, off line, not a relay, too many: all the same.
         let to = self.friend_by_handle(now, handle).filter(|to| Some(*to) != from);
         let link = to.and_then(|to| Some((to, self.relay_link(to)?.0)));
-        let Some((to, conn)) = link else { return true };
+        let Some((to, conn)) = link else {
+            if !equal_answers {
+                self.extended(now, at);
+            }
+            return true;
+        };
         let may = self.friends.get_mut(&to).is_some_and(|f| f.onion.extends.take(now.at));
         if may
             && let Some(circ) = self.begin_circuit(now, conn, Role::CircuitOut { circuit: at }, at.0, create)
         {
             let extending = self.circuit_end(at).and_then(|end| end.extending.as_mut());
             extending.into_iter().for_each(|e| e.next = Some((conn, circ)));
+            self.note(now, at.0, at.1, Noted::Goes(to, circ));
         }
         true
     }
@@ -452,6 +472,7 @@ impl Core {
     }
 
     fn pinged(&mut self, now: Now, at: At, wait: Duration) -> bool {
+        let wait = if self.budgets.defences.equal_answers { wait } else { Duration::ZERO };
         match self.circuit_end(at) {
             Some(end) if end.extending.is_none() && end.pings < MAX_PINGS => {
                 end.pings += 1;
@@ -516,7 +537,7 @@ impl Core {
         if nonces.len() >= MAX_NONCES {
             return false;
         }
-        nonces.insert(nonce, now.at + NONCE_LIFE).is_none()
+        nonces.insert(nonce, now.at + NONCE_LIFE).is_none() || !self.budgets.defences.known_nonces
     }
 
     /// Sends a request on: straight to where the catalogue says that the object is, or to all friends
@@ -799,7 +820,8 @@ impl Core {
         open.link.close_tunnel(at.1);
         timers.iter().for_each(|key| drop(self.timers.remove(key)));
         self.count_relayed(at.0);
-        let wait = Duration::from_millis(self.rng.range(0, DESTROY_MS));
+        let most = if self.budgets.defences.late_destroy { DESTROY_MS } else { 0 };
+        let wait = Duration::from_millis(self.rng.range(0, most));
         self.at(now.at + wait, at.0, at.1, Timer::Destroy(at));
     }
 
