@@ -27,6 +27,8 @@ const MAX_CIRCUITS_IN_ALL: usize = 1024;
 const MAX_STREAMS: usize = 64;
 /// Pings that wait for their time.
 const MAX_PINGS: u8 = 4;
+/// Answers that wait until the builder takes them; who asks for more of them never reads.
+const MAX_UNHEARD: u32 = 8;
 /// `DESTROY` is passed on after up to so many milliseconds (decision 18).
 const DESTROY_MS: u64 = 500;
 /// A circuit without a cell for so long is over: builders send one a minute.
@@ -68,8 +70,11 @@ struct End {
     streams: BTreeMap<StreamId, Stream>,
     /// Streams below this were opened at some time.
     next_stream: u32,
-    /// From where each cell came that waits to leave towards the builder; `None`: made here.
+    /// From where each cell came that waits to leave towards the builder; `None`: a block of this
+    /// node's own, the circuit itself: an answer.
     sources: VecDeque<Option<At>>,
+    /// Answers that wait.
+    unheard: u32,
 }
 
 #[derive(Debug)]
@@ -362,7 +367,10 @@ impl Core {
                 Place::End(end) => {
                     let serves = end.streams.values().any(|s| matches!(s, Stream::Here(_)));
                     let left = (cells as usize).min(end.sources.len());
-                    let from: Vec<At> = end.sources.drain(..left).flatten().collect();
+                    let mut from: Vec<At> = end.sources.drain(..left).flatten().collect();
+                    let all = from.len();
+                    from.retain(|source| *source != at);
+                    end.unheard = end.unheard.saturating_sub((all - from.len()) as u32);
                     for source in from {
                         self.passed_on(now, source, 1, delay);
                     }
@@ -399,7 +407,10 @@ impl Core {
     }
 
     fn tell(&mut self, now: Now, at: At, stream: StreamId, message: &Relayed) {
-        self.tell_builder(now, at, None, |body| message.write(stream, body));
+        if let Some(end) = self.circuit_end(at) {
+            end.unheard += 1;
+        }
+        self.tell_builder(now, at, Some(at), |body| message.write(stream, body));
     }
 
     fn end_cell_came(&mut self, now: Now, at: At, body: &Body) {
@@ -407,6 +418,10 @@ impl Core {
             return self.record_from_builder(now, at, stream, record);
         }
         self.used_up(now, at, 1);
+        let unheard = self.circuit_end(at).map_or(0, |end| end.unheard);
+        if unheard >= MAX_UNHEARD && self.budgets.defences.bounded_answers {
+            return self.kill_circuit(now, at);
+        }
         let good = match Relayed::read(body) {
             Ok((0, Relayed::Extend { handle, create, wait })) => self.extend(now, at, handle, &create, wait),
             Ok((0, Relayed::Ping(wait))) => self.pinged(now, at, wait),
