@@ -25,6 +25,53 @@ pub struct Budgets {
     pub share_tunnels: bool,
     /// Queue delay below which windows grow, and above which they shrink.
     pub delays: (Duration, Duration),
+    /// For tests only.
+    #[doc(hidden)]
+    pub defences: Defences,
+}
+
+/// Defences that tests switch off one by one, to see the attack succeed that each is there against: an
+/// attack that fails either way proves nothing. Every node has all of them on.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Defences {
+    /// Steps of a circuit leave at times drawn in advance, not when the one before was answered.
+    pub open_loop: bool,
+    /// The end of a circuit answers at the time that its builder named, not when it can.
+    pub equal_answers: bool,
+    /// In a circuit, requests leave on a tick and not when something came.
+    pub ticks: bool,
+    /// `DESTROY` leaves after a random time.
+    pub late_destroy: bool,
+    /// Circuits that a friend may ask for are counted.
+    pub counted_creates: bool,
+    /// A request that came before is not passed on again.
+    pub known_nonces: bool,
+    /// Cells that are unknown or unexpected end the circuit, or the link.
+    pub strict_cells: bool,
+    /// A circuit is not led back to where it came from.
+    pub no_way_back: bool,
+    /// The end of a circuit says nothing more to a builder who does not listen.
+    pub bounded_answers: bool,
+    /// An own circuit gets three relays, whatever is asked for.
+    pub three_relays: bool,
+}
+
+impl Default for Defences {
+    fn default() -> Self {
+        Self {
+            open_loop: true,
+            equal_answers: true,
+            ticks: true,
+            late_destroy: true,
+            counted_creates: true,
+            known_nonces: true,
+            strict_cells: true,
+            no_way_back: true,
+            bounded_answers: true,
+            three_relays: true,
+        }
+    }
 }
 
 impl Default for Budgets {
@@ -38,6 +85,7 @@ impl Default for Budgets {
             control: (1024 * 1024, 16 * 1024 * 1024),
             share_tunnels: true,
             delays: (Duration::from_millis(100), Duration::from_millis(400)),
+            defences: Defences::default(),
         }
     }
 }

@@ -15,6 +15,7 @@ mod exchange;
 mod fetching;
 mod invites;
 mod messages;
+mod notes;
 mod onion_keys;
 mod origin;
 pub(crate) mod relaying;
@@ -27,6 +28,8 @@ pub use circuits::{
 };
 pub use dialling::Reach;
 pub use fetching::{Route, Stored};
+#[doc(hidden)]
+pub use notes::{Note, Noted, Notes};
 
 use crate::budget::Budgets;
 use crate::catalogue::{Act, Audience, Brief, Catalogue, EntryId, Listing, Pace, Searchable, ViewCount};
@@ -455,6 +458,8 @@ pub struct Core {
     serving: usize,
     /// Sessions that wait until less is read ahead.
     serve_queue: VecDeque<(ConnId, CircId)>,
+    /// For tests.
+    notes: Option<Box<Notes>>,
 }
 
 impl std::fmt::Debug for Core {
@@ -504,6 +509,7 @@ impl Core {
             relayed: 0,
             serving: 0,
             serve_queue: VecDeque::new(),
+            notes: None,
         }
     }
 

@@ -3,6 +3,7 @@
 //! graphs; ways to make flights of any kind; and counts that tell bytes from random ones. Scenarios:
 //! `tests/tests`.
 
+pub mod attacks;
 pub mod forge;
 pub mod graphs;
 pub mod paths;

@@ -262,7 +262,7 @@ impl Core {
             Some(AfterStore::Exchange(id, key, stored)) => self.exchange_stored(now, id, key, stored),
             Some(AfterStore::FriendKeys(id, key, new)) => self.keys_stored(now, id, key, *new),
             Some(AfterStore::OwnKeys(key)) => self.own_keys_stored(now, key),
-            Some(AfterStore::Routes(own)) => self.routes_stored(own),
+            Some(AfterStore::Routes(own)) => self.routes_stored(now, own),
             None => {}
         }
     }
@@ -635,7 +635,11 @@ impl Core {
             let Some(record) = open.link.receive(bytes)? else { return Ok(()) };
             for cell in record.chunks_exact(CELL_LEN) {
                 let cell = cell.first_chunk::<CELL_LEN>().ok_or(Broken)?;
-                self.cell(now, id, CellRef::decode(cell)?)?;
+                let cell = CellRef::decode(cell);
+                if cell.is_err() && !self.budgets.defences.strict_cells {
+                    continue;
+                }
+                self.cell(now, id, cell?)?;
             }
             if let Some(open) = self.connections.get_mut(&id).and_then(Connection::open) {
                 open.link.recycle(record);
@@ -644,6 +648,7 @@ impl Core {
     }
 
     fn cell(&mut self, now: Now, id: ConnId, cell: CellRef<'_>) -> Result<(), Broken> {
+        self.note_cell(now, id, &cell);
         let Some(open) = self.connections.get_mut(&id).and_then(Connection::open) else { return Ok(()) };
         if open.spare {
             return Ok(());

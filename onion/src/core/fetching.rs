@@ -336,9 +336,13 @@ impl Core {
             let places = conn.to_le_bytes().into_iter().chain(circ.to_le_bytes());
             name.iter_mut().zip(places).for_each(|(to, from)| *to = from);
             state.sessions_used.insert((FriendKey(name), ONION));
-            state.starts.push(((conn, circ), start));
-            // A late answer, after all others were lost, finds no tick that it could wait for.
-            state.tick_at.get_or_insert(now.at + tick);
+            if self.budgets.defences.ticks {
+                state.starts.push(((conn, circ), start));
+                // A late answer, after all others were lost, finds no tick that it could wait for.
+                state.tick_at.get_or_insert(now.at + tick);
+            } else {
+                self.say(now, conn, circ, start);
+            }
             links = self.circuits.settings.relays + 1;
         } else {
             state.sessions_used.insert((friend, links));
@@ -394,7 +398,7 @@ impl Core {
     }
 
     fn ask_session(&mut self, now: Now, conn: ConnId, circ: CircId, id: FetchId) {
-        if conn & OWN != 0 {
+        if conn & OWN != 0 && self.budgets.defences.ticks {
             return; // at the next tick
         }
         if let Some(wants) = self.fetches.get_mut(&id).and_then(|s| s.fetch.next_wants(now.at, (conn, circ)))

@@ -123,6 +123,7 @@ impl Core {
             friend.onion.key = friend.onion.key.filter(|_| friend.onion.knows);
         }
         self.circuits.handles.friend_connected(now.at);
+        self.note(now, id, 0, Noted::Up);
         self.announce_key(now, id, key);
     }
 

@@ -200,6 +200,7 @@ impl Core {
             return false;
         };
         let law = self.circuits.law;
+        let least = if self.budgets.defences.three_relays { *RELAYS.start() } else { 1 };
         let rng = &mut self.rng;
         let response = Law::draw(rng, law.response.0, law.response.1);
         let until = now.at + response + Law::draw(rng, Duration::ZERO, law.jitter);
@@ -209,7 +210,7 @@ impl Core {
             slot,
             at: (conn, circ),
             layers: Layers::default(),
-            wanted: self.circuits.settings.relays.clamp(*RELAYS.start(), *RELAYS.end()),
+            wanted: self.circuits.settings.relays.clamp(least, *RELAYS.end()),
             waiting: Some(Waiting::Create { building, sent: now.at, until }),
             next_hop: None,
             response,
@@ -254,7 +255,7 @@ impl Core {
         let joined = joined.and_then(|(layer, list)| Some((layer, decode_list(&list).ok()?)));
         let unix_ms = self.common_time(now).unix_ms;
         let playback = self.fetch_waits_for_circuit();
-        let Self { circuits, rng, .. } = self;
+        let Self { circuits, rng, budgets, .. } = self;
         let Some(own) = circuits.own.get_mut(&id) else { return };
         let pushed = joined.and_then(|(layer, list)| own.layers.push(layer).ok().map(|()| list));
         let Some(list) = pushed else { return self.own_failed(now, id) };
@@ -271,6 +272,9 @@ impl Core {
         // A hop that a list lacks for the moment is waited for: then there are enough.
         if own.pair == Pair::Primary {
             circuits.too_few |= entry.is_none() && !circuits.routes.offers(own.pair, &list);
+        }
+        if !budgets.defences.open_loop && !step.changed {
+            own.next_at = now.at;
         }
         if step.changed {
             self.store_routes(Some(id));
@@ -299,10 +303,13 @@ impl Core {
     }
 
     /// Routes that were chosen are stored.
-    pub(super) fn routes_stored(&mut self, id: Option<u32>) {
+    pub(super) fn routes_stored(&mut self, now: Now, id: Option<u32>) {
         self.circuits.storing = self.circuits.storing.saturating_sub(1);
-        let own = id.and_then(|id| self.circuits.own.get_mut(&id));
-        own.and_then(|own| own.next_hop.as_mut()).into_iter().for_each(|hop| hop.stored = true);
+        let Some(own) = id.and_then(|id| self.circuits.own.get_mut(&id)) else { return };
+        own.next_hop.iter_mut().for_each(|hop| hop.stored = true);
+        if !self.budgets.defences.open_loop {
+            own.next_at = now.at;
+        }
     }
 
     // Times.
@@ -430,7 +437,7 @@ impl Core {
             Ok((stream, Relayed::Close)) => self.own_closed(now, id, stream),
             _ => false,
         };
-        if !good {
+        if !good && self.budgets.defences.strict_cells {
             self.own_failed(now, id);
         }
     }

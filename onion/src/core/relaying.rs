@@ -10,6 +10,7 @@ use super::circuits::Circuits;
 use super::connections::{CREDIT_TICK, Connection};
 use super::tunnels::{TUNNEL_PROLOGUE, Timer};
 use super::*;
+use crate::budget::Defences;
 use crate::cell::{self, BODY_LEN, Command, TunOpen};
 use crate::circuit::{CREATED_LEN, Create, Relayed, StreamId, decode_created, peek_record, write_record};
 use crate::handle::{Handle, encode_list};
@@ -29,6 +30,8 @@ const MAX_CIRCUITS_IN_ALL: usize = 1024;
 const MAX_STREAMS: usize = 64;
 /// Pings that wait for their time.
 const MAX_PINGS: u8 = 4;
+/// Answers that wait until the builder takes them; who asks for more of them never reads.
+const MAX_UNHEARD: u32 = 8;
 /// `DESTROY` is passed on after up to so many milliseconds (decision 18).
 const DESTROY_MS: u64 = 500;
 /// A circuit without a cell for so long is over: builders send one a minute.
@@ -72,8 +75,11 @@ struct End {
     streams: BTreeMap<StreamId, Stream>,
     /// Streams below this were opened at some time.
     next_stream: u32,
-    /// From where each cell came that waits to leave towards the builder; `None`: made here.
+    /// From where each cell came that waits to leave towards the builder; `None`: a block of this
+    /// node's own, the circuit itself: an answer.
     sources: VecDeque<Option<At>>,
+    /// Answers that wait.
+    unheard: u32,
 }
 
 #[derive(Debug)]
@@ -182,8 +188,10 @@ impl Core {
             && self.circuits.relayed < MAX_CIRCUITS_IN_ALL
             && self.may_relay_more(conn);
         // The limit comes first: nothing is computed beyond it.
-        let may = self.circuits.settings.relay && room;
-        let may = may && self.friends.get_mut(&from).is_some_and(|f| f.onion.creates.take(now.at));
+        let counted = self.budgets.defences.counted_creates;
+        let may = self.circuits.settings.relay && (room || !counted);
+        let friend = self.friends.get_mut(&from);
+        let may = may && friend.is_some_and(|f| !counted || f.onion.creates.take(now.at));
         if !may {
             return Ok(());
         }
@@ -223,6 +231,9 @@ impl Core {
                 match waits.filter(|e| e.next == Some(at) && e.answer.is_none()) {
                     Some(extending) => {
                         extending.answer = Some((message, now.at.saturating_sub(extending.asked)));
+                        if !self.budgets.defences.equal_answers {
+                            self.extended(now, circuit);
+                        }
                         Ok(())
                     }
                     None => Err(Broken),
@@ -261,6 +272,7 @@ impl Core {
         open.next_circ = open.next_circ.checked_add(2)?;
         open.tunnels.insert(circ, Tunnel::of(role, flow));
         open.link.open_circuit(circ, flow);
+        self.note(now, conn, circ, Noted::Began { own: from == 0 });
         self.urgent(now, conn, circ, Command::Create, create.encode());
         self.tunnel(conn, circ).map(|_| circ)
     }
@@ -387,7 +399,10 @@ impl Core {
                 Place::End(end) => {
                     let serves = end.streams.values().any(|s| matches!(s, Stream::Here(_)));
                     let left = (cells as usize).min(end.sources.len());
-                    let from: Vec<At> = end.sources.drain(..left).flatten().collect();
+                    let mut from: Vec<At> = end.sources.drain(..left).flatten().collect();
+                    let all = from.len();
+                    from.retain(|source| *source != at);
+                    end.unheard = end.unheard.saturating_sub((all - from.len()) as u32);
                     for source in from {
                         self.passed_on(now, source, 1, delay);
                     }
@@ -403,7 +418,13 @@ impl Core {
     // The end.
 
     /// Sends something to the builder: through the same queue as cells that are passed on.
-    fn tell_builder(&mut self, now: Now, at: At, source: Option<At>, write: impl FnOnce(&mut Body)) {
+    pub(super) fn tell_builder(
+        &mut self,
+        now: Now,
+        at: At,
+        source: Option<At>,
+        write: impl FnOnce(&mut Body),
+    ) {
         let Self { connections, rng, .. } = self;
         let Some(open) = connections.get_mut(&at.0).and_then(Connection::open) else { return };
         let Some(Tunnel { role: Role::CircuitIn(circuit), .. }) = open.tunnels.get_mut(&at.1) else { return };
@@ -418,7 +439,10 @@ impl Core {
     }
 
     fn tell(&mut self, now: Now, at: At, stream: StreamId, message: &Relayed) {
-        self.tell_builder(now, at, None, |body| message.write(stream, body));
+        if let Some(end) = self.circuit_end(at) {
+            end.unheard += 1;
+        }
+        self.tell_builder(now, at, Some(at), |body| message.write(stream, body));
     }
 
     fn end_cell_came(&mut self, now: Now, at: At, body: &Body) {
@@ -426,6 +450,10 @@ impl Core {
             return self.record_from_builder(now, at, stream, record);
         }
         self.used_up(now, at, 1);
+        let unheard = self.circuit_end(at).map_or(0, |end| end.unheard);
+        if unheard >= MAX_UNHEARD && self.budgets.defences.bounded_answers {
+            return self.kill_circuit(now, at);
+        }
         let good = match Relayed::read(body) {
             Ok((0, Relayed::Extend { handle, create, wait })) => self.extend(now, at, handle, &create, wait),
             Ok((0, Relayed::Ping(wait))) => self.pinged(now, at, wait),
@@ -437,7 +465,7 @@ impl Core {
             // Unknown, unexpected, or what only the end says.
             _ => false,
         };
-        if !good {
+        if !good && self.budgets.defences.strict_cells {
             self.kill_circuit(now, at);
         }
     }
@@ -449,7 +477,9 @@ impl Core {
             return false;
         }
         end.extending = Some(Extending { next: None, asked: now.at, answer: None });
+        self.note(now, at.0, at.1, Noted::Asked(wait));
         self.at(now.at + wait, at.0, at.1, Timer::Extended(at));
+        let Defences { no_way_back, equal_answers, .. } = self.budgets.defences;
         let from = self.friend_of(at.0);
         // Each gives a list away, to whoever is behind the friend that it came from.
         let mut asker = from.and_then(|from| self.friends.get_mut(&from));
@@ -457,13 +487,18 @@ impl Core {
             return true;
         }
         // Oneself, back, no friend, off line, not a relay, too many: all the same.
-        let to = self.friend_by_handle(now, handle).filter(|to| Some(*to) != from);
-        let link = to.and_then(|to| Some(self.relay_link(to)?.0));
-        if let Some(conn) = link.filter(|conn| self.may_extend_more(at.0, *conn))
+        let to = self.friend_by_handle(now, handle).filter(|to| Some(*to) != from || !no_way_back);
+        let link = to.and_then(|to| Some((to, self.relay_link(to)?.0)));
+        if link.is_none() && !equal_answers {
+            self.extended(now, at);
+            return true;
+        }
+        if let Some((to, conn)) = link.filter(|(_, conn)| self.may_extend_more(at.0, *conn))
             && let Some(circ) = self.begin_circuit(now, conn, Role::CircuitOut { circuit: at }, at.0, create)
         {
             let extending = self.circuit_end(at).and_then(|end| end.extending.as_mut());
             extending.into_iter().for_each(|e| e.next = Some((conn, circ)));
+            self.note(now, at.0, at.1, Noted::Goes(to, circ));
         }
         true
     }
@@ -491,6 +526,7 @@ impl Core {
     }
 
     fn pinged(&mut self, now: Now, at: At, wait: Duration) -> bool {
+        let wait = if self.budgets.defences.equal_answers { wait } else { Duration::ZERO };
         match self.circuit_end(at) {
             Some(end) if end.extending.is_none() && end.pings < MAX_PINGS => {
                 end.pings += 1;
@@ -564,7 +600,7 @@ impl Core {
             nonce_times.pop_front();
         }
         if !nonces.insert(nonce) {
-            return false;
+            return !self.budgets.defences.known_nonces;
         }
         nonce_times.push_back((now.at + NONCE_LIFE, nonce));
         true
@@ -863,7 +899,8 @@ impl Core {
         open.link.close_tunnel(at.1);
         timers.iter().for_each(|key| drop(self.timers.remove(key)));
         self.count_relayed(at.0);
-        let wait = Duration::from_millis(self.rng.range(0, DESTROY_MS));
+        let most = if self.budgets.defences.late_destroy { DESTROY_MS } else { 0 };
+        let wait = Duration::from_millis(self.rng.range(0, most));
         self.at(now.at + wait, at.0, at.1, Timer::Destroy(at));
     }
 

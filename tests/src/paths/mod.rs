@@ -6,9 +6,9 @@
 //! would prove nothing about the shipped one. Definitions and figures: `docs/protocol/circuit.md`.
 
 mod capture;
-mod network;
+pub(crate) mod network;
 mod posterior;
-mod repeated;
+pub(crate) mod repeated;
 
 pub use capture::{Capture, capture};
 pub use network::{Adversary, Network};

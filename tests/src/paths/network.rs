@@ -21,9 +21,10 @@ pub enum Adversary {
 }
 
 /// Stands for a node that a hostile list made up.
-pub(super) const MADE_UP: u32 = u32::MAX;
-/// All that happens does so at this time: tables are about the policy's choices, not about ageing.
-pub(super) const UNIX_MS: u64 = 1_800_000_000_000;
+pub(crate) const MADE_UP: u32 = u32::MAX;
+/// When all that happens does so, where nothing else is said: tables are about the policy's choices, not
+/// about ageing.
+pub(crate) const UNIX_MS: u64 = 1_800_000_000_000;
 const UPTIME: u8 = 160;
 const RATE: u8 = 2;
 
@@ -34,10 +35,11 @@ struct Lister {
 
 /// A network of honest and hostile nodes.
 pub struct Network<'a> {
-    pub(super) graph: &'a Graph,
-    pub(super) is_hostile: Vec<bool>,
+    pub(crate) graph: &'a Graph,
+    pub(crate) is_hostile: Vec<bool>,
     adversary: Adversary,
     seed: [u8; 24],
+    unix_ms: u64,
     /// Lists are made when they are first asked for.
     listers: BTreeMap<u32, Lister>,
 }
@@ -45,10 +47,16 @@ pub struct Network<'a> {
 impl<'a> Network<'a> {
     /// A network on a graph; `is_hostile` has one flag for each node.
     pub fn new(graph: &'a Graph, is_hostile: Vec<bool>, adversary: Adversary, rng: &mut Rng) -> Self {
-        Self { graph, is_hostile, adversary, seed: rng.bytes(), listers: BTreeMap::new() }
+        Self { graph, is_hostile, adversary, seed: rng.bytes(), unix_ms: UNIX_MS, listers: BTreeMap::new() }
     }
 
-    pub(super) fn is_hostile(&self, node: u32) -> bool {
+    /// Moves on to another time: handles age.
+    pub(crate) fn set_time(&mut self, unix_ms: u64) {
+        self.unix_ms = unix_ms;
+        self.listers.clear();
+    }
+
+    pub(crate) fn is_hostile(&self, node: u32) -> bool {
         self.is_hostile.get(node as usize).copied().unwrap_or(true)
     }
 
@@ -61,7 +69,7 @@ impl<'a> Network<'a> {
     }
 
     /// The node's friends as its own policy sees them.
-    pub(super) fn candidates(&self, node: u32) -> Vec<Candidate> {
+    pub(crate) fn candidates(&self, node: u32) -> Vec<Candidate> {
         let candidate = |friend: &u32| Candidate {
             friend: key(*friend),
             trust: Trust::Normal,
@@ -84,7 +92,7 @@ impl<'a> Network<'a> {
             let due = handles.poll_timeout().unwrap_or_default();
             handles.timeout(due, &friends, &mut Rng::from_seed(secret));
             let listed = |friend: &FriendKey| {
-                let handle = handles.handle_of(*friend, UNIX_MS);
+                let handle = handles.handle_of(*friend, self.unix_ms);
                 let shines = self.shines(number(*friend));
                 let listed = Listed {
                     handle,
@@ -92,7 +100,7 @@ impl<'a> Network<'a> {
                     epoch: 0,
                     uptime: uptime_class(self.uptime(number(*friend))),
                     rate: if shines { 15 } else { RATE },
-                    ageing: handles.is_ageing(*friend, UNIX_MS),
+                    ageing: handles.is_ageing(*friend, self.unix_ms),
                 };
                 (*friend, listed)
             };
@@ -103,7 +111,7 @@ impl<'a> Network<'a> {
     }
 
     /// What a node lists to a circuit that arrives from another, as it comes out of the wire's form.
-    pub(super) fn list(&mut self, node: u32, arriving: u32) -> Vec<Listed> {
+    pub(crate) fn list(&mut self, node: u32, arriving: u32) -> Vec<Listed> {
         if node == MADE_UP || self.is_hostile(node) && self.adversary != Adversary::Honest {
             let made_up = |n: u8| Listed {
                 handle: Handle([n, 0, 0, 0, 0, 0, 0, 0]),
@@ -132,7 +140,7 @@ impl<'a> Network<'a> {
 
     /// Walks a slot's route as a core does: guard, second and third relay; a third one that turns out
     /// to be the origin itself is replaced.
-    pub(super) fn walk(
+    pub(crate) fn walk(
         &mut self,
         origin: u32,
         routes: &mut Routes,
@@ -141,11 +149,11 @@ impl<'a> Network<'a> {
     ) -> Option<[u32; 3]> {
         let guard = number(routes.guard(pair)?);
         let list = self.list(guard, origin);
-        let handle = routes.second(pair, &list, UNIX_MS, true, rng).chosen?;
+        let handle = routes.second(pair, &list, self.unix_ms, true, rng).chosen?;
         let second = self.resolve(guard, handle);
         let list = self.list(second, guard);
         loop {
-            let handle = routes.next(pair, slot, 2, &list, UNIX_MS, true, rng).chosen?;
+            let handle = routes.next(pair, slot, 2, &list, self.unix_ms, true, rng).chosen?;
             let third = self.resolve(second, handle);
             if third != origin {
                 return Some([guard, second, third]);
@@ -155,19 +163,19 @@ impl<'a> Network<'a> {
     }
 
     /// Guards of a node that starts from nothing.
-    pub(super) fn fresh(&self, origin: u32, rng: &mut Rng) -> Routes {
+    pub(crate) fn fresh(&self, origin: u32, rng: &mut Rng) -> Routes {
         let mut routes = Routes::default();
-        routes.refresh(UNIX_MS, &self.candidates(origin), rng);
+        routes.refresh(self.unix_ms, &self.candidates(origin), rng);
         routes
     }
 }
 
-fn key(node: u32) -> FriendKey {
+pub(crate) fn key(node: u32) -> FriendKey {
     let mut bytes = [0; 32];
     bytes[..4].copy_from_slice(&node.to_le_bytes());
     FriendKey(bytes)
 }
 
-fn number(friend: FriendKey) -> u32 {
+pub(crate) fn number(friend: FriendKey) -> u32 {
     friend.0.first_chunk().map_or(MADE_UP, |bytes| u32::from_le_bytes(*bytes))
 }

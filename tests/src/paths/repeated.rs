@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Numbers of circuits after which the adversary's knowledge is looked at.
 pub const AFTER: [usize; 4] = [1, 4, 16, 64];
 /// Origins have at least so many friends: who has fewer is found by other means.
-pub(super) const MIN_DEGREE: usize = 4;
+pub(crate) const MIN_DEGREE: usize = 4;
 
 /// How circuits choose their routes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

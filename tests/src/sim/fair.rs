@@ -73,9 +73,8 @@ impl World {
     /// `node` sends its friend so many pieces of work, past all rules of its own.
     pub fn flood(&mut self, node: NodeId, friend: NodeId, flood: Flood, count: u32) {
         let key = self.nodes[friend].key();
-        let lower = self.nodes[node].cert.keys.sign < self.nodes[friend].cert.keys.sign;
         self.floods += 1;
-        let mut circ = 1_000_000 + self.floods * 10_000 + u32::from(!lower);
+        let mut circ = 1_000_000 + self.floods * 10_000 + self.half(node, friend);
         self.act(node, |core, _| {
             if let Some(link) = core.raw_link(key) {
                 flood.queue(link, count, &mut circ);

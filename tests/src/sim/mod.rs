@@ -8,6 +8,7 @@
 mod circuits;
 mod disk;
 mod fair;
+mod hostile;
 mod node;
 mod rogue;
 pub mod seeds;
@@ -15,6 +16,7 @@ mod wire;
 
 pub use disk::{Journal, Line, Object};
 pub use fair::Flood;
+pub use hostile::Hostile;
 pub use node::{Disk, Fetching, Mischief, Node, Outcome};
 pub use rogue::{Came, Rogue, RogueCircuit};
 pub use wire::{End, Flow, Quality, Wire, WireId};
@@ -33,7 +35,7 @@ use kith_onion::handshake::Who;
 use kith_onion::link::{RECORD_LEN, WINDOW_MAX};
 use kith_onion::{
     CircuitSettings, ConnId, Core, Event, FetchEvent, FriendKey, FriendRecord, GivenInvite, InviteId, Limits,
-    Now, Output, Privacy, Rates, Route, Setup, Trust,
+    Note, Now, Output, Privacy, Rates, Route, Setup, Trust,
 };
 use node::Fetching as Fetch;
 use std::collections::{BTreeMap, BTreeSet};
@@ -95,6 +97,9 @@ pub struct World {
     pub wires: Vec<Wire>,
     /// Quality of new wires.
     pub quality: Quality,
+    /// Range that the latency between two nodes is drawn from, once for each two, in milliseconds.
+    latencies: Option<(u64, u64)>,
+    drawn: BTreeMap<(NodeId, NodeId), Duration>,
     /// Dials that are refused: from, to.
     pub refused: BTreeSet<(NodeId, NodeId)>,
     /// Every object that was ever published.
@@ -110,6 +115,8 @@ pub struct World {
     wakes: Vec<Option<Duration>>,
     invites: u64,
     floods: u32,
+    /// What nodes that take notes have written down, as far as it was looked at.
+    heard: BTreeMap<NodeId, Vec<Note>>,
     /// What happened to nodes that sleep.
     missed: Vec<(NodeId, What)>,
 }
@@ -125,6 +132,8 @@ impl World {
             nodes: Vec::new(),
             wires: Vec::new(),
             quality: Quality::default(),
+            latencies: None,
+            drawn: BTreeMap::new(),
             refused: BTreeSet::new(),
             truth: BTreeMap::new(),
             writes: None,
@@ -135,6 +144,7 @@ impl World {
             wakes: Vec::new(),
             invites: 0,
             floods: 0,
+            heard: BTreeMap::new(),
             missed: Vec::new(),
         }
     }
@@ -316,14 +326,20 @@ impl World {
         for id in 0..count {
             world.set_circuits(id, Privacy::Fast, circuits);
         }
+        world.join_ring();
+        world
+    }
+
+    /// Makes the nodes that are there friends in such a ring.
+    pub fn join_ring(&mut self) {
+        let count = self.nodes.len();
         let chords = [(0, 3), (1, 4), (2, 5), (3, 6)];
         let ring = (0..count).map(|id| (id, (id + 1) % count));
         let pairs: Vec<(NodeId, NodeId)> =
             ring.chain(chords.into_iter().filter(|(_, b)| *b < count)).collect();
-        pairs.iter().for_each(|(a, b)| world.introduce(*a, *b));
-        let up = world.run_until(Duration::from_secs(60), |w| pairs.iter().all(|(a, b)| w.linked(*a, *b)));
+        pairs.iter().for_each(|(a, b)| self.introduce(*a, *b));
+        let up = self.run_until(Duration::from_secs(60), |w| pairs.iter().all(|(a, b)| w.linked(*a, *b)));
         assert!(up, "everybody is linked");
-        world
     }
 
     // Friends.
@@ -683,8 +699,26 @@ impl World {
 
     // Wires.
 
+    /// Time from one node to the other.
+    pub fn latency(&mut self, a: NodeId, b: NodeId) -> Duration {
+        let Some((low, high)) = self.latencies else { return self.quality.latency };
+        let rng = &mut self.rng;
+        let draw = || Duration::from_micros(rng.range(low * 1000, high * 1000));
+        *self.drawn.entry((a.min(b), a.max(b))).or_insert_with(draw)
+    }
+
+    /// From now on nodes are at distances drawn from this range, in milliseconds.
+    pub fn spread_out(&mut self, range: (u64, u64)) {
+        self.latencies = Some(range);
+        for id in 0..self.wires.len() {
+            if let [Some(a), Some(b)] = self.wires[id].nodes {
+                self.wires[id].quality.latency = self.latency(a, b);
+            }
+        }
+    }
+
     fn knock(&mut self, node: NodeId, life: u32, who: Who, target: NodeId) {
-        let latency = self.quality.latency;
+        let latency = self.latency(node, target);
         if !self.alive(node, life) {
             return;
         }
@@ -695,7 +729,8 @@ impl World {
             return self.at(self.now + DIAL_TIMEOUT, What::DialFailed { node, life, who });
         }
         let wire = self.wires.len();
-        self.wires.push(Wire::new([Some(node), Some(target)], self.quality));
+        let quality = Quality { latency: self.latency(node, target), ..self.quality };
+        self.wires.push(Wire::new([Some(node), Some(target)], quality));
         self.at(self.now + latency, What::Dialled { life, who, wire });
         self.attach(wire, target, node as u64);
     }
@@ -838,7 +873,8 @@ impl World {
         let node = &self.nodes[id];
         let Some(core) = &node.core else { return };
         let load = core.load();
-        assert!(load.most_relayed <= WINDOW_MAX as usize, "a relay holds more than a window");
+        let bounded = node.budgets.defences.bounded_answers;
+        assert!(!bounded || load.most_relayed <= WINDOW_MAX as usize, "a relay holds more than a window");
         assert!(load.half_open <= node.limits.half_open, "too many strangers");
         self.most_relayed = self.most_relayed.max(load.most_relayed);
     }
