@@ -94,6 +94,8 @@ labels! {
     CONTEXT = "circuit context";
     /// Which third hop a context uses.
     ROUTE_SLOT = "circuit route slot";
+    /// The part of a node's response times that stays the same for one guard.
+    RESPONSE_TIME = "circuit response time";
     /// Secret of the bundles from one friend to another, from their pair root.
     BUNDLE = "bundle";
     /// Key of one archive file (backup or bundle).

@@ -11,6 +11,7 @@ use crate::handle::Handles;
 use crate::route::{Pair, Routes, SLOTS};
 use crate::tunnel::{ONION, SourceState};
 use kith_crypto::circuit::CREATE_LEN;
+use kith_crypto::kdf::{self, Label};
 
 pub use crate::route::Tier as GuardTier;
 pub use crate::route::Trust;
@@ -230,6 +231,13 @@ impl Circuits {
 
     pub(super) fn look_at_routes(&mut self, now: Now) {
         self.look_at = now.at;
+    }
+
+    /// The part of the response times of circuits over a guard that stays the same, of 1.
+    pub(super) fn response_share(&self, guard: FriendKey) -> f64 {
+        let full = kdf::derive(Label::RESPONSE_TIME, &[self.secret.expose(), &guard.0]);
+        let draw = full.expose().first_chunk::<4>().map_or(0, |b| u32::from_le_bytes(*b));
+        f64::from(draw) / f64::from(u32::MAX)
     }
 
     pub(super) fn note_own_nonce(&mut self, nonce: [u8; 16]) {

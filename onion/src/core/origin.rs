@@ -37,15 +37,16 @@ pub(super) struct Law {
     floor: Duration,
     mean: Duration,
     quick: Duration,
-    /// Range that a circuit's response time is drawn from, and how much each answer differs.
+    /// Range of response times, and how much each answer differs.
     response: (Duration, Duration),
     jitter: Duration,
 }
 
 impl Law {
     pub(super) fn new(pace: Duration) -> Self {
-        let floor = (pace / 12).clamp(Duration::from_millis(300), Duration::from_secs(5));
-        let least = (floor / 10).max((floor * 2 / 5).min(Duration::from_millis(150)));
+        let floor = (pace / 6).clamp(Duration::from_millis(300), Duration::from_secs(10));
+        // Shorter than the way to the end and back no answer can be.
+        let least = (floor * 3 / 20).max((floor * 2 / 5).min(Duration::from_millis(150)));
         let quick = pace.min(Duration::from_secs(5));
         Self { floor, mean: pace, quick, response: (least, floor * 17 / 20), jitter: floor * 3 / 50 }
     }
@@ -58,6 +59,16 @@ impl Law {
 
     fn gap(&self, rng: &mut Rng, quick: bool) -> Duration {
         self.floor + Self::exponential(rng, if quick { self.quick } else { self.mean })
+    }
+
+    /// A circuit's response time. A relay sees it less the round trip to the builder, and knows the
+    /// range: with draws of the whole range it would know the round trip after some hundred circuits.
+    /// So the larger part of it is drawn once for each guard (`share` of 1): however many circuits a
+    /// relay sees, it learns the sum of that part and the round trip, and the one hides the other.
+    fn response(&self, share: f64, rng: &mut Rng) -> Duration {
+        let (low, high) = self.response;
+        let kept = (high - low) * 5 / 8;
+        low + kept.mul_f64(share) + Self::draw(rng, Duration::ZERO, high - low - kept)
     }
 
     fn draw(rng: &mut Rng, low: Duration, high: Duration) -> Duration {
@@ -200,9 +211,10 @@ impl Core {
             return false;
         };
         let law = self.circuits.law;
+        let share = self.circuits.response_share(guard);
         let least = if self.budgets.defences.three_relays { *RELAYS.start() } else { 1 };
         let rng = &mut self.rng;
-        let response = Law::draw(rng, law.response.0, law.response.1);
+        let response = law.response(share, rng);
         let until = now.at + response + Law::draw(rng, Duration::ZERO, law.jitter);
         let life = if quick { (20 * 60, 55 * 60) } else { (3600, 4 * 3600) };
         let circuit = Own {
