@@ -452,8 +452,10 @@ impl Core {
         let Some(state) = self.fetches.get_mut(&fetch) else { return };
         state.tried.insert(place);
         state.onion = NoOnion::NotFound;
-        // Each end has its three seconds, and there are few of them.
-        state.alive_at = now.at;
+        // Each end has its three seconds, once.
+        if !state.went_round {
+            state.alive_at = now.at;
+        }
         if let Some(source) = state.sources.iter_mut().find(|s| s.uses(at)) {
             source.state = SourceState::Idle { not_before: now.at };
         }
