@@ -235,9 +235,7 @@ impl Core {
         let entry = step.chosen.and_then(|handle| list.iter().find(|l| l.handle == handle));
         own.next_hop = entry.map(|entry| NextHop { entry: *entry, stored: !step.changed });
         // A hop that a list lacks for the moment is waited for: then there are enough.
-        if own.pair == Pair::Primary {
-            circuits.too_few = entry.is_none() && !circuits.routes.offers(own.pair, &list);
-        }
+        circuits.too_few |= own.pair == Pair::Primary && !circuits.routes.offers(own.pair, &list);
         if step.changed {
             self.store_routes(Some(id));
         }
@@ -252,6 +250,7 @@ impl Core {
         let Some(own) = self.circuits.own.get_mut(&id) else { return };
         assert!(own.layers.len() >= usize::from(*RELAYS.start()), "a circuit has three relays at least");
         let (pair, slot) = (own.pair, own.slot);
+        self.circuits.too_few = false;
         own.purpose = Use::Ready;
         if own.looped {
             // It is completed like any other, and then only kept up: nobody can tell by it.
