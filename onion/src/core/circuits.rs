@@ -275,6 +275,9 @@ impl Core {
         if before.cover != settings.cover {
             self.renew_keepalives(now);
         }
+        if before.relay && !settings.relay {
+            self.end_relayed(now);
+        }
         self.announce_keys(now);
     }
 
