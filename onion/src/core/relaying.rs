@@ -922,7 +922,7 @@ impl Core {
     }
 
     /// The same for whoever comes by a circuit: only what was published for friends of friends.
-    fn serves_circuits(&self, from: FriendKey, root: &Root) -> bool {
+    pub(super) fn serves_circuits(&self, from: FriendKey, root: &Root) -> bool {
         let travels = self.catalogue.travels(root) || !self.catalogue.onward(root).is_empty();
         travels && self.serves(from, root)
     }
