@@ -708,7 +708,8 @@ fn relays_that_restart_cost_no_byte_and_no_guard() {
         assert!(world.run_until(5 * MINUTE, |w| w.outcome(2, &cap).is_some()));
         assert_eq!(world.outcome(2, &cap), Some(Outcome::Complete), "byte for byte the same");
         assert_eq!(guard(&mut world, 2), Some(before), "the same first relay");
-        let received: u64 = [1, 3, 5].map(|n| world.nodes[2].core().traffic(world.nodes[n].key()).received).iter().sum();
+        let received: u64 =
+            [1, 3, 5].map(|n| world.nodes[2].core().traffic(world.nodes[n].key()).received).iter().sum();
         // Blocks that were under way are asked for again, and no others.
         assert!(received < 6_000_000 * 2, "{received} bytes came for six million");
     });

@@ -515,9 +515,17 @@ impl Core {
             return;
         }
         if routes.refresh(unix_ms, &candidates, &mut self.rng) {
-            let gone = |own: &Own| self.circuits.routes.guard(own.pair).is_none();
-            let over: Vec<u32> =
-                self.circuits.own.iter().filter(|(_, o)| gone(o)).map(|(id, _)| *id).collect();
+            let Circuits { routes, own, .. } = &mut self.circuits;
+            let pair_of =
+                |guard| [Pair::Primary, Pair::Reserve].into_iter().find(|p| routes.guard(*p) == guard);
+            // The reserve may be the first now; who is neither any more carries nothing more.
+            let mut over = Vec::new();
+            for (id, own) in own {
+                match pair_of(Some(own.guard)) {
+                    Some(pair) => own.pair = pair,
+                    None => over.push(*id),
+                }
+            }
             over.into_iter().for_each(|id| self.own_over(now, id));
             self.store_routes(None);
         }

@@ -113,6 +113,8 @@ struct OwnStream {
 /// An own circuit.
 #[derive(Debug)]
 pub(crate) struct Own {
+    /// Its first relay, and what that is by now.
+    pub(super) guard: FriendKey,
     pub(super) pair: Pair,
     pub(super) slot: usize,
     at: At,
@@ -174,6 +176,7 @@ impl Core {
         let rng = &mut self.rng;
         let life = if quick { (20 * 60, 55 * 60) } else { (3600, 4 * 3600) };
         let circuit = Own {
+            guard,
             pair,
             slot,
             at: (conn, circ),
