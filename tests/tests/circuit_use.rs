@@ -3,6 +3,7 @@
 
 use kith_crypto::content::ReadCap;
 use kith_onion::catalogue::Audience;
+use kith_onion::cell::Command;
 use kith_onion::{CircuitSettings, NoOnion, Privacy, Route, Trust, Way};
 use kith_tests::sim::{NodeId, Outcome, Quality, World, seeds};
 use std::time::Duration;
@@ -143,7 +144,10 @@ fn what_is_withdrawn_is_no_longer_served_through_circuits() {
         world.run(5 * SECOND);
         let rest = had(&world);
         world.run(20 * SECOND);
-        assert!(world.outcome(3, &cap) != Some(Outcome::Complete) && had(&world) == rest, "nothing more comes");
+        assert!(
+            world.outcome(3, &cap) != Some(Outcome::Complete) && had(&world) == rest,
+            "nothing more comes"
+        );
     });
 }
 

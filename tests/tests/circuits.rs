@@ -135,11 +135,7 @@ const WRONG: [(&str, Wrong); 9] = [
 ];
 
 /// A cell of a ping with something changed in its payload.
-fn payload(
-    world: &mut World,
-    circuit: &mut RogueCircuit,
-    change: impl FnOnce(&mut [u8]),
-) -> [u8; BODY_LEN] {
+fn payload(world: &mut World, circuit: &mut RogueCircuit, change: impl FnOnce(&mut [u8])) -> [u8; BODY_LEN] {
     let mut body = [0; BODY_LEN];
     Relayed::Pong.write(0, &mut body);
     change(&mut body[kith_crypto::circuit::STACK_LEN..]);
@@ -264,7 +260,8 @@ fn a_changed_answer_ends_the_circuit_at_the_builder() {
                 ageing: false,
             }]);
             let (mut layer, message) =
-                kith_crypto::circuit::answer(&key, 3, &create.message, &list, &mut world.rng).expect("for me");
+                kith_crypto::circuit::answer(&key, 3, &create.message, &list, &mut world.rng)
+                    .expect("for me");
             rogue.say(&mut world, came.circ, Command::Created, &message);
             let extend = rogue.next_relay(&mut world, came.circ, MINUTE).expect("it goes on");
             let mut body = *extend.body;
@@ -353,8 +350,10 @@ fn on_to_nobody_takes_as_long_as_on_to_somebody() {
         let listed = rogue.create(&mut world).expect("a circuit").list;
         world.run(10 * SECOND);
         let handle = |w: &World, n| w.handle(RELAY, n);
-        let (good, other, off, low) = (handle(&world, 1), handle(&world, 3), handle(&world, 8), handle(&world, 6));
-        let key_of = |h: Handle| listed.iter().find(|l| l.handle == h).map_or(([9; 32], 1), |l| (l.key, l.epoch));
+        let (good, other, off, low) =
+            (handle(&world, 1), handle(&world, 3), handle(&world, 8), handle(&world, 6));
+        let key_of =
+            |h: Handle| listed.iter().find(|l| l.handle == h).map_or(([9; 32], 1), |l| (l.key, l.epoch));
         let wait = millis(world.rng.range(200, 900));
         let mut kinds = vec![
             ("a friend", good, true),
@@ -374,7 +373,8 @@ fn on_to_nobody_takes_as_long_as_on_to_somebody() {
         for (name, handle, goes_on) in kinds {
             let mut circuit = rogue.create(&mut world).expect("a circuit");
             let (key, epoch) = key_of(handle);
-            let (_, message) = kith_crypto::circuit::Building::start(&key, epoch, &mut world.rng).expect("a key");
+            let (_, message) =
+                kith_crypto::circuit::Building::start(&key, epoch, &mut world.rng).expect("a key");
             rogue.run(&mut world, SECOND);
             let sent = world.now;
             let create = Create { epoch, message };
@@ -448,7 +448,10 @@ fn a_flood_of_creations_is_felt_by_who_makes_it() {
         flood(&mut world, &mut rogue, 8);
         world.run(millis(40));
         let load = world.nodes[RELAY].core().load();
-        assert!(load.circuits <= before.circuits + 64 + 30 && load.tunnels < 64 && load.urgent < 200, "{load:?}");
+        assert!(
+            load.circuits <= before.circuits + 64 + 30 && load.tunnels < 64 && load.urgent < 200,
+            "{load:?}"
+        );
     }
     println!("{sent} creations; {quiet:?} became {loud:?}");
     assert!(sent >= 100_000, "{sent}");
@@ -539,7 +542,12 @@ fn unread(budget: usize) -> (usize, Duration) {
             continue;
         }
         let Some(mut session) = rogue.open(&mut world, &mut circuit, &cap.verify_cap()) else { continue };
-        rogue.ask(&mut world, &mut circuit, &mut session, Message::Start { resume: true, first: 0, count: 0 });
+        rogue.ask(
+            &mut world,
+            &mut circuit,
+            &mut session,
+            Message::Start { resume: true, first: 0, count: 0 },
+        );
         let want = |n| Want { position: Position::Data(n), deadline_ms: u16::MAX };
         rogue.ask(&mut world, &mut circuit, &mut session, Message::Want((0..60).map(want).collect()));
         rogue.run(&mut world, 3 * SECOND);
@@ -608,7 +616,8 @@ fn ends_have_no_reason_and_come_at_random_times() {
     let mut near = Vec::new();
     for _ in 0..18 {
         let mut circuit = rogue.create(&mut world).expect("a circuit");
-        let (building, message) = kith_crypto::circuit::Building::start(key.public(), 3, &mut world.rng).expect("a key");
+        let (building, message) =
+            kith_crypto::circuit::Building::start(key.public(), 3, &mut world.rng).expect("a key");
         let create = Create { epoch: 3, message };
         rogue.tell(&mut world, &mut circuit, 0, &Relayed::Extend { handle, create, wait: millis(400) });
         let came = next.next_create(&mut world, &message, SECOND).expect("it is asked");

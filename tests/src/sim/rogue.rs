@@ -323,8 +323,8 @@ impl Rogue {
         cap: &VerifyCap,
     ) -> Option<(StreamId, Session)> {
         let psk = cap.tunnel_psk();
-        let mut noise =
-            Handshake::initiate(Pattern::Tunnel, &psk, b"kith tunnel v1", &mut world.rng).expect("a handshake");
+        let mut noise = Handshake::initiate(Pattern::Tunnel, &psk, b"kith tunnel v1", &mut world.rng)
+            .expect("a handshake");
         let message = noise.write(&[]).expect("a first message");
         let locator = cap.locator().at_hour(world.time(0).hour());
         let nonce = world.rng.bytes();
