@@ -376,6 +376,8 @@ pub(crate) struct FetchState {
     sessions_used: BTreeSet<(FriendKey, u8)>,
     /// Ends of circuits that had nothing, and why the last one brought nothing.
     tried: BTreeSet<(crate::route::Pair, usize)>,
+    /// All of them were asked once.
+    went_round: bool,
     onion: NoOnion,
     /// When requests leave next in circuits, and the first messages of sessions that wait for that.
     tick_at: Option<Duration>,

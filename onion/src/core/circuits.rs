@@ -289,6 +289,9 @@ impl Core {
         if before.cover != settings.cover {
             self.renew_keepalives(now);
         }
+        if before.relay && !settings.relay {
+            self.end_relayed(now);
+        }
         self.announce_keys(now);
     }
 
@@ -494,8 +497,10 @@ impl Core {
         let Some(state) = self.fetches.get_mut(&fetch) else { return };
         state.tried.insert(place);
         state.onion = NoOnion::NotFound;
-        // Each end has its three seconds, and there are few of them.
-        state.alive_at = now.at;
+        // Each end has its three seconds, once.
+        if !state.went_round {
+            state.alive_at = now.at;
+        }
         if let Some(source) = state.sources.iter_mut().find(|s| s.uses(at)) {
             source.state = SourceState::Idle { not_before: now.at + tick };
         }
@@ -562,9 +567,17 @@ impl Core {
             }
         }
         if routes.refresh(unix_ms, &candidates, &mut self.rng) {
-            let gone = |own: &Own| self.circuits.routes.guard(own.pair).is_none();
-            let over: Vec<u32> =
-                self.circuits.own.iter().filter(|(_, o)| gone(o)).map(|(id, _)| *id).collect();
+            let Circuits { routes, own, .. } = &mut self.circuits;
+            let pair_of =
+                |guard| [Pair::Primary, Pair::Reserve].into_iter().find(|p| routes.guard(*p) == guard);
+            // The reserve may be the first now; who is neither any more carries nothing more.
+            let mut over = Vec::new();
+            for (id, own) in own {
+                match pair_of(Some(own.guard)) {
+                    Some(pair) => own.pair = pair,
+                    None => over.push(*id),
+                }
+            }
             over.into_iter().for_each(|id| self.own_over(now, id));
             self.store_routes(None);
         }

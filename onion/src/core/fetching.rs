@@ -87,6 +87,7 @@ impl Core {
             progressed: false,
             sessions_used: BTreeSet::new(),
             tried: BTreeSet::new(),
+            went_round: false,
             onion: NoOnion::NotReady,
             tick_at: None,
             starts: Vec::new(),
@@ -309,6 +310,7 @@ impl Core {
                     self.cancel_fetch(now, id);
                 } else if final_word {
                     state.tried.clear();
+                    state.went_round = true;
                     source_after(state, now.at + RETRY_SOURCE);
                 }
             }

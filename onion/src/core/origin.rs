@@ -136,6 +136,8 @@ struct OwnStream {
 /// An own circuit.
 #[derive(Debug)]
 pub(crate) struct Own {
+    /// Its first relay, and what that is by now.
+    pub(super) guard: FriendKey,
     pub(super) pair: Pair,
     pub(super) slot: usize,
     at: At,
@@ -218,6 +220,7 @@ impl Core {
         let until = now.at + response + Law::draw(rng, Duration::ZERO, law.jitter);
         let life = if quick { (20 * 60, 55 * 60) } else { (3600, 4 * 3600) };
         let circuit = Own {
+            guard,
             pair,
             slot,
             at: (conn, circ),
@@ -282,9 +285,7 @@ impl Core {
         let entry = step.chosen.and_then(|handle| list.iter().find(|l| l.handle == handle));
         own.next_hop = entry.map(|entry| NextHop { entry: *entry, stored: !step.changed });
         // A hop that a list lacks for the moment is waited for: then there are enough.
-        if own.pair == Pair::Primary {
-            circuits.too_few |= entry.is_none() && !circuits.routes.offers(own.pair, &list);
-        }
+        circuits.too_few |= own.pair == Pair::Primary && !circuits.routes.offers(own.pair, &list);
         if !budgets.defences.open_loop && !step.changed {
             own.next_at = now.at;
         }
@@ -302,6 +303,7 @@ impl Core {
         let Some(own) = self.circuits.own.get_mut(&id) else { return };
         assert!(own.layers.len() >= usize::from(*RELAYS.start()), "a circuit has three relays at least");
         let (pair, slot) = (own.pair, own.slot);
+        self.circuits.too_few = false;
         own.purpose = Use::Ready;
         if own.looped {
             // It is completed like any other, and then only kept up: nobody can tell by it.

@@ -934,6 +934,18 @@ impl Core {
         }
     }
 
+    /// Relaying was switched off: no circuit of others stays.
+    pub(super) fn end_relayed(&mut self, now: Now) {
+        let mut relayed = Vec::new();
+        for (conn, connection) in &self.connections {
+            let Some(open) = connection.peek() else { continue };
+            let is_relayed = |t: &Tunnel| matches!(t.role, Role::CircuitIn(_));
+            relayed
+                .extend(open.tunnels.iter().filter(|(_, t)| is_relayed(t)).map(|(circ, _)| (*conn, *circ)));
+        }
+        relayed.into_iter().for_each(|at| self.kill_circuit(now, at));
+    }
+
     /// Ends circuits that nobody uses.
     pub(super) fn sweep_circuits(&mut self, now: Now) {
         if now.at < self.circuits.sweep_at {

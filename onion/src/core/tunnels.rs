@@ -170,9 +170,10 @@ impl Core {
             _ => return Role::Refusing,
         };
         let located = self.catalogue.located(&request.locator);
-        let serves = |r: &Root| match request.spreads {
-            true => self.serves_circuits(asker, r),
-            false => self.serves(asker, r),
+        // What spreads is for somebody else than who passed it on, whatever that friend may have.
+        let serves = |root: &Root| match request.spreads {
+            true => self.serves_circuits(asker, root),
+            false => self.serves(asker, root),
         };
         if let Some(root) = located.filter(|r| self.held.contains_key(r) && serves(r)) {
             return self.hold_out(now, conn, circ, asker, root, &request).unwrap_or(Role::Refusing);

@@ -950,7 +950,9 @@ impl World {
             Event::Invite(invite, outcome) => node.invites.push((invite, outcome)),
             Event::Befriended(friend) => node.befriended.push(friend),
             Event::Fetch(fetch, event) => {
-                let root = node.fetches.iter().find(|(_, f)| f.id == fetch).map(|(root, _)| *root);
+                // Names of fetches begin anew with each life of a node.
+                let is_it = |f: &Fetch| f.id == fetch && f.outcome.is_none();
+                let root = node.fetches.iter().find(|(_, f)| is_it(f)).map(|(root, _)| *root);
                 if let Some(root) = root {
                     self.fetch_event(id, root, event);
                 }
