@@ -18,10 +18,10 @@ impl Core {
             Cover::Idle => (-even.ln() * PAD_MEAN_MS).clamp(PAD_MS.0, PAD_MS.1),
             // The peer takes a link for dead that is silent for two minutes.
             Cover::Off => PAD_MS.1,
-            // Around the time that a cell takes at this rate: never less leaves than that.
+            // A little less, on average, than the time that a cell takes at this rate.
             Cover::Constant(rate) => {
                 let cell_ms = CELL_LEN as f64 * 1000.0 / rate.max(1) as f64;
-                (cell_ms * (0.5 + even)).clamp(1.0, PAD_MS.1)
+                (cell_ms * (0.45 + even)).clamp(1.0, PAD_MS.1)
             }
         };
         if let Some(connection) = self.connections.get_mut(&id) {
