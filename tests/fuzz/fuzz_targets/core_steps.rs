@@ -1,11 +1,14 @@
 //! A whole core in steps: it has an honest friend (another core, linked in memory) and a hostile
 //! one that holds good keys and says anything; strangers connect, storage and time take their turn.
+//! Circuits of both cores go through the hostile friend, who plays their later relays, and its own go
+//! through the core under test.
 //!
 //! Nothing may panic or loop, only genuine blocks are delivered, what peers occupy stays bounded,
 //! and the honest friend stays on line whatever the others do.
 #![no_main]
 
 use kith_crypto::cert::{Address, Certificate};
+use kith_crypto::circuit::{BODY_LEN as RELAY_LEN, Body, Building, Layers, OnionKey, RelayLayer, answer};
 use kith_crypto::codec::{DecodeError, Reader};
 use kith_crypto::content::{BLOCK_LEN, Builder, Geometry, Head, Position, ReadCap, SEALED_LEN};
 use kith_crypto::identity::Identity;
@@ -19,17 +22,20 @@ use kith_onion::cell::{
     BODY_LEN, CELL_LEN, CellRef, Command, STREAM_LEN, TunOpen, begin, decode_tun_ok, encode_credits,
     encode_tun_ok,
 };
+use kith_onion::circuit::{CREATED_LEN, Create, Relayed};
 use kith_onion::control::{Confirm, Control, Counters, DELTA_UNIT, Delta, Offer, Part, Reply, ViewOp};
 use kith_onion::entry::{Eid, Entry};
-use kith_onion::fetch::MAX_UNWRITTEN;
+use kith_onion::fetch::MAX_UNWRITTEN_ONION as MAX_UNWRITTEN;
+use kith_onion::handle::{Handle, Listed, decode_list, encode_list};
 use kith_onion::handshake::{Caller, Mode, Peer, Secret, Who};
 use kith_onion::link::{
-    MAX_CELLS, MAX_CIRCUITS, RECORD_LEN, TUNNEL_RECORD_LEN, TUNNEL_STREAM_LEN, WINDOW_MAX,
+    Link, MAX_CELLS, MAX_CIRCUITS, RECORD_LEN, TUNNEL_RECORD_LEN, TUNNEL_STREAM_LEN, WINDOW_MAX,
 };
 use kith_onion::ratchet::Ratchet;
 use kith_onion::session::{ByteQueue, Have, Message, Want};
 use kith_onion::{
-    ConnId, Core, Event, FetchEvent, FetchId, FriendKey, FriendRecord, Limits, Now, Output, Route, Setup,
+    CircuitSettings, ConnId, Core, Cover, Event, FetchEvent, FetchId, FriendKey, FriendRecord, Limits, Now,
+    Output, Privacy, Route, Setup, Trust,
 };
 use libfuzzer_sys::fuzz_target;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -113,11 +119,18 @@ fn core(me: usize, friends: &[usize], now: Now) -> Core {
         seed: [me as u8 + 7; 32],
     });
     core.set_certificate(now, cert.clone());
+    core.set_circuits(now, quick(3));
     friends.iter().for_each(|friend| core.add_friend(now, record(me, *friend)));
     let object = &objects()[me];
     core.hold(now, object.cap.verify_cap(), object.geometry);
     core.publish(now, entry(me, 1, now), Audience::Fof, true);
     core
+}
+
+/// Circuits as quick as they can be.
+fn quick(relays: u8) -> CircuitSettings {
+    let (pace, snapshot) = (Duration::from_millis(100), Duration::from_millis(500));
+    CircuitSettings { pace, snapshot, relays, ..CircuitSettings::default() }
 }
 
 fn entry(object: usize, hops_left: u8, now: Now) -> Entry {
@@ -139,9 +152,97 @@ struct Hostile {
     opening: BTreeMap<u32, (bool, Handshake)>,
     /// Tunnels that stand, with the seal inside.
     tunnels: BTreeMap<u32, Option<Session>>,
+    /// Reads the control stream.
+    reader: Link,
+    /// The onion key that the core made for it, and its own for the core.
+    theirs: Option<(u16, [u8; 32])>,
+    ours: OnionKey,
+    /// Creations of the core that wait for an answer.
+    creates: Vec<(u32, Create)>,
+    /// Circuits through it: the relays that it plays, the first one first, and what it was asked last.
+    relays: BTreeMap<u32, (Vec<RelayLayer>, Option<(u16, Relayed)>)>,
+    /// Own circuits, asked for and standing, and whom their ends list.
+    building: BTreeMap<u32, Building>,
+    own: BTreeMap<u32, (Layers, Vec<Listed>)>,
+    /// The last cell of a circuit that it sent.
+    last: Option<(u32, Body)>,
 }
 
 impl Hostile {
+    /// Sends a cell of one of its own circuits.
+    fn relay(&mut self, circ: u32, stream: u16, message: &Relayed, rng: &mut Rng) -> Vec<u8> {
+        let Some((layers, _)) = self.own.get_mut(&circ) else { return Vec::new() };
+        let mut body = [0; RELAY_LEN];
+        message.write(stream, &mut body);
+        layers.seal(&mut body, rng);
+        self.last = Some((circ, body));
+        self.cells(&[cell_of(circ, Command::Relay, &body)])
+    }
+
+    /// Says something to the builder of a circuit, from its last relay.
+    fn tell(&mut self, circ: u32, stream: u16, message: &Relayed, rng: &mut Rng) -> Vec<u8> {
+        let Some((relays, _)) = self.relays.get_mut(&circ) else { return Vec::new() };
+        let mut body = [0; RELAY_LEN];
+        message.write(stream, &mut body);
+        let mut back = relays.iter_mut().rev();
+        back.next().into_iter().for_each(|last| last.originate(&mut body, rng));
+        back.for_each(|relay| relay.backward(&mut body));
+        self.last = Some((circ, body));
+        self.cells(&[cell_of(circ, Command::Relay, &body)])
+    }
+
+    /// A list with one friend in it, who is the hostile one again.
+    fn list(&self) -> Vec<u8> {
+        let (handle, key) = (Handle([7; 8]), *self.ours.public());
+        encode_list(&[Listed { handle, key, epoch: 9, uptime: 15, rate: 3, ageing: false }])
+    }
+
+    /// Answers as an honest relay does what is asked of those that it plays; `n` picks an object for
+    /// requests.
+    fn play(&mut self, n: u8, now: Now, rng: &mut Rng) -> Vec<u8> {
+        let mut out = Vec::new();
+        for (circ, create) in std::mem::take(&mut self.creates) {
+            let list = self.list();
+            if let Ok((layer, message)) = answer(&self.ours, create.epoch, &create.message, &list, rng) {
+                self.relays.insert(circ, (vec![layer], None));
+                out.extend(self.cells(&[cell_of(circ, Command::Created, &message)]));
+            }
+        }
+        let asked = |(circ, (_, asked)): (&u32, &mut (_, Option<_>))| Some((*circ, asked.take()?));
+        let asked: Vec<(u32, (u16, Relayed))> = self.relays.iter_mut().filter_map(asked).collect();
+        for (circ, (stream, message)) in asked {
+            let reply = match message {
+                Relayed::Extend { create, .. } => {
+                    let list = self.list();
+                    let made = answer(&self.ours, create.epoch, &create.message, &list, rng);
+                    let message = made.ok().map(|(layer, message)| (layer, message));
+                    let took = Duration::from_millis(1);
+                    let reply = Relayed::Extended { message: message.as_ref().map(|m| m.1.clone()), took };
+                    out.extend(self.tell(circ, 0, &reply, rng));
+                    if let (Some((layer, _)), Some((relays, _))) = (message, self.relays.get_mut(&circ)) {
+                        relays.push(layer);
+                    }
+                    continue;
+                }
+                Relayed::Ping(_) => Relayed::Pong,
+                Relayed::Open { locator, message, .. } => {
+                    let object = objects().iter().find(|o| o.cap.locator().at_hour(now.hour()) == locator);
+                    let cap = object.unwrap_or(&objects()[usize::from(n) % 3]).cap.verify_cap();
+                    let mut noise =
+                        Handshake::respond(Pattern::Tunnel, &cap.tunnel_psk(), b"kith tunnel v1", rng)
+                            .expect("a handshake");
+                    match noise.read(&message).and_then(|_| noise.write(&[])) {
+                        Ok(message) if n < 200 => Relayed::Opened(message),
+                        _ => Relayed::Refused,
+                    }
+                }
+                _ => continue,
+            };
+            out.extend(self.tell(circ, stream, &reply, rng));
+        }
+        out
+    }
+
     /// Seals plaintext as one record; whether it has a good form is the caller's business.
     fn record(&mut self, length: &[u8], body: &[u8]) -> Vec<u8> {
         let mut out = vec![0; length.len() + body.len() + 2 * OVERHEAD];
@@ -197,7 +298,40 @@ impl Hostile {
                     self.tunnels.insert(cell.circ, sealed.then_some(session));
                 }
             }
+            Command::Control => {
+                for message in self.reader.control(cell.body).expect("an honest core says good things") {
+                    if let Control::OnionKey { epoch, key } = message {
+                        self.theirs = (key != [0; 32]).then_some((epoch, key));
+                    }
+                }
+            }
+            Command::Create => {
+                let create = Create::decode(cell.body).expect("an honest core asks properly");
+                self.creates.push((cell.circ, create));
+            }
+            Command::Created => {
+                let Some(building) = self.building.remove(&cell.circ) else { return };
+                let (layer, list) =
+                    building.finish(&cell.body[..CREATED_LEN]).expect("an honest core answers properly");
+                let mut layers = Layers::default();
+                layers.push(layer).expect("the first hop");
+                self.own.insert(cell.circ, (layers, decode_list(&list).expect("a good list")));
+            }
+            Command::Relay => {
+                let mut body: Body = *cell.body;
+                if let Some((layers, _)) = self.own.get_mut(&cell.circ) {
+                    layers.open(&mut body).expect("an honest core is the only relay");
+                    Relayed::read(&body).expect("an honest end says good things");
+                } else if let Some((relays, asked)) = self.relays.get_mut(&cell.circ) {
+                    let good = relays.iter_mut().all(|relay| relay.forward(&mut body).is_ok());
+                    *asked = if good { Relayed::read(&body).ok() } else { None };
+                }
+            }
             Command::Destroy | Command::TunNo => {
+                self.relays.remove(&cell.circ);
+                self.own.remove(&cell.circ);
+                self.building.remove(&cell.circ);
+                self.creates.retain(|(circ, _)| *circ != cell.circ);
                 self.opening.remove(&cell.circ);
                 self.tunnels.remove(&cell.circ);
                 self.asked.retain(|(circ, _)| *circ != cell.circ);
@@ -440,7 +574,7 @@ impl World {
             self.loose.push(conn);
             return;
         };
-        let lower = me.public().noise < people()[0].0.public().noise;
+        let lower = me.public().sign < people()[0].0.public().sign;
         let mut hostile = Hostile {
             conn,
             session: established.session,
@@ -450,6 +584,14 @@ impl World {
             asked: Vec::new(),
             opening: BTreeMap::new(),
             tunnels: BTreeMap::new(),
+            reader: Link::new(dead_session(&mut self.rng)),
+            theirs: None,
+            ours: OnionKey::generate(&mut self.rng),
+            creates: Vec::new(),
+            relays: BTreeMap::new(),
+            building: BTreeMap::new(),
+            own: BTreeMap::new(),
+            last: None,
         };
         hostile.receive(answer);
         if let Some(old) = self.hostile.replace(hostile) {
@@ -491,8 +633,51 @@ impl World {
         assert!(load.connections <= LIMITS.half_open + 10, "too many connections: {load:?}");
         assert!(load.tunnels <= 2 * MAX_CIRCUITS * 4, "too many tunnels: {load:?}");
         assert!(load.timers <= 3 * load.tunnels, "timers without tunnels: {load:?}");
-        assert!(load.most_relayed <= WINDOW_MAX as usize, "a relay holds more than a window: {load:?}");
+        // A circuit's end joins up to four streams, and adds what it says itself.
+        assert!(load.most_relayed <= 5 * WINDOW_MAX as usize, "a relay holds too much: {load:?}");
+        assert!(load.circuits <= 2 * 64 * 2, "too many circuits: {load:?}");
     }
+}
+
+/// A session that nothing is sealed with.
+fn dead_session(rng: &mut Rng) -> Session {
+    let mut one = Handshake::initiate(Pattern::Tunnel, &psk(), b"", rng).expect("a handshake");
+    let mut other = Handshake::respond(Pattern::Tunnel, &psk(), b"", rng).expect("a handshake");
+    other.read(&one.write(&[]).expect("a message")).expect("the first one");
+    one.read(&other.write(&[]).expect("a message")).expect("the second one");
+    one.into_session().expect("both messages are through")
+}
+
+/// What builders and ends say to each other, well formed.
+fn relayed(r: &mut Reader<'_>, listed: &[Listed], rng: &mut Rng) -> Result<(u16, Relayed), DecodeError> {
+    let (n, m) = (r.u8()?, r.u8()?);
+    let wait = Duration::from_millis(u64::from(m) * 4);
+    let stream = u16::from(n >> 4);
+    let message = match n % 11 {
+        0 | 1 => {
+            let to = listed.get(usize::from(m) % listed.len().max(1)).copied();
+            let (handle, key, epoch) =
+                to.map_or((Handle([m; 8]), [9; 32], 1), |l| (l.handle, l.key, l.epoch));
+            let message = Building::start(&key, epoch, rng).map_or([m; 48], |(_, message)| message);
+            return Ok((0, Relayed::Extend { handle, create: Create { epoch, message }, wait }));
+        }
+        2 => Relayed::Extended { message: (m & 1 == 1).then(|| vec![m; CREATED_LEN]), took: wait },
+        3 => return Ok((0, Relayed::Ping(wait))),
+        4 => Relayed::Pong,
+        5 | 6 => {
+            let cap = objects()[usize::from(m) % 3].cap.verify_cap();
+            let mut noise = Handshake::initiate(Pattern::Tunnel, &cap.tunnel_psk(), b"kith tunnel v1", rng)
+                .expect("a handshake");
+            let message = noise.write(&[]).expect("a first message");
+            let locator = cap.locator().at_hour(BEGINNING_MS / 3_600_000);
+            Relayed::Open { locator, spread: m >> 4 & 1, want: (m >> 6) + 1, nonce: rng.bytes(), message }
+        }
+        7 => Relayed::Opened(vec![m; 48]),
+        8 => Relayed::Refused,
+        9 => Relayed::Data(vec![m; TUNNEL_RECORD_LEN]),
+        _ => Relayed::Close,
+    };
+    Ok((stream, message))
 }
 
 /// Messages of the ratchet and of rotations: well formed, in any order, right and wrong.
@@ -553,7 +738,7 @@ fn message(r: &mut Reader<'_>, object: &Object) -> Result<Vec<u8>, DecodeError> 
 
 fn step(world: &mut World, r: &mut Reader<'_>) -> Result<(), DecodeError> {
     let now = world.now();
-    match r.u8()? % 24 {
+    match r.u8()? % 32 {
         0 => {
             let source = u64::from(r.u8()? % 4);
             let conn = world.cores[0].accepted(now, source);
@@ -569,9 +754,9 @@ fn step(world: &mut World, r: &mut Reader<'_>) -> Result<(), DecodeError> {
         2 | 3 => {
             let (circ, kind, front) = (r.u8()?, r.u8()?, r.bytes8(255, "front")?);
             world.say(|hostile, _| {
-                const KNOWN: [u8; 8] = [0, 4, 5, 6, 7, 8, 9, 10];
+                const KNOWN: [u8; 11] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10];
                 let mut cell = cell_of(u32::from(circ) % 9, Command::Pad, front);
-                cell[4] = if kind < 0xF0 { KNOWN[usize::from(kind) % 8] } else { kind };
+                cell[4] = if kind < 0xF0 { KNOWN[usize::from(kind) % 11] } else { kind };
                 cell[5] = u8::from(kind == 0xEF);
                 hostile.cells(&[cell])
             });
@@ -702,7 +887,7 @@ fn step(world: &mut World, r: &mut Reader<'_>) -> Result<(), DecodeError> {
         18 => {
             let n = r.u8()?;
             let (side, object) = (usize::from(n >> 7), usize::from(n) % 3);
-            let route = [Route::Auto, Route::Direct, Route::Fof][usize::from(n >> 2) % 3];
+            let route = [Route::Auto, Route::Direct, Route::Fof, Route::Onion][usize::from(n >> 2) % 4];
             if side != object && world.fetches[side].len() < 8 {
                 let cap = objects()[object].cap.verify_cap();
                 let id = world.cores[side].start_fetch(now, cap, route, None).expect("nothing is stored");
@@ -748,6 +933,75 @@ fn step(world: &mut World, r: &mut Reader<'_>) -> Result<(), DecodeError> {
                 let credits = vec![(u32::from(circ) % 9, cells); usize::from(count) % 8];
                 hostile.cells(&[cell_of(0, Command::Credit, &encode_credits(&credits))])
             });
+        }
+        // The hostile friend becomes a relay, with the right key or another, and goes on being one.
+        23 => {
+            let n = r.u8()?;
+            world.say(|hostile, _| {
+                let key = if n < 200 { *hostile.ours.public() } else { [n; 32] };
+                let message = Control::OnionKey { epoch: u16::from(n & 1) + 8, key }.encode();
+                let front = [(message.len() as u16).to_le_bytes().as_slice(), &message].concat();
+                hostile.cells(&[cell_of(0, Command::Control, &front)])
+            });
+        }
+        24 | 25 => {
+            let n = r.u8()?;
+            world.say(|hostile, rng| hostile.play(n, now, rng));
+        }
+        // It builds circuits of its own.
+        26 => {
+            let n = r.u8()?;
+            world.say(|hostile, rng| {
+                let Some((epoch, key)) = hostile.theirs else { return Vec::new() };
+                let epoch = if n < 250 { epoch } else { epoch - 1 };
+                let (building, message) = Building::start(&key, epoch, rng).expect("a good key");
+                let circ = hostile.next_circ;
+                hostile.next_circ += 2;
+                hostile.building.insert(circ, building);
+                hostile.cells(&[cell_of(circ, Command::Create, &Create { epoch, message }.encode())])
+            });
+        }
+        // Whatever a builder may say, and what it may not, on one of them.
+        27 | 28 => {
+            let which = usize::from(r.u8()?);
+            let listed: Vec<Listed> = world
+                .hostile
+                .iter()
+                .flat_map(|h| h.own.values().flat_map(|(_, list)| list.clone()))
+                .collect();
+            let (stream, message) = relayed(r, &listed, &mut world.rng)?;
+            world.say(|hostile, rng| {
+                let count = hostile.own.len().max(1);
+                let Some(circ) = hostile.own.keys().nth(which % count).copied() else { return Vec::new() };
+                hostile.relay(circ, stream, &message, rng)
+            });
+        }
+        // The same as the end of somebody's circuit, or garbage, or the last cell once more.
+        29 => {
+            let which = usize::from(r.u8()?);
+            let (stream, message) = relayed(r, &[], &mut world.rng)?;
+            world.say(|hostile, rng| {
+                if which > 250 {
+                    let Some((circ, body)) = hostile.last else { return Vec::new() };
+                    return hostile.cells(&[cell_of(circ, Command::Relay, &body)]);
+                }
+                let count = hostile.relays.len().max(1);
+                let Some(circ) = hostile.relays.keys().nth(which % count).copied() else { return Vec::new() };
+                hostile.tell(circ, stream, &message, rng)
+            });
+        }
+        // The owner of the circuits.
+        30 => {
+            let (n, m) = (r.u8()?, r.u8()?);
+            let privacy = [Privacy::Fast, Privacy::Normal, Privacy::Strict][usize::from(n) % 3];
+            let side = usize::from(n >> 7);
+            let cover =
+                [Cover::Off, Cover::Idle, Cover::Constant(u64::from(m) * 20)][usize::from(n >> 2) % 3];
+            world.cores[side].set_privacy(now, privacy);
+            let settings = CircuitSettings { relay: m % 8 > 0, cover, ..quick(m % 9) };
+            world.cores[side].set_circuits(now, settings);
+            let trust = [Trust::Close, Trust::Normal, Trust::Low][usize::from(m) % 3];
+            world.cores[0].set_trust(now, friend_key(2), trust, m & 64 != 0);
         }
         // The owner.
         _ => match r.u8()? % 12 {
@@ -796,7 +1050,9 @@ fuzz_target!(|data: &[u8]| {
     let mut world = World::new();
     world.call();
     if start % 8 != 0 {
-        world.control(&Control::Hello { features: 0, unix_ms: world.now().unix_ms }.encode());
+        world.control(
+            &Control::Hello { features: u64::from(start % 8 > 2) * 2, unix_ms: world.now().unix_ms }.encode(),
+        );
         world.settle();
         assert!(world.cores[0].is_online(friend_key(2)), "the hostile friend's link stands");
     }
