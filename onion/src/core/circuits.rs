@@ -438,10 +438,13 @@ impl Core {
             pairs.push((Pair::Reserve, carries(Pair::Reserve)));
         }
         pairs.sort_by_key(|(_, carries)| *carries);
-        let mut all_carry = false;
+        let strict = circuits.privacy == Privacy::Strict;
+        let all_carry = strict
+            && [Pair::Primary, Pair::Reserve]
+                .into_iter()
+                .all(|pair| carries(pair) || circuits.routes.guard(pair).is_none());
         for (pair, reduced) in pairs {
-            if reduced && circuits.privacy == Privacy::Strict {
-                all_carry = true;
+            if reduced && strict {
                 continue;
             }
             let own = circuits.own.iter().filter(|(_, own)| own.pair == pair && usable(own));
@@ -593,18 +596,23 @@ impl Core {
             };
             own.values().filter(counts).filter(|o| o.until > soon).count()
         };
+        let reserve = (0..SLOTS).any(|slot| has(Pair::Reserve, slot) > 0);
+        let reserve = routes.guard(Pair::Reserve).is_some() && !reserve;
+        let any = |rng: &mut Rng| rng.range(0, SLOTS as u64 - 1) as usize;
+        // A first relay that has nobody to go on to must not keep the other from being used.
+        if reserve && self.circuits.too_few {
+            return Some((Pair::Reserve, any(&mut self.rng)));
+        }
         if routes.guard(Pair::Primary).is_some() {
             if let Some(slot) = (0..SLOTS).find(|slot| has(Pair::Primary, *slot) == 0) {
                 return Some((Pair::Primary, slot));
             }
             let all: usize = (0..SLOTS).map(|slot| has(Pair::Primary, slot)).sum();
             if all < SLOTS + SPARE {
-                return Some((Pair::Primary, self.rng.range(0, SLOTS as u64 - 1) as usize));
+                return Some((Pair::Primary, any(&mut self.rng)));
             }
         }
-        let reserve = (0..SLOTS).any(|slot| has(Pair::Reserve, slot) > 0);
-        (routes.guard(Pair::Reserve).is_some() && !reserve)
-            .then(|| (Pair::Reserve, self.rng.range(0, SLOTS as u64 - 1) as usize))
+        reserve.then(|| (Pair::Reserve, any(&mut self.rng)))
     }
 
     fn fill_pool(&mut self, now: Now) {

@@ -44,9 +44,9 @@ pub(super) struct Law {
 
 impl Law {
     pub(super) fn new(pace: Duration) -> Self {
-        let floor = (pace / 6).clamp(Duration::from_millis(300), Duration::from_secs(10));
+        let floor = (pace / 6).clamp(Duration::from_millis(500), Duration::from_secs(10));
         // Shorter than the way to the end and back no answer can be.
-        let least = (floor * 3 / 20).max((floor * 2 / 5).min(Duration::from_millis(150)));
+        let least = (floor * 3 / 20).max((floor * 3 / 5).min(Duration::from_millis(300)));
         let quick = pace.min(Duration::from_secs(5));
         Self { floor, mean: pace, quick, response: (least, floor * 17 / 20), jitter: floor * 3 / 50 }
     }

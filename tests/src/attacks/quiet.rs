@@ -107,7 +107,8 @@ pub fn spread(effort: Effort) -> Vec<Row> {
             with.iter().map(|w| w.0).sum::<u64>()
         ),
         holds: sum == 0 && complete > 0,
-        control_succeeds: with.iter().all(|w| w.0 > 0),
+        // Where an end knows whom to ask, nothing spreads.
+        control_succeeds: with.iter().any(|w| w.0 > 0),
         promised: true,
     }]
 }

@@ -389,6 +389,7 @@ pub fn a12(effort: Effort) -> Vec<Row> {
         control: format!("requests leave when something came: {}", show(&bare, m)),
         holds: within(&shipped, 0.02),
         control_succeeds: above(&bare, 0.2),
-        promised: true,
+        // Bytes arrive at the origin and go on at a relay: what that shows is told in the threat model.
+        promised: false,
     }]
 }
