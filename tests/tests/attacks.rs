@@ -5,7 +5,7 @@ use kith_tests::attacks::{ALL, Effort};
 
 fn attacks(ids: &[&str]) {
     for id in ids {
-        let (_, attack) = ALL.iter().find(|(name, _)| name == id).unwrap();
+        let (_, attack) = ALL.iter().find(|(name, _)| name == id).expect("its number stands in the list");
         for row in attack(Effort::SMALL) {
             println!("{row}");
             assert!(row.control_succeeds, "an attack that fails either way proves nothing: {row}");

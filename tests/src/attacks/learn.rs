@@ -192,7 +192,7 @@ mod tests {
     fn worlds(shift: f64) -> Vec<Vec<Sample>> {
         let mut rng = seeded(1, 0);
         let mut sample = |n: usize| {
-            let is = n % 2 == 0;
+            let is = n.is_multiple_of(2);
             let x = unit(&mut rng) + if is { shift } else { 0.0 };
             Sample { features: vec![unit(&mut rng), x], is }
         };
