@@ -20,7 +20,7 @@ pub const CONFIG_COMMENT: &str = "How much speed is given up for privacy.\n\
 fast: the quickest way; a friend who gives you a video sees that you watch it, a common\n\
 friend sees who wants what from whom, and friends can see what you have.\n\
 normal: friends' videos come directly, and those friends see it; all others come through\n\
-relays, who do not know that it is you.\n\
+relays, none of which knows both who you are and what you watch.\n\
 strict: everything comes through relays or waits, except what friends share with friends\n\
 only, which comes only if you name its way; what you watched is given to nobody.";
 
@@ -47,8 +47,8 @@ pub const fn sentence(mode: Privacy) -> &'static str {
         }
         Privacy::Normal => {
             "a friend's video comes directly, and that friend sees that you watch it; all others come through \
-             relays, and nobody on the way knows that it is you, unless your first relay works together with \
-             one near the other end"
+             relays: your first relay can often guess that you watch something, but not what, unless it works \
+             together with one near the other end"
         }
         Privacy::Strict => {
             "everything comes through relays or waits for them, except what friends share with friends only: that \
@@ -296,8 +296,9 @@ fn fof(asked: &Asked) -> String {
 fn onion(reduced: bool) -> String {
     let label = if reduced { format!("; {REDUCED}") } else { String::new() };
     format!(
-        "nobody but your own node knows that it is you, unless your first relay works together with one near \
-         the other end: relays pass on sealed cells, and who gives it learns only that somebody wants it{label}"
+        "nobody but your own node knows that it is you who watches this, unless your first relay works together \
+         with one near the other end: relays pass on sealed cells, your first relay can often guess that you watch \
+         something, and who gives it learns only that somebody wants it{label}"
     )
 }
 

@@ -1,4 +1,4 @@
-//! The part of the demonstration in which nobody on the way knows who watches.
+//! The part of the demonstration in which nobody on the way is told who watches.
 
 use super::*;
 
@@ -77,8 +77,9 @@ pub(super) async fn tell(story: &mut Story, nodes: &[Node], watcher: usize, id: 
         return Err(failed(what));
     }
     story.detail(
-        "each of these knows its two neighbours on the way. The first cannot tell that it is the first;",
+        "each of these knows its two neighbours on the way. The first is not told that it is the first, and can",
     )?;
+    story.detail("often guess it, but not what is watched;")?;
     story.detail(
         "the last knows that somebody wants this video, not who. The first and one near the other end",
     )?;
@@ -130,7 +131,7 @@ fn saw(before: &Seen, after: &Seen, watcher: &str) -> (bool, String) {
         format!("received {}; knows neither who gave it nor who passed it on", human_bytes(received))
     } else if relayed > NOISE {
         format!(
-            "passed on {} of sealed cells; knows neither who asked nor who gives it",
+            "passed on {} of sealed cells; is told neither who asked nor who gives it",
             human_bytes(relayed)
         )
     } else if sent > NOISE {
