@@ -246,9 +246,9 @@ pub enum Output {
 /// Counters of one friend since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// Bytes of tunnels that ended here, sent.
+    /// Bytes of tunnels, and of streams in circuits, that ended here, sent.
     pub sent: u64,
-    /// Bytes of tunnels that ended here, received.
+    /// The same, received.
     pub received: u64,
     /// Bytes forwarded for others, counted at the friend they came from.
     pub relayed: u64,

@@ -199,6 +199,9 @@ fn the_end_serves_what_it_published_itself() {
         world.wait_for_circuits(0, 2);
         assert_eq!(world.fetch_now(0, &cap, Route::Onion, MINUTE), Outcome::Complete);
         assert_eq!(sessions(&world, 0, &cap), [4]);
+        let sent = |w: &World, node: NodeId| w.nodes[node].core().traffic(w.nodes[node - 1].key()).sent;
+        assert!(sent(&world, 3) > 2_000_000, "the end's owner sees what it gave: {}", sent(&world, 3));
+        assert!(sent(&world, 2) < 100_000 && sent(&world, 1) < 100_000, "relays give nothing");
         let refused = world.fetch_now(0, &friends_only, Route::Onion, MINUTE);
         assert_eq!(refused, Outcome::NoOnion(NoOnion::NotFound), "what is for friends only is not");
         world.run(10 * SECOND);

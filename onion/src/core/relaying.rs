@@ -331,11 +331,7 @@ impl Core {
             Some(Role::Origin { own }) => {
                 let own = *own;
                 self.used_up(now, at, 1);
-                if let Who::Friend(key) = who
-                    && let Some(friend) = self.friends.get_mut(&key)
-                {
-                    friend.traffic.received += cell::CELL_LEN as u64;
-                }
+                self.count(who, 1, |t| &mut t.received);
                 self.own_cell_came(now, own, &mut body);
             }
             _ => return Err(Broken),
@@ -350,11 +346,7 @@ impl Core {
         }
         self.count_relayed(to.0);
         self.shed_relayed(now);
-        if let Who::Friend(key) = from
-            && let Some(friend) = self.friends.get_mut(&key)
-        {
-            friend.traffic.relayed += cell::CELL_LEN as u64;
-        }
+        self.count(from, 1, |t| &mut t.relayed);
     }
 
     /// Cells of a circuit or tunnel were used up here: their room can be given again.
@@ -400,11 +392,15 @@ impl Core {
                     let serves = end.streams.values().any(|s| matches!(s, Stream::Here(_)));
                     let left = (cells as usize).min(end.sources.len());
                     let mut from: Vec<At> = end.sources.drain(..left).flatten().collect();
+                    let served = (left - from.len()) as u32;
                     let all = from.len();
                     from.retain(|source| *source != at);
                     end.unheard = end.unheard.saturating_sub((all - from.len()) as u32);
                     for source in from {
                         self.passed_on(now, source, 1, delay);
+                    }
+                    if let Some(who) = self.open_link(at.0).map(|open| open.who) {
+                        self.count(who, served, |t| &mut t.sent);
                     }
                     if serves {
                         self.serve_more(now, at.0, at.1);
@@ -762,6 +758,9 @@ impl Core {
                 let opened = open_record(&mut here.seal, record, &mut plain);
                 let fed = opened.and_then(|bytes| Ok(here.assembler.feed(bytes, &mut messages)?));
                 self.used_up(now, at, 1);
+                if let Some(who) = self.open_link(at.0).map(|open| open.who) {
+                    self.count(who, 1, |t| &mut t.received);
+                }
                 if fed.is_err() {
                     return self.stream_over(now, at, id);
                 }
@@ -795,10 +794,8 @@ impl Core {
             return self.end_tunnel(now, at.0, at.1, true);
         }
         self.tell_builder(now, circuit, Some(at), |body| write_record(stream, record, body));
-        if let Some(Who::Friend(key)) = who
-            && let Some(friend) = self.friends.get_mut(&key)
-        {
-            friend.traffic.relayed += cell::CELL_LEN as u64;
+        if let Some(who) = who {
+            self.count(who, 1, |t| &mut t.relayed);
         }
     }
 

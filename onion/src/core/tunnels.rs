@@ -424,6 +424,15 @@ impl Core {
         }
     }
 
+    /// Counts cells of a friend's link for its owner.
+    pub(super) fn count(&mut self, who: Who, cells: u32, which: impl FnOnce(&mut Traffic) -> &mut u64) {
+        if let Who::Friend(key) = who
+            && let Some(friend) = self.friends.get_mut(&key)
+        {
+            *which(&mut friend.traffic) += u64::from(cells) * cell::CELL_LEN as u64;
+        }
+    }
+
     pub(super) fn friend_of(&self, conn: ConnId) -> Option<FriendKey> {
         match self.connections.get(&conn)?.peek()?.who {
             Who::Friend(key) => Some(key),
@@ -511,11 +520,7 @@ impl Core {
             }
             self.count_relayed(other.0);
             self.shed_relayed(now);
-            if let Who::Friend(key) = who
-                && let Some(friend) = self.friends.get_mut(&key)
-            {
-                friend.traffic.relayed += cell::CELL_LEN as u64;
-            }
+            self.count(who, 1, |t| &mut t.relayed);
             return Ok(());
         }
         let mut messages = Vec::new();
@@ -532,11 +537,7 @@ impl Core {
         }
         tunnel.window.consumed(1);
         open.credit_at.get_or_insert(now.at + super::connections::CREDIT_TICK);
-        if let Who::Friend(key) = who
-            && let Some(friend) = self.friends.get_mut(&key)
-        {
-            friend.traffic.received += cell::CELL_LEN as u64;
-        }
+        self.count(who, 1, |t| &mut t.received);
         if unpaid {
             self.owe_for_cell(now, conn, class);
         }
@@ -754,11 +755,7 @@ impl Core {
             }
             Some(role) => {
                 let serving = matches!(role, Role::Serving { .. });
-                if let Who::Friend(key) = who
-                    && let Some(friend) = self.friends.get_mut(&key)
-                {
-                    friend.traffic.sent += u64::from(cells) * cell::CELL_LEN as u64;
-                }
+                self.count(who, cells, |t| &mut t.sent);
                 if serving {
                     self.serve_more(now, conn, circ);
                 }
