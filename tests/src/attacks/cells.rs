@@ -168,8 +168,8 @@ pub fn a20(effort: Effort) -> Vec<Row> {
             ),
             bound: "0 pass, all dead".into(),
             control: format!("keystream layers without tags: {}", hits(marked, n)),
-            holds: forward == 0 && dead == n,
-            control_succeeds: marked == n,
+            verdict: (forward == 0 && dead == n).into(),
+            control_succeeds: Some(marked == n),
             promised: true,
         },
         Row {
@@ -181,8 +181,8 @@ pub fn a20(effort: Effort) -> Vec<Row> {
             ),
             bound: "0".into(),
             control: format!("the same: {}", hits(marked, n)),
-            holds: backward == 0 && noise == 0,
-            control_succeeds: marked == n,
+            verdict: (backward == 0 && noise == 0).into(),
+            control_succeeds: Some(marked == n),
             promised: true,
         },
     ]
@@ -242,8 +242,8 @@ pub fn a22(effort: Effort) -> Vec<Row> {
         ),
         bound: "0 and 0".into(),
         control: format!("unknown commands are ignored: circuit stands after {}", hits(swallowed, of)),
-        holds: passed == 0 && stands == 0 && tries * 2 >= commands.len() * 2,
-        control_succeeds: swallowed == of && of > 0,
+        verdict: (passed == 0 && stands == 0 && tries >= commands.len()).into(),
+        control_succeeds: Some(swallowed == of && of > 0),
         promised: true,
     }]
 }
@@ -348,8 +348,8 @@ pub fn a25(effort: Effort) -> Vec<Row> {
             ),
             bound: "0 granted; within 2 ms".into(),
             control: format!("{} of {} back granted; answers {:.0} ms apart", off.1, effort.seeds, off.4),
-            holds: on.2 == 0 && on.3 as u64 == effort.seeds && on.4 <= 2.0,
-            control_succeeds: off.1 > 0 && off.4 > 20.0,
+            verdict: (on.2 == 0 && on.3 as u64 == effort.seeds && on.4 <= 2.0).into(),
+            control_succeeds: Some(off.1 > 0 && off.4 > 20.0),
             promised: true,
         },
         amplified,
@@ -400,8 +400,9 @@ fn amplification(effort: Effort) -> Row {
         ),
         bound: "6 relays, 12 cells".into(),
         control: "without a limit the factor is the number of relays: six give six times one".into(),
-        holds: longest == 6 && refused && most <= 12.6,
-        control_succeeds: most > 6.0, // or nothing was measured
+        // No more than six, or nothing was measured.
+        verdict: (longest == 6 && refused && most > 6.0 && most <= 12.6).into(),
+        control_succeeds: None,
         promised: true,
     }
 }
@@ -483,14 +484,15 @@ pub fn a39(effort: Effort) -> Vec<Row> {
         ),
         bound: "0; dead; 64 circuits; once".into(),
         control: format!("without nonces a request goes on {again} times of 8"),
-        holds: passed == 0
+        verdict: (passed == 0
             && ended
             // Circuits of others come and go meanwhile.
             && most.0 <= started.circuits + 64 + 16
             && once == 1
             && linked
-            && read >= count,
-        control_succeeds: again == 8,
+            && read >= count)
+            .into(),
+        control_succeeds: Some(again == 8),
         promised: true,
     }]
 }
@@ -566,8 +568,8 @@ pub fn a40(effort: Effort) -> Vec<Row> {
             figure: format!("{} ignored", hits(stand, tries)),
             bound: "0".into(),
             control: format!("{} ignored", hits(ignored, of)),
-            holds: stand == 0 && tries == payloads.len(),
-            control_succeeds: ignored > of / 2,
+            verdict: (stand == 0 && tries == payloads.len()).into(),
+            control_succeeds: Some(ignored > of / 2),
             promised: true,
         },
         Row {
@@ -576,8 +578,8 @@ pub fn a40(effort: Effort) -> Vec<Row> {
             figure: format!("{} ignored", hits(survived, told)),
             bound: "0".into(),
             control: format!("{} ignored", hits(survived_lax, told_lax)),
-            holds: survived == 0 && told > 0,
-            control_succeeds: survived_lax > told_lax / 2 && told_lax > 0,
+            verdict: (survived == 0 && told > 0).into(),
+            control_succeeds: Some(survived_lax > told_lax / 2 && told_lax > 0),
             promised: true,
         },
     ]

@@ -94,8 +94,8 @@ pub fn a26(effort: Effort) -> Vec<Row> {
         ),
         bound: format!("{CAP} cells (the cap, set low), 256 in one; only the attacker loses"),
         control: format!("without caps: {free_all} cells, {free_one} in one circuit, and growing"),
-        holds: all <= CAP && one <= 256 && others == capped.len() && !capped.is_empty(),
-        control_succeeds: free_all > 2 * CAP && free_one > 256,
+        verdict: (all <= CAP && one <= 256 && others == capped.len() && !capped.is_empty()).into(),
+        control_succeeds: Some(free_all > 2 * CAP && free_one > 256),
         promised: true,
     }]
 }
@@ -150,8 +150,8 @@ pub fn a27(effort: Effort) -> Vec<Row> {
         ),
         bound: "16 + 4 a second answered, 64 held, no slower than 1.1 times".into(),
         control: format!("{} answered, {} held", off.0, off.1),
-        holds: on.0 <= 16 + 4 * 12 + 4 && on.1 <= quiet.1 + 64 && on.2 <= quiet.2.mul_f64(1.1),
-        control_succeeds: off.0 > 200 && off.1 > 64,
+        verdict: (on.0 <= 16 + 4 * 12 + 4 && on.1 <= quiet.1 + 64 && on.2 <= quiet.2.mul_f64(1.1)).into(),
+        control_succeeds: Some(off.0 > 200 && off.1 > 64),
         promised: true,
     }]
 }
@@ -200,8 +200,8 @@ pub fn a29(effort: Effort) -> Vec<Row> {
         figure: format!("{} looks at circuits in use or ready: {short} with less than three relays", seen),
         bound: "0".into(),
         control: format!("asked to use one of two relays, the node stops: {stopped}"),
-        holds: short == 0 && seen > 0,
-        control_succeeds: stopped,
+        verdict: (short == 0 && seen > 0).into(),
+        control_succeeds: Some(stopped),
         promised: true,
     }]
 }

@@ -33,6 +33,45 @@ impl Effort {
     }
 }
 
+/// Whether an attack keeps within its bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// There is no bound.
+    Reported,
+    /// It does, and so does the whole of its interval.
+    Holds,
+    /// The interval reaches over the bound: so many tries do not tell.
+    NotShown,
+    /// The whole of its interval is beyond the bound.
+    Fails,
+}
+
+impl Verdict {
+    /// Of a figure that should be `bound` at most.
+    pub fn at_most(figure: Estimate, bound: f64) -> Self {
+        match (figure.mean - figure.half, figure.mean + figure.half) {
+            (_, high) if high <= bound => Self::Holds,
+            (low, _) if low > bound => Self::Fails,
+            _ => Self::NotShown,
+        }
+    }
+
+    /// Of guesses that should be no better than half and `points`. Guesses that are reliably worse say
+    /// that the worlds were too few to learn from.
+    pub fn no_better_than_half(right: Estimate, points: f64) -> Self {
+        match Self::at_most(right, 0.5 + points) {
+            Self::Holds if right.mean + right.half < 0.5 => Self::NotShown,
+            verdict => verdict,
+        }
+    }
+}
+
+impl From<bool> for Verdict {
+    fn from(holds: bool) -> Self {
+        if holds { Self::Holds } else { Self::Fails }
+    }
+}
+
 /// What an attack brought.
 #[derive(Clone, Debug)]
 pub struct Row {
@@ -46,11 +85,12 @@ pub struct Row {
     pub bound: String,
     /// The same without the defence.
     pub control: String,
-    /// It keeps the bound.
-    pub holds: bool,
-    /// Without the defence the attack succeeds.
-    pub control_succeeds: bool,
-    /// The defence is promised. What is not is measured and reported all the same.
+    /// Whether it keeps the bound.
+    pub verdict: Verdict,
+    /// Without the defence the attack succeeds; `None` where there is no defence to switch off.
+    pub control_succeeds: Option<bool>,
+    /// The tests fail where it does not hold. Others are known not to, or not to be told by so few tries:
+    /// they are measured and reported all the same.
     pub promised: bool,
 }
 
@@ -84,19 +124,23 @@ pub const HEAD: &str =
 
 impl std::fmt::Display for Row {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let verdict = match (self.holds, self.promised, self.control_succeeds) {
-            (_, _, false) => "control failed",
-            (true, ..) => "holds",
-            (false, true, _) => "**does not hold**",
-            (false, false, _) => "does not hold (reported, not promised)",
+        let verdict = match self.verdict {
+            _ if self.control_succeeds == Some(false) => "control failed",
+            Verdict::Holds => "holds",
+            Verdict::NotShown => "not shown",
+            Verdict::Fails => "**does not hold**",
+            Verdict::Reported => "reported",
         };
         let Self { id, attack, figure, bound, control, .. } = self;
         write!(f, "| {id} | {attack} | {figure} | {bound} | {control} | {verdict} |")
     }
 }
 
-/// A share in percent, with its interval.
+/// A share in percent, with its interval if it has one.
 pub fn percent(estimate: Estimate) -> String {
+    if !estimate.half.is_finite() {
+        return format!("{:.1} %", estimate.mean * 100.0);
+    }
     format!("{:.1} ± {:.1} %", estimate.mean * 100.0, estimate.half * 100.0)
 }
 
@@ -113,4 +157,21 @@ pub fn wilson(hits: usize, of: usize) -> (f64, f64) {
 pub fn hits(hits: usize, of: usize) -> String {
     let (low, high) = wilson(hits, of);
     format!("{hits} of {of} [{:.1} to {:.1} %]", low.max(0.0) * 100.0, high.min(1.0) * 100.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interval_over_the_bound_shows_nothing() {
+        let of = |mean, half| Estimate { mean, half };
+        assert_eq!(Verdict::at_most(of(0.02, 0.01), 0.03), Verdict::Holds);
+        assert_eq!(Verdict::at_most(of(0.02, 0.02), 0.03), Verdict::NotShown);
+        assert_eq!(Verdict::at_most(of(0.05, 0.01), 0.03), Verdict::Fails);
+        assert_eq!(Verdict::no_better_than_half(of(0.5, 0.01), 0.02), Verdict::Holds);
+        assert_eq!(Verdict::no_better_than_half(of(0.53, 0.02), 0.02), Verdict::NotShown);
+        assert_eq!(Verdict::no_better_than_half(of(0.34, 0.06), 0.02), Verdict::NotShown);
+        assert_eq!(Verdict::no_better_than_half(of(0.69, 0.13), 0.02), Verdict::Fails);
+    }
 }

@@ -1,7 +1,7 @@
 //! What the choice of relays alone gives away over time (A28, A30, A35, A37), and what it tells a guard
 //! before any cell is looked at.
 
-use super::{Effort, Row, percent};
+use super::{Effort, Row, Verdict, percent};
 use crate::graphs::{Graph, Kind, below, unit};
 use crate::paths::network::{Network, UNIX_MS, number};
 use crate::paths::repeated::MIN_DEGREE;
@@ -119,9 +119,9 @@ pub fn prior_rows(effort: Effort) -> Vec<Row> {
             figure: format!("{} ({seeds} graphs of {NODES})", list(&|p| percent(p.own))),
             bound: "printed: what marking one friend costs".into(),
             control: "not needed: nothing is defended".into(),
-            holds: true,
-            control_succeeds: true,
-            promised: true,
+            verdict: Verdict::Reported,
+            control_succeeds: None,
+            promised: false,
         },
         Row {
             id: "A11",
@@ -133,8 +133,8 @@ pub fn prior_rows(effort: Effort) -> Vec<Row> {
             ),
             bound: "2 points more than without counting".into(),
             control: "not needed".into(),
-            holds: added <= 0.02,
-            control_succeeds: true,
+            verdict: (added <= 0.02).into(),
+            control_succeeds: None,
             promised: false,
         },
     ]
@@ -142,9 +142,9 @@ pub fn prior_rows(effort: Effort) -> Vec<Row> {
 
 // A28: guards over a year.
 
-/// Shares of nodes that had a hostile guard after 30, 90 and 365 days, and a hostile guard and end of
+/// Shares of nodes that had a hostile guard after those of 30, 90 and 365 days that were reached, and a hostile guard and end of
 /// one circuit in a year.
-fn year(share: f64, rotating: bool, trials: u64, days: u64) -> ([Estimate; 3], Estimate) {
+fn year(share: f64, rotating: bool, trials: u64, days: u64) -> (Vec<Estimate>, Estimate) {
     let graph = graph(28);
     let (mut guards, mut both) = ([const { Vec::new() }; 3], Vec::new());
     for trial in 0..trials {
@@ -175,7 +175,8 @@ fn year(share: f64, rotating: bool, trials: u64, days: u64) -> ([Estimate; 3], E
         }
         both.push(f64::from(u8::from(whole)));
     }
-    (guards.map(|g| Estimate::of(&g)), Estimate::of(&both))
+    let reached = guards.iter().filter(|guards| !guards.is_empty());
+    (reached.map(|guards| Estimate::of_shares(guards)).collect(), Estimate::of_shares(&both))
 }
 
 /// Hostile friends and friends' friends that wait, are always on line and claim most, for a year.
@@ -187,8 +188,8 @@ pub fn a28(effort: Effort) -> Vec<Row> {
     // Whoever is always there is drawn as if it were this much more of them.
     let weight = share * 287.0 / 192.0;
     let most = |draws: i32| 1.0 - (1.0 - weight).powi(draws);
-    let holds = guards[0].mean <= most(2) + guards[0].half.max(0.02) + 0.03
-        && guards[1].mean <= most(4) + guards[1].half.max(0.02) + 0.03;
+    let verdict =
+        guards.iter().zip([2, 4, 14]).map(|(seen, draws)| Verdict::at_most(*seen, most(draws))).max();
     vec![Row {
         id: "A28",
         attack: "5 % hostile nodes, always on line, claim most and list only each other: wait to be a guard",
@@ -208,8 +209,8 @@ pub fn a28(effort: Effort) -> Vec<Row> {
             rotated.iter().map(|g| percent(*g)).collect::<Vec<_>>().join(" / "),
             percent(rotated_both)
         ),
-        holds,
-        control_succeeds: rotated[0].mean > guards[0].mean + 0.15,
+        verdict: verdict.unwrap_or(Verdict::Fails),
+        control_succeeds: Some(rotated[0].mean > guards[0].mean + 0.15),
         promised: true,
     }]
 }
@@ -257,7 +258,7 @@ fn selective(share: f64, fresh: bool, trials: u64) -> [Estimate; 3] {
         served.push(good as f64 / plays as f64);
         users.push(f64::from(u8::from(bad > 0)));
     }
-    [shares, users, served].map(|samples| Estimate::of(&samples))
+    [shares, users, served].map(|samples| Estimate::of_shares(&samples))
 }
 
 /// Hostile nodes fail every circuit of which they do not hold both ends.
@@ -282,8 +283,8 @@ pub fn a30(effort: Effort) -> Vec<Row> {
             percent(free),
             percent(free_users)
         ),
-        holds: circuits.mean - circuits.half <= bound,
-        control_succeeds: free_users.mean > users.mean + 0.1,
+        verdict: Verdict::at_most(circuits, bound),
+        control_succeeds: Some(free_users.mean > users.mean + 0.1),
         promised: false,
     }]
 }
@@ -308,8 +309,8 @@ pub fn a35(effort: Effort) -> Vec<Row> {
         ),
         bound: "1.2 times 5 % = 6 %".into(),
         control: format!("honest lists: end {}, both {}", percent(honest.end), percent(honest.both)),
-        holds: end.mean - end.half <= 1.2 * share,
-        control_succeeds: end.mean > honest.end.mean + 0.05,
+        verdict: Verdict::at_most(end, 1.2 * share),
+        control_succeeds: Some(end.mean > honest.end.mean + 0.05),
         promised: false,
     }]
 }
@@ -369,8 +370,8 @@ pub fn a37(effort: Effort) -> Vec<Row> {
         ),
         bound: format!("chance: 1 of {NODES}"),
         control: format!("fresh routes: {}", super::hits(free, free_of)),
-        holds: top == 0,
-        control_succeeds: free * 10 >= free_of * 9 && free_of > 0,
+        verdict: (top == 0).into(),
+        control_succeeds: Some(free * 10 >= free_of * 9 && free_of > 0),
         promised: true,
     }]
 }

@@ -57,8 +57,8 @@ pub fn search(effort: Effort) -> Vec<Row> {
         figure: format!("the same in {} worlds, {writes} writes", hits(same, of)),
         bound: "all the same".into(),
         control: format!("a fetch: {} differ", hits(differs, of)),
-        holds: same == of,
-        control_succeeds: differs == of,
+        verdict: (same == of).into(),
+        control_succeeds: Some(differs == of),
         promised: true,
     }]
 }
@@ -106,9 +106,9 @@ pub fn spread(effort: Effort) -> Vec<Row> {
             "through circuits: {} came to friends of their ends",
             with.iter().map(|w| w.0).sum::<u64>()
         ),
-        holds: sum == 0 && complete > 0,
+        verdict: (sum == 0 && complete > 0).into(),
         // Where an end knows whom to ask, nothing spreads.
-        control_succeeds: with.iter().any(|w| w.0 > 0),
+        control_succeeds: Some(with.iter().any(|w| w.0 > 0)),
         promised: true,
     }]
 }
@@ -148,8 +148,8 @@ pub fn listers(effort: Effort) -> Vec<Row> {
         figure: format!("{} handles and keys in both", hits(common, all)),
         bound: "0".into(),
         control: format!("one relay asked twice: {}", hits(same, same_all)),
-        holds: common == 0 && all > 0,
-        control_succeeds: same == same_all && same_all > 0,
+        verdict: (common == 0 && all > 0).into(),
+        control_succeeds: Some(same == same_all && same_all > 0),
         promised: true,
     }]
 }

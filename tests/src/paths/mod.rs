@@ -26,12 +26,22 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    /// The mean of samples that are independent of each other.
+    /// The mean of samples that are independent of each other. A single one says nothing of its interval.
     pub fn of(samples: &[f64]) -> Self {
         let n = samples.len().max(1) as f64;
         let mean = samples.iter().sum::<f64>() / n;
-        let variance = samples.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
-        Self { mean, half: 1.96 * (variance / n).sqrt() }
+        let variance = samples.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0);
+        let half = if samples.len() < 2 { f64::INFINITY } else { 1.96 * (variance / n).sqrt() };
+        Self { mean, half }
+    }
+
+    /// The mean of shares between 0 and 1. Where all are the same, the interval is that of the rule of
+    /// three (Hanley and Lippman-Hand 1983).
+    pub fn of_shares(samples: &[f64]) -> Self {
+        match Self::of(samples) {
+            Self { mean, half: 0.0 } => Self { mean, half: (3.0 / samples.len() as f64).min(1.0) },
+            estimate => estimate,
+        }
     }
 }
 
