@@ -296,7 +296,7 @@ pub enum RouteChoice {
     Direct,
     /// Through a common friend, who knows
     Fof,
-    /// Through relays that do not know who wants it
+    /// Through relays that are not told who wants it
     Onion,
 }
 
