@@ -64,7 +64,7 @@ pub fn decode_created(body: &[u8]) -> Result<Vec<u8>, DecodeError> {
 }
 
 /// What builder and end say to each other.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Relayed {
     /// Builder: make the circuit longer, and answer after exactly so long, whatever came of it.
     Extend {
@@ -107,6 +107,15 @@ pub enum Relayed {
     Data(Vec<u8>),
     /// The stream is over.
     Close,
+    /// Builder: nothing. A circuit that is used has a cell at each tick.
+    Idle,
+}
+
+impl std::fmt::Debug for Relayed {
+    /// What kind it is: locators, nonces and records stay out of logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Relayed({})", self.number())
+    }
 }
 
 /// A duration as whole milliseconds in two bytes.
@@ -116,7 +125,7 @@ fn millis(time: Duration) -> u16 {
 
 impl Relayed {
     // Registry of types: 1 extend, 2 extended, 3 ping, 4 pong, 5 open, 6 opened, 7 refused, 8 data,
-    // 9 close.
+    // 9 close, 10 idle.
     const fn number(&self) -> u8 {
         match self {
             Self::Extend { .. } => 1,
@@ -128,6 +137,7 @@ impl Relayed {
             Self::Refused => 7,
             Self::Data(_) => DATA,
             Self::Close => 9,
+            Self::Idle => 10,
         }
     }
 
@@ -148,7 +158,7 @@ impl Relayed {
             Self::Ping(wait) => {
                 w.u16(millis(*wait));
             }
-            Self::Pong | Self::Refused | Self::Close => {}
+            Self::Pong | Self::Refused | Self::Close | Self::Idle => {}
             Self::Open { locator, spread, want, nonce, message } => {
                 w.raw(locator).u8(*spread).u8(*want).raw(nonce).bytes16(message);
             }
@@ -209,6 +219,7 @@ impl Relayed {
             7 => Self::Refused,
             DATA => Self::Data(r.take(crate::link::TUNNEL_RECORD_LEN)?.to_vec()),
             9 => Self::Close,
+            10 => Self::Idle,
             _ => return Err(r.invalid("message type")),
         };
         r.finish()?;
@@ -265,6 +276,7 @@ mod tests {
             Relayed::Refused,
             Relayed::Data(vec![8; crate::link::TUNNEL_RECORD_LEN]),
             Relayed::Close,
+            Relayed::Idle,
         ]
     }
 
@@ -295,7 +307,7 @@ mod tests {
 
     #[test]
     fn unknown_types_and_bits_are_refused() {
-        for number in (0..=255).filter(|n| !(1..=9).contains(n)) {
+        for number in (0..=255).filter(|n| !(1..=10).contains(n)) {
             let mut body = [0; BODY_LEN];
             write_payload(1, number, &[], &mut body);
             assert!(Relayed::read(&body).is_err());

@@ -379,9 +379,8 @@ pub(crate) struct FetchState {
     /// All of them were asked once.
     went_round: bool,
     onion: NoOnion,
-    /// When requests leave next in circuits, and the first messages of sessions that wait for that.
-    tick_at: Option<Duration>,
-    starts: Vec<(crate::fetch::SessionId, crate::session::Message)>,
+    /// Which of a circuit's sessions asks next.
+    turn: usize,
 }
 
 /// Limits on what callers can occupy.

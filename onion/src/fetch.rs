@@ -108,10 +108,10 @@ struct Session {
 
 impl Session {
     /// Blocks that should be on their way: one and a half times what the path holds.
-    fn depth(&self) -> usize {
+    fn depth(&self, sessions: usize) -> usize {
         if self.tick.is_some() {
-            // All that is needed until the next tick and a round trip after it, with room to grow.
-            let ahead = TICK_AHEAD + self.round_trip.min(Duration::from_secs(5));
+            // All that is needed until its next turn and a round trip after it, with room to grow.
+            let ahead = TICK_AHEAD * sessions as u32 + self.round_trip.min(Duration::from_secs(5));
             let in_path = 1.5 * self.rate * ahead.as_secs_f64() / 65_552.0;
             return (in_path as usize + 8).min(MAX_DEPTH_ONION);
         }
@@ -379,7 +379,7 @@ impl Fetch {
         let geometry = self.geometry()?;
         let (depth, owed) = {
             let session = self.sessions.get(&id)?;
-            (session.depth(), session.owed.len())
+            (session.depth(self.sessions.len()), session.owed.len())
         };
         let ticks = self.sessions.get(&id).is_some_and(|s| s.tick.is_some());
         let most = if ticks { MAX_UNWRITTEN_ONION } else { MAX_UNWRITTEN };

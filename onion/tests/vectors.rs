@@ -287,11 +287,12 @@ fn circuits() {
     let record = Relayed::Data(vec![0xda; 3968]);
     let data = check_relayed("relayed_data", "DATA: a record of a tunnel", 1, &record, &[("record", 3968)]);
     check_relayed("relayed_close", "CLOSE", 1, &Relayed::Close, &[]);
+    check_relayed("relayed_idle", "IDLE", 0, &Relayed::Idle, &[]);
     FOLDER.check_bad(
         "relayed",
         &[
             ("type-0", with(&open, 2, &[0])),
-            ("type-10", with(&open, 2, &[10])),
+            ("type-11", with(&open, 2, &[11])),
             ("flags", with(&open, 3, &[1])),
             ("reserved", with(&open, 6, &[1])),
             ("length-beyond", with(&open, 4, &3985_u16.to_le_bytes())),

@@ -415,7 +415,7 @@ fn twenty_objects_share_guard_and_second_hop_and_a_restart_keeps_them() {
         world.wait_for_circuits(2, ALL);
         let before = first_two(&mut world, 2);
         for cap in &caps {
-            world.wait_for_circuits(2, 3);
+            world.wait_for_circuits(2, ALL);
             assert_eq!(world.fetch_now(2, cap, Route::Onion, MINUTE), Outcome::Complete);
             assert_eq!(first_two(&mut world, 2), before);
         }

@@ -314,14 +314,14 @@ impl Core {
 
     /// How many different routes an object was asked for over in the last 30 days.
     pub fn route_count(&self, now: Now, root: &Root) -> usize {
-        let unix_ms = self.common_time(now).unix_ms;
+        let unix_ms = now.unix_ms;
         self.circuits.routes.route_count(&self.circuits.secret, &root.0, unix_ms)
     }
 
     /// All circuits, as the owner may see them.
     pub fn circuit_report(&self, now: Now) -> CircuitReport {
         let circuits = &self.circuits;
-        let own = circuits.own.values().map(|own| OwnCircuit {
+        let own = circuits.own.values().filter(|own| !own.is_dead()).map(|own| OwnCircuit {
             relays: own.relays(),
             age: now.at.saturating_sub(own.since),
             state: match own.purpose {
@@ -343,7 +343,7 @@ impl Core {
     /// Why there is no circuit to use.
     fn lacks(&self) -> Option<NoOnion> {
         let circuits = &self.circuits;
-        if circuits.own.values().any(|o| !matches!(o.purpose, Use::Building)) {
+        if circuits.own.values().any(|o| !o.is_dead() && !matches!(o.purpose, Use::Building)) {
             return None;
         }
         let none = circuits.too_few || circuits.routes.guard(Pair::Primary).is_none();
@@ -433,7 +433,7 @@ impl Core {
         // The reserve pair when the first relay carries the item. Otherwise only when nothing stands or
         // is being built over the primary: whoever sees an item over both guards learns much.
         let mut pairs = vec![(Pair::Primary, carries(Pair::Primary))];
-        let primary_is_down = !circuits.own.values().any(|own| own.pair == Pair::Primary);
+        let primary_is_down = !circuits.own.values().any(|own| own.pair == Pair::Primary && !own.is_dead());
         if primary_is_down || carries(Pair::Primary) {
             pairs.push((Pair::Reserve, carries(Pair::Reserve)));
         }
@@ -469,7 +469,7 @@ impl Core {
         let (cap, tried) = (state.fetch.cap().clone(), state.tried.clone());
         let plan = self.plan(&cap.root, Route::Onion);
         let (id, _) = self.circuit_for(&cap.root, &plan, Some(fetch), &tried)?;
-        let unix_ms = self.common_time(now).unix_ms;
+        let unix_ms = now.unix_ms;
         let Circuits { routes, secret, own, .. } = &mut self.circuits;
         let Some((chosen, route)) = own.get(&id).and_then(|own| Some((own, own.route?))) else {
             return Err(NoOnion::NotReady);
@@ -496,7 +496,7 @@ impl Core {
 
     /// Nobody near the end of a circuit gave it: the next third relay is asked.
     pub(super) fn circuit_had_nothing(&mut self, now: Now, fetch: FetchId, at: At, place: (Pair, usize)) {
-        let tick = super::fetching::tick(&mut self.rng);
+        let wait = self.second_thought();
         let Some(state) = self.fetches.get_mut(&fetch) else { return };
         state.tried.insert(place);
         state.onion = NoOnion::NotFound;
@@ -505,20 +505,20 @@ impl Core {
             state.alive_at = now.at;
         }
         if let Some(source) = state.sources.iter_mut().find(|s| s.uses(at)) {
-            source.state = SourceState::Idle { not_before: now.at + tick };
+            source.state = SourceState::Idle { not_before: now.at + wait };
         }
-        state.next_attempt = now.at + tick;
+        state.next_attempt = now.at + wait;
     }
 
     /// A circuit is ready: fetches that wait for one try soon, but not because of the cell that came.
     pub(super) fn retry_onion(&mut self, now: Now) {
-        let tick = super::fetching::tick(&mut self.rng);
+        let wait = self.second_thought();
         for state in self.fetches.values_mut() {
             let waits = state.sources.iter_mut().filter(|s| s.links == ONION);
             for source in waits {
                 if matches!(source.state, SourceState::Idle { .. }) {
-                    source.state = SourceState::Idle { not_before: now.at + tick };
-                    state.next_attempt = now.at + tick;
+                    source.state = SourceState::Idle { not_before: now.at + wait };
+                    state.next_attempt = now.at + wait;
                 }
             }
         }
@@ -554,20 +554,18 @@ impl Core {
 
     fn look_at_guards(&mut self, now: Now) {
         let candidates = self.guard_candidates(now);
-        let unix_ms = self.common_time(now).unix_ms;
+        let unix_ms = now.unix_ms;
         let Circuits { routes, settings, guards_from, look_at, .. } = &mut self.circuits;
-        // The first guard is drawn among those that are there a while after the first friend came, so
-        // that it is not always whoever is quickest.
-        if routes.guard(Pair::Primary).is_none() {
-            if candidates.iter().all(|c| !c.can_relay) {
-                return;
-            }
-            let wait = settings.pace.min(FIRST_GUARD_WAIT);
-            let from = *guards_from.get_or_insert(now.at + wait);
-            if now.at < from {
-                *look_at = from;
-                return;
-            }
+        // Guards are drawn among those that are there a while after the first friend came, so that it is
+        // not always whoever is quickest.
+        if candidates.iter().all(|c| !c.can_relay) {
+            return;
+        }
+        let wait = settings.pace.min(FIRST_GUARD_WAIT);
+        let from = *guards_from.get_or_insert(now.at + wait);
+        if now.at < from {
+            *look_at = from;
+            return;
         }
         if routes.refresh(unix_ms, &candidates, &mut self.rng) {
             let Circuits { routes, own, .. } = &mut self.circuits;
@@ -599,8 +597,9 @@ impl Core {
         let reserve = (0..SLOTS).any(|slot| has(Pair::Reserve, slot) > 0);
         let reserve = routes.guard(Pair::Reserve).is_some() && !reserve;
         let any = |rng: &mut Rng| rng.range(0, SLOTS as u64 - 1) as usize;
-        // A first relay that has nobody to go on to must not keep the other from being used.
-        if reserve && self.circuits.too_few {
+        // A first relay that is away, or has nobody to go on to, must not keep the other from being used.
+        let away = routes.guard(Pair::Primary).is_none_or(|guard| self.relay_link(guard).is_none());
+        if reserve && (away || self.circuits.too_few) {
             return Some((Pair::Reserve, any(&mut self.rng)));
         }
         if routes.guard(Pair::Primary).is_some() {
@@ -640,8 +639,12 @@ impl Core {
                 if self.start_circuit(now, pair, slot, quick) {
                     self.circuits.first_at.get_or_insert(now.at);
                 } else {
-                    // The guard is away: others take its place never, it comes back some time.
-                    let wait = Duration::from_millis(self.rng.range(500, 1500));
+                    // The guard is away: others take its place never, it comes back some time. A circuit
+                    // that is asked for as soon as it is back would be known for this node's own.
+                    let wait = match quick {
+                        true => Duration::from_millis(self.rng.range(500, 1500)),
+                        false => Law::exponential(&mut self.rng, self.circuits.settings.pace / 2),
+                    };
                     self.circuits.build_at = Some(now.at + wait);
                 }
             }

@@ -89,8 +89,7 @@ impl Core {
             tried: BTreeSet::new(),
             went_round: false,
             onion: NoOnion::NotReady,
-            tick_at: None,
-            starts: Vec::new(),
+            turn: 0,
         };
         self.fetches.insert(id, state);
         if complete {
@@ -121,6 +120,10 @@ impl Core {
             let mut found = self.sources_of(now, root, route);
             found.retain(|s| s.links == ONION || listed.contains(&(s.friend, s.links)));
             let Some(state) = self.fetches.get_mut(&id) else { continue };
+            // What began through circuits alone stays there: that is what the owner was told.
+            if !state.sources.is_empty() && state.sources.iter().all(|s| s.links == ONION) {
+                continue;
+            }
             for source in found {
                 if !state.sources.iter().any(|s| s.friend == source.friend && s.links == source.links) {
                     state.sources.push(source);
@@ -136,7 +139,7 @@ impl Core {
             for (conn, circ) in self.tunnels_of(id) {
                 self.end_tunnel(now, conn, circ, true);
             }
-            self.leave_circuit(id);
+            self.leave_circuit(now, id);
         }
     }
 
@@ -191,7 +194,6 @@ impl Core {
         self.fetches.values().fold(None, |next, state| {
             let attempt = (!state.has_session()).then_some(state.next_attempt);
             let patience = (!state.has_session()).then_some(state.alive_at + state.patience());
-            let next = earliest(next, state.tick_at);
             earliest(next, earliest(state.fetch.poll_timeout(), earliest(attempt, patience)))
         })
     }
@@ -206,7 +208,6 @@ impl Core {
                 self.session_gone(now, conn, circ, id, Gone::Lost);
             }
             self.attempt(now, id);
-            self.tick(now, id);
             if let Some(state) = self.fetches.get(&id)
                 && !state.has_session()
                 && now.at >= state.alive_at + state.patience()
@@ -219,30 +220,18 @@ impl Core {
         }
     }
 
-    /// Requests leave in circuits at times that do not depend on what came (decision 16).
-    fn tick(&mut self, now: Now, id: FetchId) {
+    /// A tick of a circuit: what the next of its sessions wants leaves with it (decision 16).
+    pub(super) fn ask_through(&mut self, now: Now, id: FetchId, circuit: ConnId) {
         let Some(state) = self.fetches.get_mut(&id) else { return };
-        if state.tick_at.is_none_or(|at| at > now.at) {
-            return;
-        }
-        let uses_circuit = |s: &Source| s.links == ONION && !matches!(s.state, SourceState::Idle { .. });
-        if !state.sources.iter().any(uses_circuit) {
-            state.tick_at = None;
-            return;
-        }
-        state.tick_at = Some(now.at + tick(&mut self.rng));
-        for ((conn, circ), start) in std::mem::take(&mut state.starts) {
-            self.say(now, conn, circ, start);
-        }
-        let sessions = self.fetches.get(&id).map(|s| s.fetch.session_ids()).unwrap_or_default();
-        for session in sessions.into_iter().filter(|(conn, _)| conn & OWN != 0) {
-            if let Some(state) = self.fetches.get_mut(&id) {
-                state.fetch.ticked(now.at, session);
-            }
-            while let Some(wants) =
-                self.fetches.get_mut(&id).and_then(|s| s.fetch.next_wants(now.at, session))
-            {
-                self.say(now, session.0, session.1, wants);
+        let mut sessions = state.fetch.session_ids();
+        sessions.retain(|(conn, _)| *conn == circuit);
+        sessions.iter().for_each(|session| state.fetch.ticked(now.at, *session));
+        state.turn = state.turn.wrapping_add(1);
+        let first = state.turn.checked_rem(sessions.len()).unwrap_or(0);
+        sessions.rotate_left(first);
+        for session in sessions {
+            if self.own_wants(now, id, session) {
+                return;
             }
         }
     }
@@ -286,15 +275,12 @@ impl Core {
     /// Asks through a circuit, if one can be had.
     fn attempt_onion(&mut self, now: Now, id: FetchId) {
         let asked = self.ask_circuit(now, id);
-        let tick = tick(&mut self.rng);
         let Some(state) = self.fetches.get_mut(&id) else { return };
         let started = state.progressed;
         let Some(source) = state.sources.iter_mut().find(|s| s.links == ONION) else { return };
         match asked {
             Ok(at) => {
                 source.state = SourceState::Asked(at);
-                // The first request of the session leaves with this, whenever the answer comes.
-                state.tick_at.get_or_insert(now.at + tick);
                 state.next_attempt = now.at + ONION_ATTEMPT;
             }
             Err(why) => {
@@ -321,7 +307,6 @@ impl Core {
     /// those at the end of the same circuit.
     pub(super) fn session_ready(&mut self, now: Now, conn: ConnId, circ: CircId, id: FetchId) {
         let through_circuit = conn & OWN != 0;
-        let tick = tick(&mut self.rng);
         let may_start = |s: &&mut FetchState| !s.has_session() || through_circuit && s.only_through(conn);
         let Some(state) = self.fetches.get_mut(&id).filter(may_start) else {
             return self.end_tunnel(now, conn, circ, true);
@@ -338,18 +323,11 @@ impl Core {
             let places = conn.to_le_bytes().into_iter().chain(circ.to_le_bytes());
             name.iter_mut().zip(places).for_each(|(to, from)| *to = from);
             state.sessions_used.insert((FriendKey(name), ONION));
-            if self.budgets.defences.ticks {
-                state.starts.push(((conn, circ), start));
-                // A late answer, after all others were lost, finds no tick that it could wait for.
-                state.tick_at.get_or_insert(now.at + tick);
-            } else {
-                self.say(now, conn, circ, start);
-            }
             links = self.circuits.settings.relays + 1;
         } else {
             state.sessions_used.insert((friend, links));
-            self.say(now, conn, circ, start);
         }
+        self.say(now, conn, circ, start);
         self.event(Event::Fetch(id, FetchEvent::Session(links)));
         let same_circuit = |c: ConnId| through_circuit && c == conn;
         let others: Vec<_> = self.tunnels_of(id).into_iter().collect();
@@ -418,9 +396,9 @@ impl Core {
 
     /// A tunnel of a fetch ended.
     pub(super) fn session_gone(&mut self, now: Now, conn: ConnId, circ: CircId, id: FetchId, gone: Gone) {
+        let soon = self.second_thought();
         let Some(state) = self.fetches.get_mut(&id) else { return };
         state.fetch.session_closed((conn, circ));
-        state.starts.retain(|(session, _)| *session != (conn, circ));
         let Some(source) = state.sources.iter_mut().find(|s| s.uses((conn, circ))) else { return };
         if matches!(source.state, SourceState::Open(_)) {
             // The others get their chance after a failure, but not after each one: a source that
@@ -443,7 +421,7 @@ impl Core {
                     state.tried.extend(place);
                 }
                 let shift = source.failures.saturating_sub(1).min(MAX_FAILURE_SHIFT);
-                let wait = if source.failures == 0 { RETRY_CIRCUIT } else { RETRY_SOURCE * (1 << shift) };
+                let wait = if source.failures == 0 { soon } else { RETRY_SOURCE * (1 << shift) + soon };
                 source.state = SourceState::Idle { not_before: now.at + wait };
             }
             state.next_attempt = now.at;

@@ -160,9 +160,10 @@ impl Core {
     /// A new day, or relaying was switched on or off: all friends on line are told.
     pub(super) fn announce_keys(&mut self, now: Now) {
         let (epoch, relay) = (epoch_of(self.common_time(now)), self.circuits.settings.relay);
-        // Days do not come back: the clocks of friends who come and go differ.
-        let is_later = |day: u16| (1..1 << 15).contains(&epoch.wrapping_sub(day));
-        if self.circuits.announced.is_some_and(|(day, was)| was == relay && !is_later(day)) {
+        // A day does not come back: the clocks of friends who come and go differ. But a friend whose clock
+        // is far ahead must not keep the others from new keys until then.
+        let is_other = |day: u16| epoch != day && epoch.wrapping_add(1) != day;
+        if self.circuits.announced.is_some_and(|(day, was)| was == relay && !is_other(day)) {
             return;
         }
         self.circuits.announced = Some((epoch, relay));
@@ -200,7 +201,8 @@ impl Core {
 
     /// What a builder is shown whose circuit came from this friend.
     pub(super) fn handle_list(&self, now: Now, from: FriendKey) -> Vec<Listed> {
-        let unix_ms = self.common_time(now).unix_ms;
+        // Ages go by the own clock: no friend decides when a handle changes.
+        let unix_ms = now.unix_ms;
         let handles = &self.circuits.handles;
         let entry = |key: &FriendKey| {
             let friend = self.friends.get(key).filter(|f| f.onion.can_relay())?;
@@ -223,7 +225,8 @@ impl Core {
 
     /// The friend that a handle of this node's names, whoever shows it.
     pub(super) fn friend_by_handle(&self, now: Now, handle: crate::handle::Handle) -> Option<FriendKey> {
-        let unix_ms = self.common_time(now).unix_ms;
+        // Ages go by the own clock: no friend decides when a handle changes.
+        let unix_ms = now.unix_ms;
         self.circuits.handles.resolve(handle, self.friends.keys().copied(), unix_ms)
     }
 

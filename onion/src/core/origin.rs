@@ -3,7 +3,8 @@
 //! Page: `docs/protocol/circuit.md`.
 //!
 //! Invariant: when a cell leaves here follows from times drawn in advance, from what the owner starts,
-//! or from a tick, never from a reply; and every reply of a circuit's end comes as long after its
+//! or from a tick, never from a reply, and so does when a circuit ends; from the owner's request until
+//! some time after its end one cell leaves at each tick, whatever came; and every reply of a circuit's end comes as long after its
 //! question as all others on that circuit, so that no relay can tell how far away either of them is.
 
 use super::circuits::OWN;
@@ -13,6 +14,7 @@ use super::tunnels::TUNNEL_PROLOGUE;
 use super::*;
 use crate::cell::BODY_LEN;
 use crate::circuit::{Create, MAX_ANSWERS, MAX_SPREAD, RELAYS, Relayed, StreamId, peek_record, write_record};
+use crate::fetch::SessionId;
 use crate::handle::{Listed, decode_list};
 use crate::link::{TUNNEL_RECORD_LEN, open_record, seal_next};
 use crate::route::{Pair, RouteName};
@@ -27,6 +29,12 @@ const MAX_WAITING: usize = 128;
 const SEARCH_PATIENCE: Duration = Duration::from_secs(10);
 /// Cells for streams that are over that one circuit may bring: all windows on the way, twice.
 const MAX_IGNORED: u32 = 2048;
+/// Ticks go on for up to so long after the last use: when the last block came shows in nothing.
+const TAIL: Duration = Duration::from_secs(8);
+/// What a reply brings about in another circuit waits for so long, between both.
+const SECOND_THOUGHT_MS: (u64, u64) = (250, 4_250);
+/// Requests of one tick: they fill a cell.
+const WANTS_A_TICK: usize = 8;
 /// Waits are never shorter, however far away the end is.
 const SHORTEST_WAIT: Duration = Duration::from_millis(20);
 
@@ -120,6 +128,8 @@ struct OwnSearch {
     fetch: FetchId,
     base: StreamId,
     answered: u8,
+    /// Second messages that came. The same one twice would make the same keys twice.
+    seen: Vec<Vec<u8>>,
     /// Makes the first message of the handshake again, once for each answer.
     rng: Rng,
     psk: Key,
@@ -151,10 +161,13 @@ pub(crate) struct Own {
     next_at: Duration,
     /// A cell came since the last time.
     heard: bool,
-    /// What is to be said because something came: it leaves at a tick, which goes on while the circuit
-    /// is in use whatever comes.
-    to_say: Vec<(StreamId, Relayed)>,
+    /// What is to be said leaves at ticks. They go on while the circuit is in use, and for a random
+    /// time after that, whatever comes.
+    later: VecDeque<Box<Body>>,
     tick_at: Option<Duration>,
+    ticks_until: Option<Duration>,
+    /// Something that came was wrong. It ends when its next cell would leave.
+    dead: bool,
     /// Cells that came for what was over already.
     ignored: u32,
     quick: bool,
@@ -183,6 +196,11 @@ impl Own {
         (1..self.next_stream).contains(&stream) && self.ignored <= MAX_IGNORED
     }
 
+    /// It only waits to end.
+    pub(super) const fn is_dead(&self) -> bool {
+        self.dead
+    }
+
     /// Nothing comes through it, and nobody is asked who has not answered.
     pub(super) fn is_idle(&self) -> bool {
         self.streams.is_empty() && self.search.as_ref().is_none_or(|s| s.answered > 0)
@@ -204,7 +222,8 @@ impl Core {
     /// Starts a circuit over a route. False: its guard cannot be asked now.
     pub(super) fn start_circuit(&mut self, now: Now, pair: Pair, slot: usize, quick: bool) -> bool {
         let Some(guard) = self.circuits.routes.guard(pair) else { return false };
-        let Some((conn, epoch, key)) = self.relay_link(guard) else { return false };
+        let link = self.relay_link(guard).filter(|(conn, ..)| self.may_extend_more(0, *conn));
+        let Some((conn, epoch, key)) = link else { return false };
         let Ok((building, message)) = Building::start(&key, epoch, &mut self.rng) else { return false };
         let own = self.circuits.next_own;
         self.circuits.next_own = (own + 1) & (OWN - 1);
@@ -232,8 +251,10 @@ impl Core {
             round_trip: Duration::ZERO,
             next_at: now.at + law.gap(rng, quick),
             heard: false,
-            to_say: Vec::new(),
+            later: VecDeque::new(),
             tick_at: None,
+            ticks_until: None,
+            dead: false,
             ignored: 0,
             quick,
             since: now.at,
@@ -259,7 +280,7 @@ impl Core {
             }
             other => {
                 own.waiting = other;
-                self.own_failed(now, id);
+                self.own_dies(now, id, true);
             }
         }
     }
@@ -268,12 +289,12 @@ impl Core {
     fn hop_answered(&mut self, now: Now, id: u32, building: Building, message: &[u8]) {
         let joined = building.finish(message).ok();
         let joined = joined.and_then(|(layer, list)| Some((layer, decode_list(&list).ok()?)));
-        let unix_ms = self.common_time(now).unix_ms;
+        let unix_ms = now.unix_ms;
         let playback = self.fetch_waits_for_circuit();
         let Self { circuits, rng, budgets, .. } = self;
         let Some(own) = circuits.own.get_mut(&id) else { return };
         let pushed = joined.and_then(|(layer, list)| own.layers.push(layer).ok().map(|()| list));
-        let Some(list) = pushed else { return self.own_failed(now, id) };
+        let Some(list) = pushed else { return self.own_dies(now, id, true) };
         let hop = own.layers.len();
         if hop >= usize::from(own.wanted) {
             return self.own_complete(now, id);
@@ -294,7 +315,7 @@ impl Core {
         }
         if entry.is_none() {
             // Nobody to go on to: the list may be better later.
-            self.own_over(now, id);
+            self.own_dies(now, id, false);
         }
     }
 
@@ -337,9 +358,12 @@ impl Core {
             let silent = own.search.as_ref().is_some_and(|s| s.until <= now.at);
             // A first relay that is later than any other may be is left like any other.
             let late = matches!(own.waiting, Some(Waiting::Create { until, .. }) if until <= now.at);
-            if silent || late {
+            if late {
                 self.own_failed(now, id);
                 continue;
+            }
+            if silent {
+                self.own_dies(now, id, true);
             }
             self.own_tick(now, id);
             self.own_slot(now, id);
@@ -353,6 +377,9 @@ impl Core {
         let Self { circuits, rng, .. } = self;
         let Some(own) = circuits.own.get_mut(&id).filter(|o| o.next_at <= now.at) else { return };
         own.next_at += law.gap(rng, own.quick);
+        if own.dead {
+            return self.own_over(now, id);
+        }
         let heard = std::mem::take(&mut own.heard);
         match own.waiting {
             // The answer waits behind what comes through the circuit, on a slow link.
@@ -379,8 +406,19 @@ impl Core {
             self.own_send(now, id, 0, &Relayed::Extend { handle: entry.handle, create, wait });
         } else {
             own.waiting = Some(Waiting::Ping { sent: now.at, wait });
+            // What came up after the last tick of a use.
+            let late = if own.tick_at.is_none() { own.later.pop_front() } else { None };
             self.own_send(now, id, 0, &Relayed::Ping(wait));
+            if let Some(late) = late {
+                self.own_cell(now, id, |body| *body = *late);
+            }
         }
+    }
+
+    /// How long what a reply brings about in another circuit waits: a relay that sees both knows when
+    /// the reply passed, and would know from a short wait how far away the builder is.
+    pub(super) fn second_thought(&mut self) -> Duration {
+        Duration::from_millis(self.rng.range(SECOND_THOUGHT_MS.0, SECOND_THOUGHT_MS.1))
     }
 
     // Cells.
@@ -389,24 +427,44 @@ impl Core {
         self.own_cell(now, id, |body| message.write(stream, body));
     }
 
-    /// Says something at the next tick: no cell leaves because of one that came (decision 16).
-    fn own_say_later(&mut self, now: Now, id: u32, stream: StreamId, message: Relayed) {
-        let tick = super::fetching::tick(&mut self.rng);
-        if let Some(own) = self.circuits.own.get_mut(&id) {
-            own.to_say.push((stream, message));
-            own.tick_at.get_or_insert(now.at + tick);
+    /// Says something at the next tick, or with the next cell where there is none any more: no cell
+    /// leaves because of one that came (decision 16).
+    fn own_later(&mut self, now: Now, id: u32, write: impl FnOnce(&mut Body)) {
+        if !self.budgets.defences.ticks {
+            return self.own_cell(now, id, write);
         }
+        let Some(own) = self.circuits.own.get_mut(&id) else { return };
+        if own.later.len() >= MAX_WAITING {
+            return self.own_dies(now, id, true);
+        }
+        let mut body = Box::new([0; BODY_LEN]);
+        write(&mut body);
+        own.later.push_back(body);
     }
 
+    fn own_say_later(&mut self, now: Now, id: u32, stream: StreamId, message: Relayed) {
+        self.own_later(now, id, |body| message.write(stream, body));
+    }
+
+    /// A tick: one cell leaves, with what waits, with what is wanted by now, or with nothing in it.
     fn own_tick(&mut self, now: Now, id: u32) {
-        let tick = super::fetching::tick(&mut self.rng);
-        let Some(own) = self.circuits.own.get_mut(&id) else { return };
-        if own.tick_at.is_none_or(|at| at > now.at) {
+        let is_due = |own: &&mut Own| own.tick_at.is_some_and(|at| at <= now.at);
+        let Some(own) = self.circuits.own.get_mut(&id).filter(is_due) else { return };
+        if own.later.is_empty() && own.ticks_until.is_some_and(|until| until <= now.at) {
+            own.tick_at = None;
             return;
         }
-        own.tick_at = matches!(own.purpose, Use::Fetch(..)).then_some(now.at + tick);
-        for (stream, message) in std::mem::take(&mut own.to_say) {
-            self.own_send(now, id, stream, &message);
+        if let Use::Fetch(fetch, _) = own.purpose
+            && own.later.is_empty()
+        {
+            self.ask_through(now, fetch, OWN | id);
+        }
+        let tick = super::fetching::tick(&mut self.rng);
+        let Some(own) = self.circuits.own.get_mut(&id) else { return };
+        own.tick_at = Some(now.at + tick);
+        match own.later.pop_front() {
+            Some(cell) => self.own_cell(now, id, |body| *body = *cell),
+            None => self.own_send(now, id, 0, &Relayed::Idle),
         }
     }
 
@@ -428,9 +486,9 @@ impl Core {
 
     /// A cell came back from the guard.
     pub(super) fn own_cell_came(&mut self, now: Now, id: u32, body: &mut Body) {
-        let Some(own) = self.circuits.own.get_mut(&id) else { return };
+        let Some(own) = self.circuits.own.get_mut(&id).filter(|own| !own.dead) else { return };
         if own.layers.open(body).is_err() {
-            return self.own_failed(now, id);
+            return self.own_dies(now, id, true);
         }
         own.heard = true;
         if let Some((stream, record)) = peek_record(body) {
@@ -452,7 +510,7 @@ impl Core {
             _ => false,
         };
         if !good && self.budgets.defences.strict_cells {
-            self.own_failed(now, id);
+            self.own_dies(now, id, true);
         }
     }
 
@@ -486,8 +544,19 @@ impl Core {
         let base = own.next_stream;
         own.next_stream = base.checked_add(MAX_ANSWERS.into())?;
         own.purpose = Use::Fetch(fetch, cap.root);
-        own.tick_at.get_or_insert(now.at + tick);
-        own.search = Some(OwnSearch { fetch, base, answered: 0, rng, psk, until: now.at + SEARCH_PATIENCE });
+        if self.budgets.defences.ticks {
+            own.ticks_until = None;
+            own.tick_at.get_or_insert(now.at + tick);
+        }
+        own.search = Some(OwnSearch {
+            fetch,
+            base,
+            answered: 0,
+            seen: Vec::new(),
+            rng,
+            psk,
+            until: now.at + SEARCH_PATIENCE,
+        });
         self.circuits.note_own_nonce(nonce);
         let request = Relayed::Open { locator, spread: MAX_SPREAD, want: MAX_ANSWERS, nonce, message };
         self.own_send(now, id, base, &request);
@@ -497,18 +566,20 @@ impl Core {
     /// Somebody near the end has it.
     fn own_answered(&mut self, now: Now, id: u32, stream: StreamId, message: &[u8]) -> bool {
         let Some(own) = self.circuits.own.get_mut(&id) else { return true };
-        let Some(search) = own.search.as_mut() else {
-            // The request was taken back meanwhile.
+        let Some(search) = own.search.as_mut().filter(|search| stream >= search.base) else {
+            // The request was taken back, or another one followed it, meanwhile.
             let known = own.is_known(stream);
             self.own_say_later(now, id, stream, Relayed::Close);
             return known;
         };
         if u32::from(stream) != u32::from(search.base) + u32::from(search.answered)
             || search.answered >= MAX_ANSWERS
+            || search.seen.iter().any(|seen| seen == message)
         {
             return false;
         }
         search.answered += 1;
+        search.seen.push(message.to_vec());
         let (fetch, base) = (search.fetch, search.base);
         // What more the end says may wait behind what comes: it has not failed.
         search.until = Duration::MAX;
@@ -569,7 +640,7 @@ impl Core {
             let known = own.is_known(stream);
             // It was just closed from this side; anything else was never asked for.
             if !known {
-                self.own_failed(now, id);
+                self.own_dies(now, id, true);
             }
             return;
         };
@@ -614,13 +685,15 @@ impl Core {
     }
 
     /// A fetch does not need its circuit any more. It stays until its own end, for this object alone.
-    pub(super) fn leave_circuit(&mut self, fetch: FetchId) {
-        for own in self.circuits.own.values_mut() {
+    pub(super) fn leave_circuit(&mut self, now: Now, fetch: FetchId) {
+        let Self { circuits, rng, .. } = self;
+        for own in circuits.own.values_mut() {
             if let Use::Fetch(by, root) = own.purpose
                 && by == fetch
             {
                 own.purpose = Use::Spent(root);
                 own.search = None;
+                own.ticks_until = Some(now.at + Law::draw(rng, Duration::ZERO, TAIL));
             }
         }
     }
@@ -638,8 +711,22 @@ impl Core {
 
     /// Sends a message of a session through a circuit.
     pub(super) fn own_say(&mut self, now: Now, id: u32, stream: StreamId, message: Message) {
+        self.own_say_all(now, id, stream, vec![message]);
+    }
+
+    /// Sends what a session wants by now, as far as it fits in a cell. False: nothing.
+    pub(super) fn own_wants(&mut self, now: Now, fetch: FetchId, session: SessionId) -> bool {
+        let Some(state) = self.fetches.get_mut(&fetch) else { return false };
+        let wants = std::iter::from_fn(|| state.fetch.next_wants(now.at, session));
+        let wants: Vec<Message> = wants.take(WANTS_A_TICK).collect();
+        let any = !wants.is_empty();
+        self.own_say_all(now, session.0 & !OWN, session.1 as StreamId, wants);
+        any
+    }
+
+    fn own_say_all(&mut self, now: Now, id: u32, stream: StreamId, messages: Vec<Message>) {
         let mut queue = ByteQueue::default();
-        message.push_to(&mut queue);
+        messages.into_iter().for_each(|message| message.push_to(&mut queue));
         while !queue.is_empty() {
             let open = self.circuits.own.get_mut(&id).and_then(|own| own.streams.get_mut(&stream));
             let Some(open) = open else { return };
@@ -647,11 +734,28 @@ impl Core {
             if seal_next(&mut open.seal, &mut queue, &mut record).is_err() {
                 return self.own_failed(now, id);
             }
-            self.own_cell(now, id, |body| write_record(stream, &record, body));
+            self.own_later(now, id, |body| write_record(stream, &record, body));
         }
     }
 
     // Ends.
+
+    /// What came through a circuit was wrong, or it leads nowhere. Nothing comes of it here any more,
+    /// but how soon `DESTROY` follows would tell a relay how far away the builder is: the circuit is
+    /// kept up until its next cell would leave.
+    fn own_dies(&mut self, now: Now, id: u32, failed: bool) {
+        if failed {
+            self.count_failure(now, id);
+        }
+        let Self { circuits, rng, .. } = self;
+        let Some(own) = circuits.own.get_mut(&id) else { return };
+        own.dead = true;
+        own.purpose = Use::Spent(Root([0; 32]));
+        own.ticks_until = Some(now.at + Law::draw(rng, Duration::ZERO, TAIL));
+        own.later.clear();
+        let (streams, search) = (std::mem::take(&mut own.streams), own.search.take());
+        self.own_gone(now, id, streams, search);
+    }
 
     /// A circuit failed: the route's failure is counted, and its streams are lost.
     pub(super) fn own_failed(&mut self, now: Now, id: u32) {
@@ -663,10 +767,8 @@ impl Core {
         let Some(own) = self.circuits.own.get(&id) else { return };
         let playback = matches!(own.purpose, Use::Fetch(..));
         let (pair, slot, reached) = (own.pair, own.slot, own.layers.len());
-        let unix_ms = self.common_time(now).unix_ms;
-        let before = self.circuits.routes.clone();
-        self.circuits.routes.failed(pair, slot, reached, unix_ms, playback);
-        if self.circuits.routes != before {
+        let unix_ms = now.unix_ms;
+        if self.circuits.routes.failed(pair, slot, reached, unix_ms, playback) {
             self.keep_routes();
         }
     }
@@ -675,7 +777,7 @@ impl Core {
     pub(super) fn own_over(&mut self, now: Now, id: u32) {
         let Some(own) = self.circuits.own.remove(&id) else { return };
         self.end_circuit_side(now, own.at);
-        self.own_gone(now, id, own);
+        self.own_gone(now, id, own.streams, own.search);
     }
 
     /// A relay ended a circuit: that is the route's failure, too.
@@ -686,15 +788,21 @@ impl Core {
     /// The link to the first relay is gone.
     pub(super) fn own_lost(&mut self, now: Now, id: u32) {
         if let Some(own) = self.circuits.own.remove(&id) {
-            self.own_gone(now, id, own);
+            self.own_gone(now, id, own.streams, own.search);
         }
     }
 
-    fn own_gone(&mut self, now: Now, id: u32, own: Own) {
-        for (stream, gone) in own.streams {
+    fn own_gone(
+        &mut self,
+        now: Now,
+        id: u32,
+        streams: BTreeMap<StreamId, OwnStream>,
+        search: Option<OwnSearch>,
+    ) {
+        for (stream, gone) in streams {
             self.session_gone(now, OWN | id, stream.into(), gone.fetch, Gone::Lost);
         }
-        if let Some(search) = own.search.filter(|s| s.answered == 0) {
+        if let Some(search) = search.filter(|s| s.answered == 0) {
             self.session_gone(now, OWN | id, search.base.into(), search.fetch, Gone::Lost);
         }
     }

@@ -8,7 +8,7 @@
 
 use super::circuits::Circuits;
 use super::connections::{CREDIT_TICK, Connection};
-use super::tunnels::{TUNNEL_PROLOGUE, Timer};
+use super::tunnels::{TUNNEL_PROLOGUE, Timer, TimerKey};
 use super::*;
 use crate::budget::Defences;
 use crate::cell::{self, BODY_LEN, Command, TunOpen};
@@ -25,8 +25,6 @@ mod end;
 
 /// Circuits on one link, by the side that made them, and in all.
 const MAX_ON_LINK: usize = 64;
-/// Of these, kept for own circuits.
-const OWN_PLACES: usize = 16;
 const MAX_CIRCUITS_IN_ALL: usize = 1024;
 /// `DESTROY` is passed on after up to so many milliseconds (decision 18).
 const DESTROY_MS: u64 = 500;
@@ -82,6 +80,8 @@ struct Extending {
 struct Search {
     base: StreamId,
     want: u8,
+    /// When it is over; the timer goes with it.
+    timer: TimerKey,
     answered: u8,
     others: Vec<At>,
 }
@@ -140,9 +140,10 @@ impl Core {
         self.relay_circuit(at)?.end()
     }
 
-    /// Whether a friend's circuits may take one more place on a link to another friend: nobody has more
-    /// of them than are free, so that there is always room for somebody else.
-    fn may_extend_more(&self, from: ConnId, to: ConnId) -> bool {
+    /// Whether a friend's circuits, or this node's own (0), may take one more place on a link to another
+    /// friend: nobody has more of them than are free, so that there is always room for somebody else.
+    /// Places that only own circuits could have would show which those are.
+    pub(super) fn may_extend_more(&self, from: ConnId, to: ConnId) -> bool {
         let Some(open) = self.connections.get(&to).and_then(Connection::peek) else { return false };
         let half = open.next_circ % 2;
         let circuits = || open.tunnels.iter().filter(|(c, t)| *c % 2 == half && !t.is_tunnel());
@@ -249,9 +250,8 @@ impl Core {
     ) -> Option<CircId> {
         let open = self.open_link(conn)?;
         let half = open.next_circ % 2;
-        let here = || open.tunnels.iter().filter(|(circ, t)| **circ % 2 == half && !t.is_tunnel());
-        let most = if from == 0 { MAX_ON_LINK } else { MAX_ON_LINK - OWN_PLACES };
-        if here().count() >= most {
+        let here = open.tunnels.iter().filter(|(circ, t)| **circ % 2 == half && !t.is_tunnel());
+        if here.count() >= MAX_ON_LINK {
             return None;
         }
         let flow = Flow { class: Class::Onion, from };
@@ -517,7 +517,12 @@ impl Core {
 
     /// The same for whoever comes by a circuit: only what was published for friends of friends.
     pub(super) fn serves_circuits(&self, from: FriendKey, root: &Root) -> bool {
-        let travels = self.catalogue.travels(root) || !self.catalogue.onward(root).is_empty();
+        // What this node published is its own to decide about, and what others did is no matter of whoever
+        // the circuit came by: anybody can list any root.
+        let travels = match self.catalogue.is_own(root) {
+            true => self.catalogue.travels(root),
+            false => self.catalogue.onward(root).iter().any(|(friend, _)| *friend != from),
+        };
         travels && self.serves(from, root)
     }
 }

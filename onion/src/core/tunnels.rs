@@ -22,6 +22,8 @@ use kith_crypto::noise::{Handshake, Pattern, Session};
 /// Timers of one tunnel; more are looked through.
 const MANY_TIMERS: usize = 16;
 const REFUSE_AFTER: Duration = Duration::from_secs(3);
+/// How much later than passing it on an answer to an own request is let go: a tick and a way back.
+const OWN_ANSWER_MS: (u64, u64) = (150, 1500);
 pub(super) const TUNNEL_PROLOGUE: &[u8] = b"kith tunnel v1";
 
 /// Something that happens to a tunnel at a set time.
@@ -39,6 +41,9 @@ pub(crate) enum Timer {
     Destroy(At),
 }
 
+/// Names a timer that is set.
+pub(super) type TimerKey = (Duration, u64);
+
 impl Timer {
     /// Whether it belongs to a circuit and not to a tunnel.
     pub(super) const fn is_of_circuit(&self) -> bool {
@@ -51,7 +56,7 @@ impl Timer {
 
 impl Core {
     /// Sets a timer that ends with its tunnel.
-    pub(super) fn at(&mut self, time: Duration, conn: ConnId, circ: CircId, timer: Timer) {
+    pub(super) fn at(&mut self, time: Duration, conn: ConnId, circ: CircId, timer: Timer) -> TimerKey {
         self.next_timer += 1;
         let key = (time, self.next_timer);
         let Self { connections, timers, .. } = self;
@@ -64,6 +69,7 @@ impl Core {
             tunnel.timers.push(key);
             timers.insert(key, timer);
         }
+        key
     }
 
     pub(super) fn drop_timers(&mut self, tunnel: &Tunnel) {
@@ -409,13 +415,13 @@ impl Core {
                     Some(Role::Passing { locator, own, .. }) => (*locator, *own),
                     _ => ([0; 16], false),
                 };
-                if own {
-                    // The answer to an own request through oneself is never chosen.
-                    self.end_tunnel(now, conn, circ, true);
-                    return Ok(());
-                }
                 let friend = self.friend_of(back);
-                let wait = friend.map_or(Duration::ZERO, |f| self.fixed_delay(&locator, f));
+                let mut wait = friend.map_or(Duration::ZERO, |f| self.fixed_delay(&locator, f));
+                if own {
+                    // It will not be passed on. Whoever answered sees nothing of that until a builder
+                    // who chose somebody else could have closed it.
+                    wait += Duration::from_millis(self.rng.range(OWN_ANSWER_MS.0, OWN_ANSWER_MS.1));
+                }
                 let timer = Timer::PassAnswer(back, back_circ, (conn, circ), front);
                 self.at(now.at + wait, back, back_circ, timer);
                 Ok(())
@@ -447,7 +453,11 @@ impl Core {
             return;
         }
         let Some(tunnel) = self.tunnel(conn, circ) else { return };
-        let Role::Passing { others, .. } = &tunnel.role else { return };
+        let Role::Passing { others, own, .. } = &tunnel.role else { return };
+        if *own {
+            // The answer to an own request through oneself is never chosen.
+            return self.end_tunnel(now, other.0, other.1, true);
+        }
         let rest: Vec<(ConnId, CircId)> = others.iter().filter(|o| **o != other).copied().collect();
         tunnel.role = Role::Relaying { other };
         for (c, k) in rest {

@@ -308,18 +308,22 @@ impl Routes {
     /// it. A second hop that does not answer is replaced after a day of that; a later hop after ten
     /// minutes, with `playback` at once. When all relays were reached, the last one is held
     /// responsible, as nothing tells who ended a circuit.
-    pub fn failed(&mut self, pair: Pair, slot: usize, reached: usize, unix_ms: u64, playback: bool) {
+    /// Returns whether that changed anything.
+    pub fn failed(&mut self, pair: Pair, slot: usize, reached: usize, unix_ms: u64, playback: bool) -> bool {
         let way = self.way_mut(pair);
-        match reached {
-            0 => {}
-            1 => way.second.iter_mut().for_each(|hop| hop.fail(unix_ms, SECOND_REPAIR_AFTER_MS)),
+        let (hop, after) = match reached {
+            0 => return false,
+            1 => (way.second.as_mut(), SECOND_REPAIR_AFTER_MS),
             _ => {
-                let Some(hops) = way.slots.get_mut(slot) else { return };
+                let Some(hops) = way.slots.get_mut(slot) else { return false };
                 let at = (reached - 2).min(hops.len().saturating_sub(1));
-                let after = if playback { 0 } else { REPAIR_AFTER_MS };
-                hops.get_mut(at).into_iter().for_each(|hop| hop.fail(unix_ms, after));
+                (hops.get_mut(at), if playback { 0 } else { REPAIR_AFTER_MS })
             }
-        }
+        };
+        let Some(hop) = hop else { return false };
+        let before = *hop;
+        hop.fail(unix_ms, after);
+        before != *hop
     }
 
     /// A circuit over a slot stands.

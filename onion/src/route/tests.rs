@@ -604,7 +604,7 @@ proptest! {
                 0 => { routes.refresh(now, &candidates((now % 12) as u8), &mut rng); }
                 1 => { routes.second(pair, some, now, playback, &mut rng); }
                 2 => { routes.next(pair, slot, hop, some, now, playback, &mut rng); }
-                3 => routes.failed(pair, slot, hop, now, playback),
+                3 => { routes.failed(pair, slot, hop, now, playback); }
                 4 => routes.worked(pair, slot),
                 5 => routes.unsuitable(pair, slot, hop),
                 _ => { let _ = routes.allow(&secret(), &[slot as u8; 32], pair, slot, now); }

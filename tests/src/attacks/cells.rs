@@ -507,7 +507,7 @@ fn odd_payloads(effort: Effort) -> Vec<(&'static str, Vec<u8>)> {
         let [r0, r1] = reserved.to_le_bytes();
         vec![s0, s1, number, flags, 0, 0, r0, r1]
     };
-    let types = (0..=255_u8).filter(|n| !(1..=9).contains(n) && (effort.full || n % 47 == 0));
+    let types = (0..=255_u8).filter(|n| !(1..=10).contains(n) && (effort.full || n % 47 == 0));
     for number in types {
         for stream in [0, 5] {
             all.push(("unknown type", payload(stream, number, 0, 0)));

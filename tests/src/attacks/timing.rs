@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The first of the features of a circuit in use that are about credit.
-const CREDIT_FROM: usize = 16;
+pub const CREDIT_FROM: usize = 16;
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 /// One-way times between two nodes, in milliseconds.
@@ -262,6 +262,12 @@ impl Track {
             shape(&amounts)[0],
             shape(&amounts)[3],
             amounts.iter().sum::<f64>() - backward.len() as f64,
+            shape(&gaps(&backward))[0],
+            shape(&gaps(&backward))[1],
+            shape(&gaps(&backward))[3],
+            gaps(&backward).iter().filter(|g| **g > 10.0).count() as f64,
+            gaps(&backward).iter().filter(|g| **g > 1.5).count() as f64,
+            gaps(&backward).iter().filter(|g| **g > 3.0 && **g < 100.0).sum::<f64>(),
         ];
         Some(Sample { features, is: self.own })
     }

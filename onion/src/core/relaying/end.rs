@@ -64,6 +64,7 @@ impl Core {
                 self.search(now, at, stream, (spread, want), &request)
             }
             Ok((stream, Relayed::Close)) if stream > 0 => self.builder_closed(now, at, stream),
+            Ok((0, Relayed::Idle)) => true,
             // Unknown, unexpected, or what only the end says.
             _ => false,
         };
@@ -166,11 +167,14 @@ impl Core {
         }
         end.next_stream = after;
         // The builder does not wait for what it asked before: that is over.
-        let before = end.search.replace(Search { base, want, answered: 0, others: Vec::new() });
-        for (c, k) in before.map(|s| s.others).unwrap_or_default() {
-            self.end_tunnel(now, c, k, true);
+        if let Some(before) = end.search.take() {
+            self.timers.remove(&before.timer);
+            before.others.into_iter().for_each(|(c, k)| self.end_tunnel(now, c, k, true));
         }
-        self.at(now.at + REFUSE_AFTER, at.0, at.1, Timer::SearchOver(at, base));
+        let timer = self.at(now.at + REFUSE_AFTER, at.0, at.1, Timer::SearchOver(at, base));
+        // Ending the others may have ended this circuit, too.
+        let Some(end) = self.circuit_end(at) else { return true };
+        end.search = Some(Search { base, want, timer, answered: 0, others: Vec::new() });
         let Some(from) = self.friend_of(at.0) else { return true };
         let may = self.within(from, now, |asks| &mut asks.opens);
         let may = may && self.friends.get_mut(&from).is_some_and(|f| f.onion.spreads.take(now.at));
