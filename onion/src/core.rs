@@ -273,6 +273,8 @@ pub struct Load {
     pub spread: u64,
     /// Timers of tunnels.
     pub timers: usize,
+    /// Timers of circuits.
+    pub circuit_timers: usize,
     /// First flights that came a second time, since the start.
     pub replays: u64,
     /// Bytes read ahead for sessions that are served.
@@ -823,10 +825,12 @@ impl Core {
 
     /// What is held in memory because of peers.
     pub fn load(&self) -> Load {
+        let of_circuits = self.timers.values().filter(|t| t.is_of_circuit()).count();
         let mut load = Load {
             connections: self.connections.len(),
             half_open: self.connections.values().filter(|c| c.is_half_open()).count(),
-            timers: self.timers.values().filter(|t| !t.is_of_circuit()).count(),
+            timers: self.timers.len() - of_circuits,
+            circuit_timers: of_circuits,
             replays: self.replays,
             circuits: self.circuits.relayed,
             spread: self.circuits.spread,

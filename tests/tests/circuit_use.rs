@@ -4,7 +4,7 @@
 use kith_crypto::content::ReadCap;
 use kith_onion::catalogue::{Audience, Pace};
 use kith_onion::cell::Command;
-use kith_onion::{CircuitSettings, NoOnion, Privacy, Route, Trust, Way};
+use kith_onion::{CircuitSettings, NoOnion, Noted, Privacy, Route, Trust, Way};
 use kith_tests::sim::{NodeId, Outcome, Quality, World, seeds};
 use std::time::Duration;
 
@@ -224,12 +224,21 @@ fn an_own_request_that_comes_back_is_not_answered_through_oneself() {
         world.run(10 * SECOND);
         world.wait_for_circuits(1, 4);
         world.wait_for_circuits(7, 4);
+        world.listen(0, false);
         world.fetch(1, &cap, Route::Onion);
         let at_the_holder = |w: &World| w.nodes[0].core().load().tunnels > 0;
         assert!(world.run_until(MINUTE, at_the_holder), "it came back and was passed on");
         assert!(world.run_until(MINUTE, |w| w.outcome(1, &cap).is_some()));
         assert_eq!(world.outcome(1, &cap), Some(Outcome::NoOnion(NoOnion::NotFound)));
         assert!(sessions(&world, 1, &cap).is_empty());
+        // How soon the answer is let go does not say whose request it was: not before a builder who chose
+        // somebody else could have said so (holder's and relay's delay are 50 ms at least).
+        let heard = world.heard(0).to_vec();
+        let at = |c: Command| heard.iter().filter(move |n| matches!(n.what, Noted::Came(k, _) if k == c));
+        for open in at(Command::TunOpen) {
+            let end = at(Command::Destroy).find(|n| n.circ == open.circ).expect("it is let go");
+            assert!(end.at - open.at >= millis(250), "let go after {:?}", end.at - open.at);
+        }
         assert_eq!(world.fetch_now(7, &cap, Route::Onion, MINUTE), Outcome::Complete, "the control");
         world.run(5 * SECOND);
         let loads = (0..8).map(|n| world.nodes[n].core().load());
