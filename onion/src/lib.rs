@@ -21,6 +21,7 @@ pub mod ratchet;
 pub mod route;
 pub mod schedule;
 pub mod session;
+pub mod spread;
 mod time;
 mod tunnel;
 

@@ -1,22 +1,36 @@
-//! Prints what the shipped route policy gives away, beside policies that were rejected:
-//! `cargo run --release -p kith-tests --example tables -- [--nodes N] [--trials N] [--seed N]`.
-//! Without `--nodes` it runs 1000, 2000 and 10,000 nodes. What the figures mean:
-//! `docs/protocol/circuit.md`.
+//! Prints what the shipped route policy gives away, beside policies that were rejected, and how far
+//! requests reach from the end of a circuit:
+//! `cargo run --release -p kith-tests --example tables -- [--table repeated|capture|reach] [--nodes N]
+//! [--trials N] [--seed N]`. Without `--nodes` it runs 1000, 2000 and 10,000 nodes, and whole nodes on a
+//! graph of 200 for the reach. What the figures mean: `docs/protocol/circuit.md`.
 
 use kith_tests::graphs::{Graph, Kind};
-use kith_tests::paths::{AFTER, Adversary, Estimate, Policy, capture, repeated, seeded};
+use kith_tests::paths::{AFTER, Adversary, Estimate, Policy, capture, cores, reach, repeated, seeded};
 
 struct Options {
     nodes: Vec<usize>,
     trials: usize,
     seed: u64,
+    table: Option<String>,
+}
+
+const TABLES: [&str; 3] = ["repeated", "capture", "reach"];
+/// Whole nodes of which one graph is made.
+const WHOLE: usize = 200;
+
+impl Options {
+    fn wants(&self, table: &str) -> bool {
+        self.table.as_ref().is_none_or(|only| only == table)
+    }
 }
 
 fn main() {
     let options = match options(std::env::args().skip(1)) {
         Ok(options) => options,
         Err(what) => {
-            eprintln!("tables: {what}. Usage: tables [--nodes N] [--trials N] [--seed N]");
+            eprintln!(
+                "tables: {what}. Usage: tables [--table repeated|capture|reach] [--nodes N] [--trials N] [--seed N]"
+            );
             std::process::exit(2);
         }
     };
@@ -29,16 +43,30 @@ fn main() {
                 graph.mean_degree(),
                 graph.clustering()
             );
-            print_repeated(&graph, &options);
-            print_capture(&graph, &options, kind);
+            if options.wants("repeated") {
+                print_repeated(&graph, &options);
+            }
+            if options.wants("capture") {
+                print_capture(&graph, &options, kind);
+            }
         }
+    }
+    if options.wants("reach") {
+        print_reach(&options);
     }
 }
 
 fn options(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
-    let mut options = Options { nodes: vec![1000, 2000, 10_000], trials: 300, seed: 1 };
+    let mut options = Options { nodes: vec![1000, 2000, 10_000], trials: 300, seed: 1, table: None };
     while let Some(name) = args.next() {
         let value = args.next().ok_or_else(|| format!("{name} needs a value"))?;
+        if name == "--table" {
+            if !TABLES.contains(&value.as_str()) {
+                return Err(format!("--table is one of {}, not '{value}'", TABLES.join(", ")));
+            }
+            options.table = Some(value);
+            continue;
+        }
         let number: u64 = value.parse().map_err(|_| format!("{name} needs a number, not '{value}'"))?;
         match (name.as_str(), number) {
             ("--nodes", 100..=1_000_000) => options.nodes = vec![number as usize],
@@ -104,6 +132,52 @@ fn print_capture(graph: &Graph, options: &Options, kind: Kind) {
         for per_node in [0.1, 0.5, 1.0] {
             let with_fakes = graph.with_fake_friends(per_node, &mut seeded(options.seed, 2));
             row(&with_fakes, graph.len(), 0.0, &format!("fake friends, {per_node} per node"));
+        }
+    }
+}
+
+fn print_reach(options: &Options) {
+    println!("\n## Reach of a request from the end of a circuit to a publisher two links from the origin\n");
+    println!(
+        "| graph | on line | by the end's catalogue | spread 1 | spread 2 | all three third relays | links | \
+         requests | first relay carries it, too |\n|---|---|---|---|---|---|---|---|---|"
+    );
+    let kinds = [(Kind::Com, 15), (Kind::Ws, 14), (Kind::Com, 8)];
+    for (kind, degree) in kinds {
+        for n in &options.nodes {
+            let graph = Graph::new(kind, *n, degree, &mut seeded(options.seed, *n as u64));
+            for percent in [100, 70, 50] {
+                let r = reach(&graph, f64::from(percent) / 100.0, options.trials, options.seed);
+                let once = r.once.map(|e| show(&e, 2)).join(" | ");
+                println!(
+                    "| {kind:?} {n} d{degree} | {percent} % | {once} | {} | {:.1}±{:.1} | {:.0}±{:.0} | {} |",
+                    show(&r.all, 2),
+                    r.links.mean,
+                    r.links.half,
+                    r.messages.mean,
+                    r.messages.half,
+                    show(&r.reduced, 2)
+                );
+            }
+        }
+    }
+    if options.nodes.len() > 1 {
+        println!("\nWhole nodes, {WHOLE} of them, all on line, beside the same graph in the table's way:\n");
+        println!("| graph | fetched through circuits | by the table | requests that spread | by the table |");
+        println!("|---|---|---|---|---|");
+        for (kind, degree) in kinds {
+            let graph = Graph::new(kind, WHOLE, degree, &mut seeded(options.seed, WHOLE as u64));
+            let served = cores(&graph, (options.trials / 5).min(WHOLE / 4), options.seed);
+            let table = reach(&graph, 1.0, options.trials, options.seed);
+            println!(
+                "| {kind:?} {WHOLE} d{degree} | {} | {} | {:.0}±{:.0} | {:.0}±{:.0} |",
+                show(&served.whole, 2),
+                show(&table.all, 2),
+                served.spread.mean,
+                served.spread.half,
+                table.spread.mean,
+                table.spread.half
+            );
         }
     }
 }

@@ -152,9 +152,12 @@ impl Captured {
         captured.layers.push(layer);
         rogue.say(world, came.circ, Command::Created, &message);
         while captured.layers.len() < 3 {
-            let Some((_, Relayed::Extend { create, wait, .. })) = captured.hear(world, rogue) else {
-                panic!("a wish to go on");
+            let said = captured.hear(world, rogue).map(|(_, said)| said);
+            let extend = match said {
+                Some(Relayed::Extend { create, wait, .. }) => Some((create, wait)),
+                _ => None,
             };
+            let (create, wait) = extend.expect("a wish to go on");
             let (layer, message) = answer(world, &create.message);
             rogue.run(world, wait);
             let took = Duration::from_millis(10);
@@ -196,8 +199,7 @@ impl Captured {
         loop {
             match self.hear(world, rogue) {
                 Some((base, Relayed::Open { message, .. })) => return (base, message),
-                Some((_, Relayed::Idle)) => {}
-                other => panic!("{other:?} instead of a request"),
+                said => assert!(matches!(said, Some((_, Relayed::Idle))), "{said:?} instead of a request"),
             }
         }
     }

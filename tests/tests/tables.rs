@@ -2,7 +2,9 @@
 //! policies that were rejected and must give away far more. `--example tables` prints the whole.
 
 use kith_tests::graphs::{Graph, Kind};
-use kith_tests::paths::{Adversary, Capture, Estimate, Policy, Repeated, capture, repeated, seeded};
+use kith_tests::paths::{
+    Adversary, Capture, Estimate, Policy, Repeated, capture, cores, reach, repeated, seeded,
+};
 
 const SEED: u64 = 7;
 const ORIGINS: usize = 80;
@@ -107,4 +109,20 @@ fn routes_are_captured_as_often_as_the_threat_model_says() {
         assert!(shining.end.mean > captured.end.mean);
         assert!(shining.guard.mean < share * 287.0 / 192.0 + 0.02);
     }
+}
+
+#[test]
+fn spreading_reaches_more_and_whole_nodes_do_what_the_table_says() {
+    for graph in graphs() {
+        let [all, half] = [1.0, 0.5].map(|online| reach(&graph, online, 200, SEED));
+        let [alone, one, two] = all.once.map(|e| e.mean);
+        assert!(alone < one && one < two && two <= all.all.mean, "{all:?}");
+        assert!(all.all.mean > 0.9 && half.all.mean < all.all.mean, "{all:?} {half:?}");
+        // Three links to the third relay, and at most two by spreading and two along pointers.
+        assert!(all.links.mean > 4.0 && all.links.mean < 7.0, "{all:?}");
+    }
+    let few = Graph::new(Kind::Ws, 40, 6, &mut seeded(SEED, 0));
+    let (table, served) = (reach(&few, 1.0, 200, SEED), cores(&few, 8, SEED));
+    assert!((table.all.mean - served.whole.mean).abs() < served.whole.half.max(0.3), "{table:?} {served:?}");
+    assert!(served.whole.mean > 0.5 && served.spread.mean > 1.0, "{served:?}");
 }

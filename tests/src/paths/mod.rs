@@ -8,10 +8,12 @@
 mod capture;
 pub(crate) mod network;
 mod posterior;
+mod reach;
 pub(crate) mod repeated;
 
 pub use capture::{Capture, capture};
 pub use network::{Adversary, Network};
+pub use reach::{Reach, SPREADS, Served, cores, reach};
 pub use repeated::{AFTER, Policy, Repeated, repeated};
 
 use kith_crypto::rng::Rng;

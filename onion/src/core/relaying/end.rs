@@ -2,6 +2,7 @@
 //! streams of their answers to it.
 
 use super::*;
+use crate::spread::{Next, next_for};
 
 /// Streams that a circuit may have had; a builder has one request a circuit, with up to four answers.
 const MAX_STREAMS: usize = 64;
@@ -9,10 +10,6 @@ const MAX_STREAMS: usize = 64;
 const MAX_PINGS: u8 = 4;
 /// Answers that wait until the builder takes them; who asks for more of them never reads.
 const MAX_UNHEARD: u32 = 8;
-/// Friends that one request spreads to.
-const MAX_SPREAD_TO: usize = 16;
-/// Friends that one request is passed straight on to.
-const MAX_ONWARD: usize = 4;
 const REFUSE_AFTER: Duration = Duration::from_secs(3);
 /// So long a request is known again.
 const NONCE_LIFE: Duration = Duration::from_secs(60);
@@ -227,22 +224,13 @@ impl Core {
         let link_of = |core: &Self, friend: &FriendKey| core.friends.get(friend).and_then(|f| f.link);
         let onward = self.catalogue.located(&request.locator).map(|root| self.catalogue.onward(&root));
         let onward = onward.unwrap_or_default().into_iter().filter(|(friend, _)| *friend != from);
-        let straight = onward.filter_map(|(friend, links)| Some((link_of(self, &friend)?, links - 1, false)));
-        let mut to: Vec<(ConnId, u8, bool)> = straight.take(MAX_ONWARD).collect();
-        if to.is_empty()
-            && let Some(left) = left.checked_sub(1)
-        {
-            let knows = |(key, f): &(&FriendKey, &Friend)| **key != from && f.onion.knows;
-            let links = self.friends.iter().filter(knows).filter_map(|(_, f)| f.link);
-            to = links.map(|conn| (conn, left, true)).collect();
-            // Not always the same ones, where there are many.
-            while to.len() > MAX_SPREAD_TO {
-                let out = self.rng.range(0, to.len() as u64 - 1) as usize;
-                to.swap_remove(out);
-            }
-        }
+        let straight: Vec<(ConnId, u8)> =
+            onward.filter_map(|(friend, links)| Some((link_of(self, &friend)?, links))).collect();
+        let Self { friends, rng, .. } = self;
+        let knows = |(key, f): &(&FriendKey, &Friend)| **key != from && f.onion.knows;
+        let all = friends.iter().filter(knows).filter_map(|(_, f)| f.link);
         let mut others = Vec::new();
-        for (next, hops_left, spreads) in to {
+        for Next { to: next, hops_left, spreads } in next_for(straight, all, left, rng) {
             let request = TunOpen { hops_left, spreads, ..request.clone() };
             let role = match &role {
                 Role::Sought { circuit } => Role::Sought { circuit: *circuit },
