@@ -99,13 +99,17 @@ fn guard(circuits: &Value) -> Vec<String> {
 }
 
 fn relaying(value: &Value) -> String {
-    let relayed = number(value, "relayed");
     match value["relay"] == true {
         true => format!(
-            "relaying for others: on, {relayed} circuits now, at most {} % of a busy link (circuit.share)\n",
+            "relaying for others: on, {} circuits now, at most {} % of a busy link (circuit.share)\n",
+            number(value, "relayed"),
             number(value, "share")
         ),
-        false => format!("relaying for others: off (circuit.relay), {relayed} circuits left\n"),
+        false => {
+            "relaying for others: off (circuit.relay), so your first relay knows every circuit from you \
+                  for your own\n"
+                .into()
+        }
     }
 }
 

@@ -90,7 +90,7 @@ pub const KEYS: &[KeySpec] = &[
     KeySpec {
         name: "circuit.relay",
         default: "\"on\"",
-        comment: "Whether circuits of others may go through this node. Relays pass on sealed cells and\nlearn neither who wants something nor what it is.",
+        comment: "Whether circuits of others may go through this node. Relays pass on sealed cells and\nlearn neither who wants something nor what it is. While it is off your first relay\nknows that every circuit from you is your own.",
         allowed: "on or off",
         live: true,
         parse: |config, given| switch(given).map(|value| config.circuits.relay = value),
