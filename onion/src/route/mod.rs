@@ -362,8 +362,8 @@ impl Routes {
     }
 
     /// Whether a context may use the route of a slot as it stands now, and remembers that it does. A
-    /// context uses at most [`MAX_ROUTES`] different routes in 30 days. True: changed, store before
-    /// use.
+    /// context uses at most [`MAX_ROUTES`] different routes in 30 days. True: changed, to be
+    /// kept at once.
     pub fn allow(
         &mut self,
         secret: &Key,

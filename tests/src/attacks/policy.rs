@@ -264,7 +264,7 @@ fn selective(share: f64, fresh: bool, trials: u64) -> [Estimate; 3] {
 /// Hostile nodes fail every circuit of which they do not hold both ends.
 pub fn a30(effort: Effort) -> Vec<Row> {
     let share = 0.10;
-    let trials = effort.or(600, 60);
+    let trials = effort.or(6000, 60);
     let [circuits, users, served] = selective(share, false, trials);
     let [free, free_users, _] = selective(share, true, effort.or(200, 30));
     let bound = share * share + 0.02;
