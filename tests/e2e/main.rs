@@ -30,4 +30,5 @@ mod sources;
 mod strangers;
 mod tools;
 mod verify;
+mod wan;
 mod watch;

@@ -12,6 +12,7 @@ use kith_store::{Options, Store, Unlock};
 use serde_json::Value;
 
 use crate::harness::*;
+use crate::wan::{Path as Link, Wan};
 
 /// How long circuits may take to stand at this pace.
 const CIRCUITS: Duration = Duration::from_secs(60);
@@ -75,6 +76,32 @@ fn names_nobody(text: &str, nodes: &[Node]) {
 }
 
 // ---- through a circuit --------------------------------------------------------------------------
+
+/// Nodes in a line, each of which all others reach over a path like that.
+fn line_over(path: Link, env: &[(&str, &str)]) -> [Node; 5] {
+    let nodes = LINE.map(|name| {
+        let wan = Wan::start(path);
+        let mut node = Node::stopped(name, env);
+        node.up("127.0.0.1:0", &["--name", name, "--set", &format!("advertise={}", wan.address)]);
+        wan.lead_to(node.listen());
+        node
+    });
+    nodes.windows(2).for_each(|pair| befriend(&pair[0], &pair[1]));
+    nodes
+}
+
+/// Links as people have them: answers come after hundreds of milliseconds, and cells wait for the rate.
+#[test]
+fn a_video_comes_through_three_relays_over_slow_links() {
+    let nodes = line_over(Link::new(20, 16.0), &[NORMAL[0], ("KITH_CIRCUIT_PACE", "2s"), SNAPSHOT]);
+    let [c, _, _, r, a] = &nodes;
+    let (link, id, bytes) = publish_noise(a, "Heron", 3_000_000);
+    wait_found(r, "heron", &id);
+    wait_ready(c);
+    let out = c.scratch("out.bin");
+    get_into(c, &link, "onion", &out).expect_code(&[0]);
+    assert_same(&out, &bytes);
+}
 
 #[test]
 fn a_video_comes_through_three_relays_and_nobody_on_the_way_is_named() {
