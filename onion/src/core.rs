@@ -380,6 +380,8 @@ pub(crate) struct FetchState {
     tried: BTreeSet<(crate::route::Pair, usize)>,
     /// All of them were asked once.
     went_round: bool,
+    /// Ends of circuits that were asked and said nothing.
+    silent_ends: u8,
     onion: NoOnion,
     /// Which of a circuit's sessions asks next.
     turn: usize,

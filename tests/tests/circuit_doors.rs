@@ -74,6 +74,36 @@ fn the_reserve_stands_in_for_a_first_relay_that_is_away() {
     });
 }
 
+/// Circuits whose ends had nothing went on with a cell each tick until the end of their lives.
+#[test]
+fn ticks_end_soon_after_a_fetch_that_found_nothing() {
+    seeds::run("ticks_end_soon_after_a_fetch_that_found_nothing", 3, |seed| {
+        let mut world = World::ring(seed, 7, quick());
+        let cap = world.publish(0, "Otters", 10_000, Audience::Fof);
+        assert!(world.run_until(MINUTE, |w| w.distance(2, &cap).is_some()));
+        world.wait_for_circuits(2, ALL);
+        world.crash(0);
+        // From here on hardly a cell is due but those of ticks.
+        let slow = CircuitSettings { pace: 10 * MINUTE, ..quick() };
+        (1..7).for_each(|node| world.set_circuits(node, Privacy::Fast, slow));
+        world.run(5 * SECOND);
+        (0..7).filter(|n| *n != 0).for_each(|n| world.listen(n, false));
+        let moved = |w: &mut World| -> usize {
+            let from_it = |w: &mut World, n| w.count_heard(n, 2, Command::Relay);
+            FRIENDS.into_iter().map(|friend| from_it(w, friend)).sum()
+        };
+        let outcome = world.fetch_now(2, &cap, Route::Onion, MINUTE);
+        assert!(matches!(outcome, Outcome::NoOnion(_)), "{outcome:?}");
+        assert!(moved(&mut world) > 20, "they ticked while it was sought");
+        world.run(10 * SECOND);
+        let before = moved(&mut world);
+        world.run(MINUTE);
+        let after = moved(&mut world) - before;
+        // Ticks would make 400 for each circuit.
+        assert!(after < 300, "{after} cells in a minute");
+    });
+}
+
 /// What this node published for its friends left through circuits when any friend listed it.
 #[test]
 fn a_friends_list_opens_nothing_of_this_node_to_circuits() {
@@ -109,7 +139,7 @@ fn what_began_through_circuits_stays_there() {
         assert!(world.run_until(5 * MINUTE, |w| w.distance(2, &cap) == Some(1)), "the friend told of it");
         world.run(10 * SECOND);
         let used = &world.nodes[2].fetches[&cap.root].sessions;
-        assert!(used.iter().all(|links| *links > 2), "{used:?}");
+        assert!(!used.is_empty() && used.iter().all(|links| *links > 2), "{used:?}");
     });
 }
 
@@ -137,6 +167,9 @@ impl Captured {
         });
         let list = encode_list(&listed);
         rogue.announce(world, 3, *key.public());
+        // What was asked for before was for another key.
+        rogue.run(world, SECOND);
+        rogue.cells.clear();
         let asked = |r: &Rogue| r.cells.iter().any(|c| c.command == Command::Create);
         // In small steps: who answers late is left.
         let soon = (0..300).any(|_| rogue.run_until(world, SECOND, asked));
@@ -269,6 +302,9 @@ fn a_flood_of_requests_leaves_one_timer() {
             message: vec![7; 48],
         };
         rogue.tell(&mut world, &mut circuit, n + 1, &open);
+        if n % 3 == 0 {
+            rogue.tell(&mut world, &mut circuit, n + 1, &Relayed::Close);
+        }
         rogue.run(&mut world, Duration::from_millis(10));
     }
     let after = world.nodes[0].core().load().circuit_timers;

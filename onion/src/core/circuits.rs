@@ -9,7 +9,7 @@ use super::relaying::At;
 use super::*;
 use crate::handle::Handles;
 use crate::route::{Pair, Routes, SLOTS};
-use crate::tunnel::{ONION, SourceState};
+use crate::tunnel::SourceState;
 use kith_crypto::circuit::CREATE_LEN;
 use kith_crypto::kdf::{self, Label};
 
@@ -321,12 +321,14 @@ impl Core {
     /// All circuits, as the owner may see them.
     pub fn circuit_report(&self, now: Now) -> CircuitReport {
         let circuits = &self.circuits;
-        let own = circuits.own.values().filter(|own| !own.is_dead()).map(|own| OwnCircuit {
+        let own = circuits.own.values().map(|own| OwnCircuit {
             relays: own.relays(),
             age: now.at.saturating_sub(own.since),
             state: match own.purpose {
-                Use::Building => OwnState::Building,
-                Use::Ready => OwnState::Ready,
+                Use::Ready if own.is_ready(now.at) => OwnState::Ready,
+                Use::Building | Use::Ready => OwnState::Building,
+                // It failed on the way, and ends when its next cell would leave.
+                Use::Spent(_) if !own.is_whole() => OwnState::Building,
                 Use::Fetch(..) | Use::Spent(_) => OwnState::Used,
             },
         });
@@ -353,12 +355,12 @@ impl Core {
     // Ways.
 
     /// Which way an item would come now.
-    pub fn way_of(&self, _now: Now, root: &Root, route: Route) -> Way {
+    pub fn way_of(&self, now: Now, root: &Root, route: Route) -> Way {
         let plan = self.plan(root, route);
         match plan.friends.first() {
             Some((_, 1)) => Way::Direct,
             Some(_) => Way::Fof,
-            None if plan.onion => match self.circuit_for(root, &plan, None, &BTreeSet::new()) {
+            None if plan.onion => match self.circuit_for(now, root, &plan, None, &BTreeSet::new()) {
                 Ok((_, reduced)) => Way::Onion { reduced },
                 Err(why) => Way::No(why),
             },
@@ -414,6 +416,7 @@ impl Core {
     /// A circuit for an object, and whether its first relay also carries the item.
     fn circuit_for(
         &self,
+        now: Now,
         root: &Root,
         plan: &Plan,
         fetch: Option<FetchId>,
@@ -422,7 +425,7 @@ impl Core {
         let circuits = &self.circuits;
         let first = Routes::slot_of(&circuits.secret, &root.0);
         let usable = |own: &Own| match own.purpose {
-            Use::Ready => true,
+            Use::Ready => own.is_ready(now.at),
             // Its own circuit of before: nobody learns more.
             Use::Spent(of) => of == *root,
             // Its own circuit, when all that came through it has ended.
@@ -468,7 +471,7 @@ impl Core {
         let Some(state) = self.fetches.get(&fetch) else { return Err(NoOnion::NotReady) };
         let (cap, tried) = (state.fetch.cap().clone(), state.tried.clone());
         let plan = self.plan(&cap.root, Route::Onion);
-        let (id, _) = self.circuit_for(&cap.root, &plan, Some(fetch), &tried)?;
+        let (id, _) = self.circuit_for(now, &cap.root, &plan, Some(fetch), &tried)?;
         let unix_ms = now.unix_ms;
         let Circuits { routes, secret, own, .. } = &mut self.circuits;
         let Some((chosen, route)) = own.get(&id).and_then(|own| Some((own, own.route?))) else {
@@ -507,21 +510,7 @@ impl Core {
         if let Some(source) = state.sources.iter_mut().find(|s| s.uses(at)) {
             source.state = SourceState::Idle { not_before: now.at + wait };
         }
-        state.next_attempt = now.at + wait;
-    }
-
-    /// A circuit is ready: fetches that wait for one try soon, but not because of the cell that came.
-    pub(super) fn retry_onion(&mut self, now: Now) {
-        let wait = self.second_thought();
-        for state in self.fetches.values_mut() {
-            let waits = state.sources.iter_mut().filter(|s| s.links == ONION);
-            for source in waits {
-                if matches!(source.state, SourceState::Idle { .. }) {
-                    source.state = SourceState::Idle { not_before: now.at + wait };
-                    state.next_attempt = now.at + wait;
-                }
-            }
-        }
+        state.next_attempt = now.at;
     }
 
     // The pool.
@@ -558,13 +547,17 @@ impl Core {
         let Circuits { routes, settings, guards_from, look_at, .. } = &mut self.circuits;
         // Guards are drawn among those that are there a while after the first friend came, so that it is
         // not always whoever is quickest.
-        if candidates.iter().all(|c| !c.can_relay) {
-            return;
+        let none_can = candidates.iter().all(|c| !c.can_relay);
+        if !none_can {
+            guards_from.get_or_insert(now.at + settings.pace.min(FIRST_GUARD_WAIT));
         }
-        let wait = settings.pace.min(FIRST_GUARD_WAIT);
-        let from = *guards_from.get_or_insert(now.at + wait);
-        if now.at < from {
-            *look_at = from;
+        let from = guards_from.filter(|_| !none_can);
+        let may_draw = from.is_some_and(|from| from <= now.at);
+        // Who is no friend any more, or marked low, goes at once.
+        let fits = |guard| candidates.iter().any(|c| c.friend == guard && c.trust != Trust::Low);
+        let all_fit = [Pair::Primary, Pair::Reserve].into_iter().filter_map(|p| routes.guard(p)).all(fits);
+        if !may_draw && all_fit {
+            *look_at = from.map_or(*look_at, |from| from.min(*look_at));
             return;
         }
         if routes.refresh(unix_ms, &candidates, &mut self.rng) {
@@ -659,7 +652,8 @@ impl Core {
             return true;
         }
         let spent = self.circuits.own.iter().filter(|(_, own)| matches!(own.purpose, Use::Spent(_)));
-        let oldest = spent.min_by_key(|(_, own)| own.since).map(|(id, _)| *id);
+        // Of those that only wait to end, first.
+        let oldest = spent.min_by_key(|(_, own)| (!own.is_dead(), own.since)).map(|(id, _)| *id);
         oldest.into_iter().for_each(|id| self.own_over(now, id));
         oldest.is_some()
     }

@@ -31,6 +31,8 @@ const ONION_ATTEMPT: Duration = Duration::from_secs(12);
 const RETRY_CIRCUIT: Duration = Duration::from_millis(250);
 /// Sessions in a row through one circuit that brought nothing, before another is asked.
 const CIRCUIT_FAILURES: u32 = 2;
+/// Ends of circuits that say nothing, in one fetch, before it counts against its patience.
+const MAX_SILENT_ENDS: u8 = 3;
 /// A source that failed again and again is asked again after at most 2^this times [`RETRY_SOURCE`].
 const MAX_FAILURE_SHIFT: u32 = 4;
 
@@ -88,6 +90,7 @@ impl Core {
             sessions_used: BTreeSet::new(),
             tried: BTreeSet::new(),
             went_round: false,
+            silent_ends: 0,
             onion: NoOnion::NotReady,
             turn: 0,
         };
@@ -326,6 +329,8 @@ impl Core {
             links = self.circuits.settings.relays + 1;
         } else {
             state.sessions_used.insert((friend, links));
+            // A circuit that was asked besides is not needed.
+            self.leave_circuit(now, id);
         }
         self.say(now, conn, circ, start);
         self.event(Event::Fetch(id, FetchEvent::Session(links)));
@@ -417,6 +422,11 @@ impl Core {
             } else if let Some(source) = place.and_then(|p| state.sources.get_mut(p)) {
                 // Who is near this end brings nothing, again and again: others may be near another.
                 let place = self.circuits.own.get(&(conn & !OWN)).map(|own| (own.pair, own.slot));
+                // An end that said nothing had its time: the next one has its own, a few times.
+                if matches!(source.state, SourceState::Asked(_)) && state.silent_ends < MAX_SILENT_ENDS {
+                    state.silent_ends += 1;
+                    state.alive_at = now.at;
+                }
                 if gone == Gone::Lied || source.failures >= CIRCUIT_FAILURES {
                     state.tried.extend(place);
                 }

@@ -27,12 +27,11 @@ use kith_crypto::noise::{Handshake, Pattern, Session};
 const MAX_WAITING: usize = 128;
 /// An end that says nothing about a request for so long has failed.
 const SEARCH_PATIENCE: Duration = Duration::from_secs(10);
-/// Cells for streams that are over that one circuit may bring: all windows on the way, twice.
-const MAX_IGNORED: u32 = 2048;
+/// Cells for streams that are over that one circuit may bring: all that a fetch may have asked for (320
+/// blocks), and all windows on the way.
+const MAX_IGNORED: u32 = 6144;
 /// Ticks go on for up to so long after the last use: when the last block came shows in nothing.
 const TAIL: Duration = Duration::from_secs(8);
-/// What a reply brings about in another circuit waits for so long, between both.
-const SECOND_THOUGHT_MS: (u64, u64) = (250, 4_250);
 /// Requests of one tick: they fill a cell.
 const WANTS_A_TICK: usize = 8;
 /// Waits are never shorter, however far away the end is.
@@ -166,6 +165,10 @@ pub(crate) struct Own {
     later: VecDeque<Box<Body>>,
     tick_at: Option<Duration>,
     ticks_until: Option<Duration>,
+    /// The fetch that they are for.
+    ticks_for: Option<FetchId>,
+    /// It is used from then on: not because of the cell that completed it.
+    ready_at: Duration,
     /// Something that came was wrong. It ends when its next cell would leave.
     dead: bool,
     /// Cells that came for what was over already.
@@ -194,6 +197,16 @@ impl Own {
     fn is_known(&mut self, stream: StreamId) -> bool {
         self.ignored += 1;
         (1..self.next_stream).contains(&stream) && self.ignored <= MAX_IGNORED
+    }
+
+    /// All its relays are there.
+    pub(super) fn is_whole(&self) -> bool {
+        self.layers.len() >= usize::from(self.wanted)
+    }
+
+    /// Whether somebody may use it for what was not asked for before.
+    pub(super) fn is_ready(&self, now: Duration) -> bool {
+        self.purpose == Use::Ready && self.ready_at <= now
     }
 
     /// It only waits to end.
@@ -254,6 +267,8 @@ impl Core {
             later: VecDeque::new(),
             tick_at: None,
             ticks_until: None,
+            ticks_for: None,
+            ready_at: Duration::MAX,
             dead: false,
             ignored: 0,
             quick,
@@ -296,7 +311,7 @@ impl Core {
         let pushed = joined.and_then(|(layer, list)| own.layers.push(layer).ok().map(|()| list));
         let Some(list) = pushed else { return self.own_dies(now, id, true) };
         let hop = own.layers.len();
-        if hop >= usize::from(own.wanted) {
+        if own.is_whole() {
             return self.own_complete(now, id);
         }
         let step = match hop {
@@ -333,7 +348,10 @@ impl Core {
             own.route = Some(self.circuits.routes.route(pair, slot));
             self.circuits.routes.worked(pair, slot);
             self.circuits.too_few = false;
-            self.retry_onion(now);
+            let wait = self.second_thought();
+            if let Some(own) = self.circuits.own.get_mut(&id) {
+                own.ready_at = now.at + wait;
+            }
         }
     }
 
@@ -418,7 +436,8 @@ impl Core {
     /// How long what a reply brings about in another circuit waits: a relay that sees both knows when
     /// the reply passed, and would know from a short wait how far away the builder is.
     pub(super) fn second_thought(&mut self) -> Duration {
-        Duration::from_millis(self.rng.range(SECOND_THOUGHT_MS.0, SECOND_THOUGHT_MS.1))
+        let floor = self.circuits.law.floor;
+        Law::draw(&mut self.rng, floor / 40, floor * 17 / 40)
     }
 
     // Cells.
@@ -546,7 +565,7 @@ impl Core {
         own.purpose = Use::Fetch(fetch, cap.root);
         if self.budgets.defences.ticks {
             own.ticks_until = None;
-            own.tick_at.get_or_insert(now.at + tick);
+            own.ticks_for = Some(fetch);
         }
         own.search = Some(OwnSearch {
             fetch,
@@ -559,7 +578,17 @@ impl Core {
         });
         self.circuits.note_own_nonce(nonce);
         let request = Relayed::Open { locator, spread: MAX_SPREAD, want: MAX_ANSWERS, nonce, message };
-        self.own_send(now, id, base, &request);
+        // The owner's wish leaves at once. Where cells leave at ticks already, it takes the next.
+        match self.circuits.own.get_mut(&id) {
+            Some(own) if self.budgets.defences.ticks && own.tick_at.is_some() => {
+                self.own_say_later(now, id, base, request);
+            }
+            Some(own) => {
+                own.tick_at = self.budgets.defences.ticks.then_some(now.at + tick);
+                self.own_send(now, id, base, &request);
+            }
+            None => {}
+        }
         Some(base)
     }
 
@@ -693,6 +722,9 @@ impl Core {
             {
                 own.purpose = Use::Spent(root);
                 own.search = None;
+            }
+            // Also where it brought nothing, or ended badly.
+            if own.ticks_for.take_if(|by| *by == fetch).is_some() {
                 own.ticks_until = Some(now.at + Law::draw(rng, Duration::ZERO, TAIL));
             }
         }
@@ -747,11 +779,10 @@ impl Core {
         if failed {
             self.count_failure(now, id);
         }
-        let Self { circuits, rng, .. } = self;
-        let Some(own) = circuits.own.get_mut(&id) else { return };
+        // Ticks go on as they would have.
+        let Some(own) = self.circuits.own.get_mut(&id) else { return };
         own.dead = true;
         own.purpose = Use::Spent(Root([0; 32]));
-        own.ticks_until = Some(now.at + Law::draw(rng, Duration::ZERO, TAIL));
         own.later.clear();
         let (streams, search) = (std::mem::take(&mut own.streams), own.search.take());
         self.own_gone(now, id, streams, search);

@@ -164,10 +164,8 @@ impl Core {
         }
         end.next_stream = after;
         // The builder does not wait for what it asked before: that is over.
-        if let Some(before) = end.search.take() {
-            self.timers.remove(&before.timer);
-            before.others.into_iter().for_each(|(c, k)| self.end_tunnel(now, c, k, true));
-        }
+        let before = end.search.take();
+        self.end_search(now, before);
         let timer = self.at(now.at + REFUSE_AFTER, at.0, at.1, Timer::SearchOver(at, base));
         // Ending the others may have ended this circuit, too.
         let Some(end) = self.circuit_end(at) else { return true };
@@ -268,16 +266,25 @@ impl Core {
         }
         self.tell(now, circuit, id, &Relayed::Opened(message));
         let full = |s: &mut Search| s.answered >= s.want;
-        if let Some(search) = self.circuit_end(circuit).and_then(|end| end.search.take_if(full)) {
-            search.others.into_iter().for_each(|(c, k)| self.end_tunnel(now, c, k, true));
-        }
+        let search = self.circuit_end(circuit).and_then(|end| end.search.take_if(full));
+        self.end_search(now, search);
+    }
+
+    /// A request is over, and with it whoever is still asked, and its timer.
+    fn end_search(&mut self, now: Now, search: Option<Search>) {
+        let Some(search) = search else { return };
+        self.timers.remove(&search.timer);
+        search.others.into_iter().for_each(|(c, k)| self.end_tunnel(now, c, k, true));
     }
 
     /// Three seconds after a request: who has not answered by now does not.
     pub(in crate::core) fn search_over(&mut self, now: Now, at: At, base: StreamId) {
         let is_it = |s: &mut Search| s.base == base;
-        let Some(search) = self.circuit_end(at).and_then(|end| end.search.take_if(is_it)) else { return };
-        search.others.into_iter().for_each(|(c, k)| self.end_tunnel(now, c, k, true));
+        let search = self.circuit_end(at).and_then(|end| end.search.take_if(is_it));
+        if search.is_none() {
+            return;
+        }
+        self.end_search(now, search);
         self.tell(now, at, base, &Relayed::Refused);
     }
 
@@ -429,9 +436,8 @@ impl Core {
         }
         // Closing the first stream also takes a request back that still waits for answers.
         let is_it = |s: &mut Search| s.base == id && s.answered == 0;
-        if let Some(search) = end.search.take_if(is_it) {
-            search.others.into_iter().for_each(|(c, k)| self.end_tunnel(now, c, k, true));
-        }
+        let search = end.search.take_if(is_it);
+        self.end_search(now, search);
         self.drop_stream(now, at, id);
         true
     }
