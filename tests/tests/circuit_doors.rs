@@ -55,6 +55,26 @@ fn a_friends_clock_moves_no_first_relay() {
     });
 }
 
+/// A first relay that was marked low stayed in use while no other friend was known to relay.
+#[test]
+fn a_first_relay_that_is_marked_low_goes_at_once() {
+    seeds::run("a_first_relay_that_is_marked_low_goes_at_once", 3, |seed| {
+        let mut world = World::ring(seed, 7, quick());
+        world.wait_for_circuits(2, ALL);
+        let [first, _] = guards(&mut world, 2);
+        let guard = FRIENDS.into_iter().find(|f| Some(world.nodes[*f].key()) == first).expect("a friend");
+        FRIENDS.into_iter().filter(|f| *f != guard).for_each(|f| world.crash(f));
+        world.crash(2);
+        world.run(SECOND);
+        world.start(2);
+        assert!(world.run_until(MINUTE, |w| w.linked(2, guard)));
+        world.run(10 * SECOND);
+        world.set_trust(2, guard, Trust::Low);
+        world.run(2 * SECOND);
+        assert!(!guards(&mut world, 2).contains(&first));
+    });
+}
+
 /// While the first relay was away at a start, no circuit was built over the reserve either.
 #[test]
 fn the_reserve_stands_in_for_a_first_relay_that_is_away() {
