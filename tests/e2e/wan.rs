@@ -5,9 +5,6 @@
 //! arrive the delay and up to the jitter later, in order, and wait in a bounded buffer before that, so that
 //! a sender who is too fast is held back as by a router with a short queue.
 
-// Benches use this file as well, not all of it.
-#![allow(dead_code)]
-
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -86,11 +83,6 @@ impl Wan {
     /// Connections go there from now on.
     pub(crate) fn lead_to(&self, target: String) {
         self.with(|state| state.target = Some(target));
-    }
-
-    /// Connections that stand and new ones are like this from now on.
-    pub(crate) fn set(&self, path: Path) {
-        self.with(|state| state.path = path);
     }
 
     /// Nothing arrives on either side for so long.

@@ -583,7 +583,10 @@ impl Core {
         let soon = now.at + REPLACE_BEFORE.min(settings.pace * 5);
         let has = |pair: Pair, slot: usize| {
             let counts = |o: &&Own| {
-                o.pair == pair && o.slot == slot && matches!(o.purpose, Use::Building | Use::Ready)
+                // One that failed while it was built keeps its place until it ends: when the next one
+                // begins must not show how soon the builder knew.
+                let keeps = matches!(o.purpose, Use::Building | Use::Ready) || !o.is_whole();
+                o.pair == pair && o.slot == slot && keeps
             };
             own.values().filter(counts).filter(|o| o.until > soon).count()
         };

@@ -2,10 +2,11 @@
 //! travels in them. Which circuits there are is decided in `circuits.rs`.
 //! Page: `docs/protocol/circuit.md`.
 //!
-//! Invariant: when a cell leaves here follows from times drawn in advance, from what the owner starts,
-//! or from a tick, never from a reply, and so does when a circuit ends; from the owner's request until
-//! some time after its end one cell leaves at each tick, whatever came; and every reply of a circuit's end comes as long after its
-//! question as all others on that circuit, so that no relay can tell how far away either of them is.
+//! Invariant: when a cell leaves here, and when a circuit ends, follows from times drawn in advance, from
+//! what the owner starts, or from a tick, never from a reply; from the owner's request until some time after
+//! its end one cell leaves at each tick, whatever came; and every reply of a circuit's end comes as long
+//! after its question as all others on that circuit, so that no relay can tell how far away either of them
+//! is.
 
 use super::circuits::OWN;
 use super::fetching::Gone;

@@ -327,20 +327,9 @@ pub fn a25(effort: Effort) -> Vec<Row> {
         let back = all.iter().filter(|a| a.what == "back" && a.good).count();
         let wrong = all.iter().filter(|a| a.what != "a friend" && a.good).count();
         let granted = all.iter().filter(|a| a.what == "a friend" && a.good).count();
-        // A single answer may wait behind some other cells of the link: kinds of answers are compared.
-        let mut kinds: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-        for asked in &all {
-            kinds.entry(asked.what).or_default().push(asked.took.map_or(1e9, |t| t.as_secs_f64() * 1e3));
-        }
-        let medians: Vec<f64> = kinds
-            .into_values()
-            .map(|mut times| {
-                times.sort_by(f64::total_cmp);
-                times[times.len() / 2]
-            })
-            .collect();
-        let low = medians.iter().copied().fold(f64::INFINITY, f64::min);
-        let high = medians.iter().copied().fold(0.0, f64::max);
+        let times: Vec<f64> = all.iter().map(|a| a.took.map_or(1e9, |t| t.as_secs_f64() * 1e3)).collect();
+        let low = times.iter().copied().fold(f64::INFINITY, f64::min);
+        let high = times.iter().copied().fold(0.0, f64::max);
         (all.len(), back, wrong, granted, high - low)
     };
     let on = run(Defences::default());
@@ -352,13 +341,13 @@ pub fn a25(effort: Effort) -> Vec<Row> {
             id: "A25",
             attack: "asks a relay to go on to where it came from, to nobody, to another's friend, to one off line",
             figure: format!(
-                "{} granted; {} answers, medians of all kinds within {:.1} ms of each other",
+                "{} granted; {} answers, all within {:.1} ms of each other",
                 hits(on.2, on.0 - on.3),
                 on.0,
                 on.4
             ),
             bound: "0 granted; within 2 ms".into(),
-            control: format!("{} of {} back granted; medians {:.0} ms apart", off.1, effort.seeds, off.4),
+            control: format!("{} of {} back granted; answers {:.0} ms apart", off.1, effort.seeds, off.4),
             verdict: (on.2 == 0 && on.3 as u64 == effort.seeds && on.4 <= 2.0).into(),
             control_succeeds: Some(off.1 > 0 && off.4 > 20.0),
             promised: true,
