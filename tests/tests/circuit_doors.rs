@@ -2,7 +2,7 @@
 //! relay must not bring about.
 
 use kith_crypto::circuit::{BODY_LEN, Body, CREATE_LEN, OnionKey, RelayLayer};
-use kith_crypto::content::VerifyCap;
+use kith_crypto::content::{ReadCap, VerifyCap};
 use kith_crypto::noise::{Handshake, Pattern};
 use kith_onion::catalogue::Audience;
 use kith_onion::cell::Command;
@@ -31,6 +31,15 @@ fn guards(world: &mut World, node: NodeId) -> [Option<FriendKey>; 2] {
 
 /// Friends of node 2 in the ring of seven with chords.
 const FRIENDS: [NodeId; 3] = [1, 3, 5];
+
+/// The ring, an object of node 0 that node 2 was told of, and circuits of node 2.
+fn ring_that_knows(seed: u64) -> (World, ReadCap) {
+    let mut world = World::ring(seed, 7, quick());
+    let cap = world.publish(0, "Otters", 10_000, Audience::Fof);
+    assert!(world.run_until(MINUTE, |w| w.distance(2, &cap).is_some()));
+    world.wait_for_circuits(2, ALL);
+    (world, cap)
+}
 
 /// A friend who was the only one on line for a moment said that it was a hundred days later: the first
 /// relays were drawn anew, and there was nobody else to draw.
@@ -79,10 +88,7 @@ fn a_first_relay_that_is_marked_low_goes_at_once() {
 #[test]
 fn the_reserve_stands_in_for_a_first_relay_that_is_away() {
     seeds::run("the_reserve_stands_in_for_a_first_relay_that_is_away", 3, |seed| {
-        let mut world = World::ring(seed, 7, quick());
-        let cap = world.publish(0, "Otters", 10_000, Audience::Fof);
-        assert!(world.run_until(MINUTE, |w| w.distance(2, &cap).is_some()));
-        world.wait_for_circuits(2, ALL);
+        let (mut world, cap) = ring_that_knows(seed);
         let [first, _] = guards(&mut world, 2);
         let first = FRIENDS.into_iter().find(|f| Some(world.nodes[*f].key()) == first).expect("a friend");
         world.crash(first);
@@ -98,10 +104,7 @@ fn the_reserve_stands_in_for_a_first_relay_that_is_away() {
 #[test]
 fn ticks_end_soon_after_a_fetch_that_found_nothing() {
     seeds::run("ticks_end_soon_after_a_fetch_that_found_nothing", 3, |seed| {
-        let mut world = World::ring(seed, 7, quick());
-        let cap = world.publish(0, "Otters", 10_000, Audience::Fof);
-        assert!(world.run_until(MINUTE, |w| w.distance(2, &cap).is_some()));
-        world.wait_for_circuits(2, ALL);
+        let (mut world, cap) = ring_that_knows(seed);
         world.crash(0);
         // From here on hardly a cell is due but those of ticks.
         let slow = CircuitSettings { pace: 10 * MINUTE, ..quick() };
@@ -148,11 +151,8 @@ fn a_friends_list_opens_nothing_of_this_node_to_circuits() {
 #[test]
 fn what_began_through_circuits_stays_there() {
     seeds::run("what_began_through_circuits_stays_there", 3, |seed| {
-        let mut world = World::ring(seed, 7, quick());
+        let (mut world, cap) = ring_that_knows(seed);
         (0..7).for_each(|n| world.set_circuits(n, Privacy::Normal, quick()));
-        let cap = world.publish(0, "Otters", 10_000, Audience::Fof);
-        assert!(world.run_until(MINUTE, |w| w.distance(2, &cap).is_some()));
-        world.wait_for_circuits(2, ALL);
         world.nodes[0].mischief = kith_tests::sim::Mischief::Lacking;
         world.fetch(2, &cap, Route::Auto);
         world.publish_copy(5, cap.root, Audience::Friends);
