@@ -126,25 +126,46 @@ impl Client {
     }
 }
 
+/// An answer of many lines of JSON.
+pub struct Lines {
+    body: Incoming,
+    pending: Vec<u8>,
+}
+
+impl Lines {
+    /// The lines of an answer.
+    pub fn new(response: Response<Incoming>) -> Self {
+        Self { body: response.into_body(), pending: Vec::new() }
+    }
+
+    /// The next line; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Value>, Failure> {
+        loop {
+            if let Some(end) = self.pending.iter().position(|b| *b == b'\n') {
+                let line: Vec<u8> = self.pending.drain(..=end).collect();
+                return Ok(Some(serde_json::from_slice(&line).unwrap_or_default()));
+            }
+            match next(&mut self.body).await? {
+                Some(chunk) => self.pending.extend_from_slice(&chunk),
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
 /// Reads an answer of many lines and shows each but the last, which it returns. `broken` is said when
 /// there is none.
 pub async fn lines(
-    response: hyper::Response<hyper::body::Incoming>,
+    response: Response<Incoming>,
     broken: &str,
     mut show: impl FnMut(&Value),
 ) -> Result<Value, Failure> {
-    let mut body = response.into_body();
-    let mut pending = Vec::new();
-    while let Some(chunk) = next(&mut body).await? {
-        pending.extend_from_slice(&chunk);
-        while let Some(end) = pending.iter().position(|b| *b == b'\n') {
-            let line: Vec<u8> = pending.drain(..=end).collect();
-            let value: Value = serde_json::from_slice(&line).unwrap_or_default();
-            match value["event"].as_str() {
-                Some("done") => return Ok(value),
-                Some("error") => return Err(failure_of(&value["error"])),
-                _ => show(&value),
-            }
+    let mut lines = Lines::new(response);
+    while let Some(value) = lines.next().await? {
+        match value["event"].as_str() {
+            Some("done") => return Ok(value),
+            Some("error") => return Err(failure_of(&value["error"])),
+            _ => show(&value),
         }
     }
     Err(Failure::new(Exit::NotRunning, broken))

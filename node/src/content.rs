@@ -2,11 +2,12 @@
 //! verified, stored block, and the reader's place tells the fetch what is needed next.
 
 use crate::exit::{Exit, Failure};
-use crate::service::{Command, FetchHandle, Wanted};
+use crate::service::{Command, FetchHandle, Purpose, Wanted};
 use axum::body::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use kith_crypto::content::{BLOCK_LEN, Head, Position, ReadCap, ReadKeys, Root};
 use kith_onion::Route;
+use kith_onion::fetch::Place;
 use kith_store::{InUse, Store, StoreError};
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -15,6 +16,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -26,6 +28,17 @@ pub fn readers() -> u64 {
     READERS.load(Ordering::Relaxed)
 }
 
+/// A reader who goes on says where it is so often.
+const PLACE_EVERY: Duration = Duration::from_millis(200);
+/// Bytes a second that a reader of something of unknown length is expected to go through.
+const USUAL_PACE: u64 = Place::unpaced(0).pace;
+
+/// How fast an object is played.
+fn pace_of(head: &Head) -> Option<u64> {
+    let pace = u128::from(head.len) * 1000 / u128::from(head.duration_ms.max(1));
+    (head.duration_ms > 0 && head.len > 0).then_some(u64::try_from(pace).unwrap_or(u64::MAX).max(1))
+}
+
 /// One reader of one object.
 pub struct Reader {
     store: Arc<Store>,
@@ -35,6 +48,10 @@ pub struct Reader {
     fetch: Option<Arc<FetchHandle>>,
     commands: mpsc::Sender<Command>,
     id: u64,
+    /// Bytes a second that its player needs, or is seen to take.
+    pace: AtomicU64,
+    /// Where it says how far it has read.
+    read_to: Arc<AtomicU64>,
     /// What is read does not give way.
     _in_use: InUse,
 }
@@ -51,7 +68,14 @@ impl Reader {
         let id = NEXT_READER.fetch_add(1, Ordering::Relaxed);
         READERS.fetch_add(1, Ordering::Relaxed);
         let in_use = store.begin_use(&cap.root);
-        Self { store, cap, keys, fetch, commands, id, _in_use: in_use }
+        let pace = AtomicU64::new(USUAL_PACE);
+        Self { store, cap, keys, fetch, commands, id, pace, read_to: Arc::default(), _in_use: in_use }
+    }
+
+    /// Says there how far it has read.
+    pub fn telling(mut self, read_to: Arc<AtomicU64>) -> Self {
+        self.read_to = read_to;
+        self
     }
 
     /// The object's id, for entity tags.
@@ -62,9 +86,11 @@ impl Reader {
     /// The head block: title, type, true length.
     pub async fn head(&self) -> Result<Head, Failure> {
         let plain = self.block(Position::Head).await?;
-        Head::decode(&plain).map_err(|_| {
+        let head = Head::decode(&plain).map_err(|_| {
             Failure::new(Exit::Verification, "the video's description is malformed: its publisher made it so")
-        })
+        })?;
+        self.pace.store(pace_of(&head).unwrap_or(USUAL_PACE), Ordering::Relaxed);
+        Ok(head)
     }
 
     /// A plaintext block, as soon as it is here.
@@ -124,7 +150,7 @@ impl Reader {
                 Err(Failure::new(Exit::NotFound, "the video was removed here meanwhile"))
             } else {
                 cx.service.damaged(cx.now, cx.core, root);
-                cx.service.want(cx.now, cx.core, &root.to_hex(), Route::Auto)
+                cx.service.want(cx.now, cx.core, &root.to_hex(), Route::Auto, Purpose::Keep)
             };
             drop(sender.send(wanted));
         }));
@@ -155,9 +181,15 @@ impl Reader {
     async fn steer(&self, fetch: Option<&FetchHandle>, position: Position) {
         if let (Some(fetch), Position::Data(block)) = (fetch, position) {
             let (fetch, id) = (fetch.id, self.id);
-            let job = Command::Run(Box::new(move |cx| cx.core.set_reader(cx.now, fetch, id, Some(block))));
+            let place = Some(Place { block, pace: self.pace.load(Ordering::Relaxed) });
+            let job = Command::Run(Box::new(move |cx| cx.core.set_reader(cx.now, fetch, id, place)));
             let _ = self.commands.send(job).await;
         }
+    }
+
+    /// The fetch, while it goes on.
+    fn under_way(&self) -> Option<&FetchHandle> {
+        self.fetch.as_deref().filter(|fetch| fetch.status.borrow().end.is_none())
     }
 
     /// Sends `start..=end` of the plaintext in order. Ends early when nobody takes it any more.
@@ -165,7 +197,18 @@ impl Reader {
         let past = end / BLOCK_LEN as u64 + 1;
         let mut groups = Groups { next: start / BLOCK_LEN as u64, past, under_way: VecDeque::new() };
         let mut at = start;
+        let begun = Instant::now();
+        let mut told = None::<Instant>;
         while let Some((range, read)) = groups.take(&self) {
+            // Where it reads decides what is fetched next, also where everything is here already.
+            if let Some(fetch) = self.under_way()
+                && told.is_none_or(|at| at.elapsed() >= PLACE_EVERY)
+            {
+                told = Some(Instant::now());
+                let taken = (at - start) as f64 / begun.elapsed().as_secs_f64().max(1.0);
+                self.pace.fetch_max(taken as u64, Ordering::Relaxed);
+                self.steer(Some(fetch), Position::Data(range.start)).await;
+            }
             let mut read = read.await.unwrap_or_default().into_iter();
             for index in range {
                 let block = match read.next() {
@@ -181,6 +224,7 @@ impl Reader {
                     return Ok(());
                 }
                 at += len as u64;
+                self.read_to.store(at, Ordering::Relaxed);
             }
         }
         Ok(())

@@ -8,7 +8,7 @@
 
 use crate::exit::{Exit, Failure};
 use crate::records::Record;
-use crate::service::{FetchHandle, Service, Wanted};
+use crate::service::{FetchHandle, Purpose, Service, Wanted};
 use kith_crypto::content::Root;
 use kith_onion::{Core, Now, Route};
 use std::collections::BTreeMap;
@@ -238,7 +238,7 @@ impl Service {
     fn begin_heal(&mut self, now: Now, core: &mut Core, root: Root) -> bool {
         let anybody = self.state().friends.keys().any(|friend| core.is_online(*friend));
         let wanted = match anybody {
-            true => self.want(now, core, &root.to_hex(), Route::Auto),
+            true => self.want(now, core, &root.to_hex(), Route::Auto, Purpose::Keep),
             false => Err(Failure::new(Exit::Unreachable, "no friend is on line")),
         };
         let has_root =

@@ -4,7 +4,7 @@
 
 mod fetches;
 
-pub use fetches::{FetchHandle, FetchStatus, Wanted};
+pub use fetches::{FetchHandle, FetchStatus, Purpose, Wanted};
 
 use crate::doctor::Dial;
 use crate::exit::{Exit, Failure};

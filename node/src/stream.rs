@@ -5,9 +5,9 @@
 //! be ours to the letter, nothing but `/media/CAPABILITY` answers, and only GET and HEAD.
 
 use crate::content::{ChannelBody, Reader};
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::ranges::{self, RangeAnswer};
-use crate::service::{Command, FetchHandle};
+use crate::service::{Command, FetchHandle, Purpose, Wanted};
 use crate::tasks::Tasks;
 use axum::Router;
 use axum::body::Body;
@@ -17,9 +17,11 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use kith_crypto::content::ReadCap;
+use kith_onion::Route;
 use kith_store::{InUse, Store};
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -28,22 +30,47 @@ use tokio::sync::mpsc;
 pub const LIFETIME: Duration = Duration::from_secs(12 * 3600);
 /// Addresses at once; the oldest goes when there are more.
 const MAX_STREAMS: usize = 64;
+/// An address that works once waits at most so long for that.
+const DOOR_LIFE: Duration = Duration::from_secs(60);
 /// Types that are shown in place; everything else is a download.
 const MEDIA_TYPES: [&str; 5] =
     ["video/mp4", "video/quicktime", "video/x-matroska", "video/webm", "video/mp2t"];
 
+/// No scripts, no plugins, no forms, nothing from elsewhere. The origin stays its own and media may come
+/// from it: without either a browser that is led to a film shows an empty player.
+const POLICY: &str =
+    "sandbox allow-same-origin; default-src 'none'; media-src 'self'; frame-ancestors 'none'";
+
 struct Stream {
     cap: ReadCap,
     fetch: Option<Arc<FetchHandle>>,
+    route: Route,
     made: Instant,
+    /// Up to which byte the reader that moved last has read.
+    read_to: Arc<AtomicU64>,
     /// What a player may ask for does not give way.
     _in_use: InUse,
 }
+
+/// How a stream stands.
+pub struct StreamState {
+    /// What it gives.
+    pub cap: ReadCap,
+    /// Up to which byte the reader that moved last has read.
+    pub read_to: u64,
+    /// What brings it.
+    pub fetch: Option<Arc<FetchHandle>>,
+}
+
+/// Addresses that lead to a stream once: they may be seen in the list of processes.
+#[derive(Default)]
+struct Doors(HashMap<String, (String, Instant)>);
 
 /// The stream addresses of one node.
 #[derive(Clone)]
 pub struct Streams {
     streams: Arc<Mutex<HashMap<String, Stream>>>,
+    doors: Arc<Mutex<Doors>>,
     store: Arc<Store>,
     commands: mpsc::Sender<Command>,
     tasks: Tasks,
@@ -53,15 +80,17 @@ pub struct Streams {
 impl Streams {
     /// No addresses yet; `addr` is where they will be served.
     pub fn new(store: Arc<Store>, commands: mpsc::Sender<Command>, tasks: Tasks, addr: SocketAddr) -> Self {
-        Self { streams: Arc::default(), store, commands, tasks, addr }
+        Self { streams: Arc::default(), doors: Arc::default(), store, commands, tasks, addr }
     }
 
     /// Makes an address for a video.
-    pub fn open(&self, cap: ReadCap, fetch: Option<FetchHandle>) -> Result<(String, String), Failure> {
-        let mut random = [0; 32];
-        getrandom::fill(&mut random)
-            .map_err(|_| Failure::new(crate::exit::Exit::Failure, "the system gives no randomness"))?;
-        let name: String = random.iter().map(|b| format!("{b:02x}")).collect();
+    pub fn open(
+        &self,
+        cap: ReadCap,
+        fetch: Option<FetchHandle>,
+        route: Route,
+    ) -> Result<(String, String), Failure> {
+        let name = random_name()?;
         if let Ok(mut streams) = self.streams.lock() {
             streams.retain(|_, s| s.made.elapsed() < LIFETIME);
             if streams.len() >= MAX_STREAMS
@@ -70,10 +99,27 @@ impl Streams {
                 streams.remove(&oldest);
             }
             let in_use = self.store.begin_use(&cap.root);
-            let stream = Stream { cap, fetch: fetch.map(Arc::new), made: Instant::now(), _in_use: in_use };
+            let fetch = fetch.map(Arc::new);
+            let made = Instant::now();
+            let stream = Stream { cap, fetch, route, made, read_to: Arc::default(), _in_use: in_use };
             streams.insert(name.clone(), stream);
         }
         Ok((format!("http://{}/media/{name}", self.addr), name))
+    }
+
+    /// An address that leads to a stream once, within a minute.
+    pub fn open_once(&self, name: &str) -> Result<String, Failure> {
+        let door = random_name()?;
+        if let Ok(mut doors) = self.doors.lock() {
+            doors.0.retain(|_, (_, made)| made.elapsed() < DOOR_LIFE);
+            doors.0.insert(door.clone(), (name.to_owned(), Instant::now()));
+        }
+        Ok(format!("http://{}/open/{door}", self.addr))
+    }
+
+    fn enter(&self, door: &str) -> Option<String> {
+        let (name, made) = self.doors.lock().ok()?.0.remove(door)?;
+        (made.elapsed() < DOOR_LIFE).then_some(name)
     }
 
     /// Ends an address; readers of it go on until they end.
@@ -81,21 +127,77 @@ impl Streams {
         self.streams.lock().is_ok_and(|mut streams| streams.remove(name).is_some())
     }
 
-    fn reader(&self, name: &str) -> Option<Reader> {
+    /// How a stream stands, while its address lives.
+    pub fn state(&self, name: &str) -> Option<StreamState> {
         let mut streams = self.streams.lock().ok()?;
         streams.retain(|_, s| s.made.elapsed() < LIFETIME);
         let stream = streams.get(name)?;
-        Some(Reader::new(self.store.clone(), stream.cap.clone(), stream.fetch.clone(), self.commands.clone()))
+        let read_to = stream.read_to.load(Ordering::Relaxed);
+        Some(StreamState { cap: stream.cap.clone(), read_to, fetch: stream.fetch.clone() })
+    }
+
+    /// Names of the addresses that live.
+    pub fn names(&self) -> Vec<String> {
+        self.streams.lock().map(|streams| streams.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    /// A reader for one request. A fetch that ended without all of it is tried again: friends come back.
+    async fn reader(&self, name: &str) -> Result<Option<Reader>, Failure> {
+        let Some(StreamState { cap, fetch, .. }) = self.state(name) else { return Ok(None) };
+        let failed = |fetch: &Arc<FetchHandle>| matches!(fetch.status.borrow().end, Some(Err(_)));
+        let fetch =
+            if fetch.as_ref().is_some_and(failed) { self.fetch_again(name, &cap).await? } else { fetch };
+        let read_to = self.streams.lock().ok().and_then(|s| s.get(name).map(|s| Arc::clone(&s.read_to)));
+        let reader = Reader::new(self.store.clone(), cap, fetch, self.commands.clone());
+        Ok(read_to.map(|read_to| reader.telling(read_to)))
+    }
+
+    async fn fetch_again(&self, name: &str, cap: &ReadCap) -> Result<Option<Arc<FetchHandle>>, Failure> {
+        let route = self.streams.lock().ok().and_then(|s| s.get(name).map(|s| s.route));
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let link = cap.to_link();
+        let job = Command::Run(Box::new(move |cx| {
+            let route = route.unwrap_or(Route::Auto);
+            drop(sender.send(cx.service.want(cx.now, cx.core, &link, route, Purpose::Read)));
+        }));
+        let stopping = || Failure::new(Exit::NotRunning, "the node is stopping");
+        self.commands.send(job).await.map_err(|_| stopping())?;
+        let fetch = match receiver.await.map_err(|_| stopping())?? {
+            Wanted::Local(_) => None,
+            Wanted::Fetching(_, handle) => Some(Arc::new(handle)),
+        };
+        if let Ok(mut streams) = self.streams.lock()
+            && let Some(stream) = streams.get_mut(name)
+        {
+            stream.fetch = fetch.clone();
+        }
+        Ok(fetch)
     }
 
     /// The listener's routes.
     pub fn router(self) -> Router {
         Router::new()
             .route("/media/{name}", get(media).head(media))
+            .route("/open/{door}", get(open_door))
             .fallback(|| async { refuse(StatusCode::NOT_FOUND) })
             .layer(axum::middleware::from_fn_with_state(self.clone(), guard))
             .with_state(self)
     }
+}
+
+/// 32 random bytes in hex.
+fn random_name() -> Result<String, Failure> {
+    let mut random = [0; 32];
+    getrandom::fill(&mut random)
+        .map_err(|_| Failure::new(Exit::Failure, "the system gives no randomness"))?;
+    Ok(random.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+async fn open_door(State(streams): State<Streams>, Path(door): Path<String>) -> Response {
+    let Some(name) = streams.enter(&door) else { return refuse(StatusCode::NOT_FOUND) };
+    let mut response = refuse(StatusCode::SEE_OTHER);
+    insert(response.headers_mut(), header::LOCATION, &format!("/media/{name}"));
+    response
 }
 
 fn refuse(status: StatusCode) -> Response {
@@ -109,7 +211,7 @@ fn protect(headers: &mut HeaderMap) {
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CACHE_CONTROL, "no-store"),
-        (header::CONTENT_SECURITY_POLICY, "sandbox; default-src 'none'; frame-ancestors 'none'"),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::X_FRAME_OPTIONS, "DENY"),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
@@ -140,9 +242,13 @@ async fn guard(State(streams): State<Streams>, request: Request, next: axum::mid
 }
 
 async fn media(State(streams): State<Streams>, Path(name): Path<String>, request: Request) -> Response {
-    let Some(reader) = streams.reader(&name) else { return refuse(StatusCode::NOT_FOUND) };
     let (parts, _) = request.into_parts();
-    match answer(&streams, reader, &parts).await {
+    let answered = match streams.reader(&name).await {
+        Ok(Some(reader)) => answer(&streams, reader, &parts).await,
+        Ok(None) => return refuse(StatusCode::NOT_FOUND),
+        Err(failure) => Err(failure),
+    };
+    match answered {
         Ok(response) => response,
         Err(failure) => {
             tracing::info!("a stream could not be served: {}", failure.exit);

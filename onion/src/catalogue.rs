@@ -304,6 +304,14 @@ impl Catalogue {
         })
     }
 
+    /// Whether a friend told of an object that a friend of its published: it asks for itself, or for others
+    /// of its friends, who are all in the audience.
+    pub fn was_told_by(&self, friend: FriendKey, root: &Root) -> bool {
+        let told = |h: &Heard| h.part == Part::Relayed && h.stays() && self.key_of(h.friend) == Some(friend);
+        let known = self.objects.by_root(root).filter(|_| !self.published.contains(root));
+        known.is_some_and(|known| known.heard().iter().any(told))
+    }
+
     /// Friends to pass a request of `asker` on to: those who published it for friends of friends.
     pub fn pointers(&self, asker: FriendKey, root: &Root) -> Vec<FriendKey> {
         let Some(known) = self.objects.by_root(root) else { return Vec::new() };

@@ -13,6 +13,7 @@ mod cover;
 mod dialling;
 mod exchange;
 mod fetching;
+mod holding;
 mod invites;
 mod messages;
 mod notes;
@@ -27,7 +28,7 @@ pub use circuits::{
     CircuitReport, CircuitSettings, Cover, GuardTier, NoOnion, OwnCircuit, OwnState, Privacy, Trust, Way,
 };
 pub use dialling::Reach;
-pub use fetching::{Route, Stored};
+pub use fetching::{FetchBuffer, Route, Stored};
 #[doc(hidden)]
 pub use notes::{Note, Noted, Notes};
 
@@ -39,6 +40,7 @@ use crate::entry::Entry;
 use crate::fetch::Fetch;
 use crate::handshake::{Peer, Secret, Who};
 use crate::ratchet::{Exchange, OutOfStep, Ratchet};
+use crate::serving::Crowd;
 use crate::time::{Now, earliest};
 use crate::tunnel::{Bucket, Source};
 use connections::Connection;
@@ -362,20 +364,17 @@ pub(crate) struct Taken {
     welcomed: bool,
 }
 
-pub(crate) struct Held {
-    cap: VerifyCap,
-    geometry: Geometry,
-}
-
 pub(crate) struct FetchState {
     fetch: Fetch,
     route: Route,
     sources: Vec<Source>,
+    /// Its spans that those know of who are served parts of it.
+    spans_told: usize,
     next_attempt: Duration,
     /// Last time that a block came, or that a source failed for the first time.
     alive_at: Duration,
     progressed: bool,
-    sessions_used: BTreeSet<(FriendKey, u8)>,
+    sessions_used: BTreeSet<(FriendKey, u8, u8)>,
     /// Ends of circuits that had nothing, and why the last one brought nothing.
     tried: BTreeSet<(crate::route::Pair, usize)>,
     /// All of them were asked once.
@@ -444,7 +443,12 @@ pub struct Core {
     /// What waits for storage: connection by ticket.
     tickets: BTreeMap<u64, connections::AfterStore>,
     catalogue: Catalogue,
-    held: BTreeMap<Root, Held>,
+    /// Whole objects, and parts of objects that were fetched.
+    held: BTreeMap<Root, holding::Held>,
+    /// Sessions by object, while it is served.
+    crowds: BTreeMap<Root, Crowd<(ConnId, CircId)>>,
+    /// Friends who asked this node to pass requests for an object on.
+    seekers: holding::Seekers,
     timers: BTreeMap<(Duration, u64), tunnels::Timer>,
     next_timer: u64,
     fetches: BTreeMap<FetchId, FetchState>,
@@ -499,6 +503,8 @@ impl Core {
             next_ticket: 1,
             tickets: BTreeMap::new(),
             held: BTreeMap::new(),
+            crowds: BTreeMap::new(),
+            seekers: holding::Seekers::default(),
             timers: BTreeMap::new(),
             next_timer: 0,
             fetches: BTreeMap::new(),
@@ -811,18 +817,6 @@ impl Core {
         }
     }
 
-    // Holdings.
-
-    /// A complete object is stored here and may be served to its audience.
-    pub fn hold(&mut self, _now: Now, cap: VerifyCap, geometry: Geometry) {
-        self.held.insert(cap.root, Held { cap, geometry });
-    }
-
-    /// An object is no longer stored here.
-    pub fn release(&mut self, root: &Root) {
-        self.held.remove(root);
-    }
-
     // Plumbing.
 
     /// What is held in memory because of peers.
@@ -876,6 +870,7 @@ impl Core {
         self.drive_circuits(now);
         self.drive_fetches(now);
         self.hand_out(now);
+        self.look_at_gates(now);
     }
 
     /// When [`Core::timeout`] has something to do next.
@@ -888,6 +883,7 @@ impl Core {
         next = earliest(next, self.next_dial());
         next = earliest(next, self.next_circuit_step());
         next = earliest(next, self.next_share());
+        next = earliest(next, self.next_gate_step());
         earliest(next, self.next_fetch_step())
     }
 }

@@ -1,34 +1,39 @@
 //! The decisions of one fetch: which blocks to ask for next, from which session, and what to do
 //! with what comes. Blocks leave here only verified.
 //!
-//! Invariant: at most [`MAX_UNWRITTEN`] blocks are on their way or not yet written, whatever the
-//! object's size. Opening tunnels and finding holders is the core's work.
+//! What a reader needs soon is asked for by its deadline, the rest rarest first; whom each block is
+//! asked of is decided in `pick`. Invariants: at most [`MAX_UNDER_WAY`] blocks are on their way or not yet
+//! written, whatever the object's size; a block is asked of two sessions at most. Opening tunnels and finding holders is the core's work.
 
-use crate::session::{Have, MAX_POSITIONS, Message, Want};
+mod pick;
+mod session;
+mod slots;
+
+pub use pick::Place;
+pub use slots::Slots;
+
+use crate::session::{MAX_POSITIONS, Message, Spans, WHOLE_DUE, Want};
 use kith_crypto::content::{Geometry, Position, Tree, TreeError, VerifiedBlock, VerifyCap};
+use pick::{Pick, Reader};
+use session::{Has, Session, has_span};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Blocks on their way and not yet written, in all (3 MiB).
+/// With so many blocks not yet written nothing more is asked for (3 MiB).
 pub const MAX_UNWRITTEN: usize = 48;
+/// Blocks on their way and not yet written, in all (10 MiB).
+pub const MAX_UNDER_WAY: usize = 160;
 /// The same when they come through a circuit: much is on its way there (20 MiB).
 pub const MAX_UNWRITTEN_ONION: usize = 320;
-const MAX_DEPTH_ONION: usize = 256;
-const MIN_DEPTH: usize = 4;
-const MAX_DEPTH: usize = 32;
-/// Data blocks asked for with the first request of a session.
+/// Data blocks asked for with the first request of a fetch.
 const FIRST_BURST: u16 = 4;
 /// A session that owes blocks and brings none for so long is given up.
 pub const SESSION_STALL: Duration = Duration::from_secs(10);
 
 /// One block may take so long, and not longer, whatever else comes meanwhile.
 pub const BLOCK_STALL: Duration = Duration::from_secs(60);
-/// The deadline of what a reader waits for.
-const URGENT_MS: u16 = 1000;
-/// The time from one tick to the next, at most.
-const TICK_AHEAD: Duration = Duration::from_millis(200);
-/// Blocks that a reader needs soon (4 MiB).
-const READER_WINDOW: u64 = 64;
+/// The root is asked of a second session when the first has not brought it for so long.
+const ROOT_AGAIN: Duration = Duration::from_millis(800);
 
 /// Why a session is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,84 +44,20 @@ pub enum Over {
     Gone,
 }
 
-/// A set of block slots.
-#[derive(Clone, Debug, Default)]
-pub struct Slots {
-    words: Vec<u64>,
-    len: u64,
-    count: u64,
-}
-
-impl Slots {
-    /// `len` empty slots.
-    pub fn new(len: u64) -> Self {
-        Self { words: vec![0; len.div_ceil(64) as usize], len, count: 0 }
-    }
-
-    /// Whether a slot is set.
-    pub fn has(&self, slot: u64) -> bool {
-        self.words.get((slot / 64) as usize).is_some_and(|w| w >> (slot % 64) & 1 == 1)
-    }
-
-    /// Sets or clears a slot.
-    pub fn set(&mut self, slot: u64, on: bool) {
-        if slot >= self.len || self.has(slot) == on {
-            return;
-        }
-        if let Some(word) = self.words.get_mut((slot / 64) as usize) {
-            *word ^= 1 << (slot % 64);
-            self.count = if on { self.count + 1 } else { self.count - 1 };
-        }
-    }
-
-    /// Slots that are set.
-    pub const fn count(&self) -> u64 {
-        self.count
-    }
-
-    /// The first empty slot in `from..end`.
-    fn next_empty(&self, from: u64, end: u64) -> Option<u64> {
-        let mut slot = from;
-        while slot < end {
-            let word = self.words.get((slot / 64) as usize)? >> (slot % 64);
-            let run = u64::from(word.trailing_ones());
-            if run < 64 - slot % 64 {
-                return Some(slot + run).filter(|s| *s < end);
-            }
-            slot += 64 - slot % 64;
-        }
-        None
-    }
-}
-
 /// Names a session: `(connection, tunnel)`.
 pub type SessionId = (u32, u32);
 
-#[derive(Debug)]
-struct Session {
-    /// It has said what it has.
-    told: bool,
-    owed: BTreeMap<Position, Duration>,
-    last_arrival: Duration,
-    /// Bytes per second, smoothed.
-    rate: f64,
-    /// Shortest time from asking to having.
-    round_trip: Duration,
-    /// It asks at ticks: when the last was, and what came since.
-    tick: Option<(Duration, u64)>,
+/// Whom a block was asked of.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    first: SessionId,
+    second: Option<SessionId>,
+    at: Duration,
 }
 
-impl Session {
-    /// Blocks that should be on their way: one and a half times what the path holds.
-    fn depth(&self, sessions: usize) -> usize {
-        if self.tick.is_some() {
-            // All that is needed until its next turn and a round trip after it, with room to grow.
-            let ahead = TICK_AHEAD * sessions as u32 + self.round_trip.min(Duration::from_secs(5));
-            let in_path = 1.5 * self.rate * ahead.as_secs_f64() / 65_552.0;
-            return (in_path as usize + 8).min(MAX_DEPTH_ONION);
-        }
-        let in_path = 1.5 * self.rate * self.round_trip.as_secs_f64() / 65_552.0;
-        (in_path as usize + 1).clamp(MIN_DEPTH, MAX_DEPTH)
+impl Asked {
+    fn is_of(&self, id: SessionId) -> bool {
+        self.first == id || self.second == Some(id)
     }
 }
 
@@ -129,18 +70,63 @@ pub enum Progress {
     Block(VerifiedBlock),
 }
 
+/// Blocks that came, by what they were good for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// Verified and new.
+    pub useful: u64,
+    /// Here already.
+    pub wasted: u64,
+}
+
 /// One object being fetched.
 #[derive(Debug)]
 pub struct Fetch {
     cap: VerifyCap,
     tree: Option<Tree>,
     have: Slots,
-    asked: BTreeMap<Position, SessionId>,
+    /// Spans that are here whole, in the order in which they were completed.
+    spans: Vec<u32>,
+    asked: BTreeMap<Position, Asked>,
     sessions: BTreeMap<SessionId, Session>,
     unwritten: usize,
-    /// Readers and their places, the one that moved last at the end.
-    readers: Vec<(u64, u64)>,
+    /// The one that moved last at the end.
+    readers: Vec<Reader>,
+    /// Where the last reader stood when it left.
+    last_place: Option<Place>,
+    /// When a reader moved last, or the fetch began.
+    moved_at: Option<Duration>,
+    /// Somebody waits for all of it: nothing is held back.
+    whole: bool,
+    /// Blocks that may be asked for ahead of readers, and as of when.
+    ahead: (f64, Duration),
     cursor: u64,
+    /// Decides among equals, differently in each fetch.
+    seed: u64,
+    picks: u64,
+    /// Time alone may change what is to be asked for.
+    look_at: Option<Duration>,
+    received: Received,
+    rules: Rules,
+}
+
+/// Rules of picking that simulations switch off one by one, to see what each is good for. Every node
+/// keeps all of them.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// What is due soon comes first.
+    pub by_deadline: bool,
+    /// What is not due soon comes rarest first, and not in order.
+    pub rarest: bool,
+    /// Holders of parts are asked before complete ones.
+    pub parts_first: bool,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self { by_deadline: true, rarest: true, parts_first: true }
+    }
 }
 
 impl Fetch {
@@ -150,11 +136,21 @@ impl Fetch {
             cap,
             tree: None,
             have: Slots::default(),
+            spans: Vec::new(),
             asked: BTreeMap::new(),
             sessions: BTreeMap::new(),
             unwritten: 0,
             readers: Vec::new(),
+            last_place: None,
+            moved_at: None,
+            whole: true,
+            ahead: (0.0, Duration::ZERO),
             cursor: 0,
+            seed: 0,
+            picks: 0,
+            look_at: None,
+            received: Received::default(),
+            rules: Rules::default(),
         }
     }
 
@@ -166,15 +162,27 @@ impl Fetch {
     ) -> Result<Self, TreeError> {
         let (tree, _) = Tree::open(&cap, sealed_root)?;
         let mut fetch = Self::new(cap);
-        fetch.have = Slots::new(tree.geometry().total());
-        let all = positions(tree.geometry());
-        for position in all.filter(|p| have(*p)) {
-            if let Some(slot) = tree.geometry().slot(position) {
+        let geometry = tree.geometry();
+        fetch.have = Slots::new(geometry.total());
+        for position in positions(geometry).filter(|p| have(*p)) {
+            if let Some(slot) = geometry.slot(position) {
                 fetch.have.set(slot, true);
             }
         }
         fetch.tree = Some(tree);
+        let spans = (0..Spans::of(geometry).count()).filter(|span| fetch.is_whole(geometry, *span));
+        fetch.spans = spans.map(|span| span as u32).collect();
         Ok(fetch)
+    }
+
+    #[doc(hidden)]
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.rules = rules;
+    }
+
+    /// Decides among equals.
+    pub fn set_seed(&mut self, seed: u64) {
+        self.seed = seed;
     }
 
     /// What opens and asks for the object.
@@ -192,15 +200,41 @@ impl Fetch {
         self.have.count()
     }
 
+    /// Whether a block is verified, and written or about to be.
+    pub fn has(&self, position: Position) -> bool {
+        self.geometry().and_then(|g| g.slot(position)).is_some_and(|slot| self.have.has(slot))
+    }
+
     /// Everything is here and written.
     pub fn is_complete(&self) -> bool {
         self.unwritten == 0 && self.geometry().is_some_and(|g| self.have.count() == g.total())
     }
 
-    /// A reader stands at a data block (`None`: it is gone). Its surroundings come first.
-    pub fn set_reader(&mut self, reader: u64, block: Option<u64>) {
-        self.readers.retain(|(id, _)| *id != reader);
-        self.readers.extend(block.map(|block| (reader, block)));
+    /// Blocks that are on their way.
+    pub fn asked_count(&self) -> usize {
+        self.asked.len()
+    }
+
+    /// What came so far.
+    pub const fn received(&self) -> Received {
+        self.received
+    }
+
+    /// [`Spans`] that are here whole, in the order in which they came.
+    pub fn spans(&self) -> &[u32] {
+        &self.spans
+    }
+
+    /// The same as a map of bits.
+    pub fn span_map(&self) -> Vec<u8> {
+        self.geometry().map(Spans::of).map_or_else(Vec::new, |spans| spans.map(&self.spans))
+    }
+
+    /// Whether somebody waits for all of it. If not, no more is asked for than readers need soon, and
+    /// ahead of them at a few times their pace.
+    pub fn set_whole(&mut self, now: Duration, whole: bool) {
+        self.whole = whole;
+        self.moved_at.get_or_insert(now);
     }
 
     /// The owner has written a block.
@@ -210,20 +244,15 @@ impl Fetch {
 
     /// A session to a holder stands: what to send first.
     pub fn session_opened(&mut self, now: Duration, id: SessionId) -> Message {
-        let session = Session {
-            told: false,
-            owed: BTreeMap::new(),
-            last_arrival: now,
-            rate: 0.0,
-            round_trip: Duration::from_secs(1),
-            tick: None,
-        };
-        self.sessions.insert(id, session);
+        let spans = self.geometry().map(Spans::of);
+        self.sessions.insert(id, Session::new(now, spans));
+        self.moved_at.get_or_insert(now);
         let first = self.first_missing().unwrap_or(0);
-        let resume = self.tree.is_some();
+        // Who comes second is asked for what the first brings too late.
+        let resume = self.tree.is_some() || self.asked.contains_key(&Position::Root);
         if !resume {
             // What the object turns out not to have is answered with a lack.
-            burst(first, FIRST_BURST).for_each(|p| self.owe(now, id, p));
+            burst(first, FIRST_BURST).for_each(|p| self.owe(now, id, p, Some(Duration::ZERO)));
         }
         Message::Start { resume, first: first as u32, count: if resume { 0 } else { FIRST_BURST } }
     }
@@ -231,31 +260,21 @@ impl Fetch {
     /// A session asks at times of its own; this is one of them. What came since the last says how fast
     /// the path is.
     pub fn ticked(&mut self, now: Duration, id: SessionId) {
-        let Some(session) = self.sessions.get_mut(&id) else { return };
-        if let Some((last, bytes)) = session.tick {
-            let seconds = now.saturating_sub(last).as_secs_f64().max(0.02);
-            let seen = bytes as f64 / seconds;
-            // Up at once, down slowly: a pause of the reader says nothing of the path.
-            let weight = if seen > session.rate { 0.5 } else { 0.1 };
-            session.rate += (seen - session.rate) * weight;
-        }
-        session.tick = Some((now, 0));
+        self.sessions.get_mut(&id).into_iter().for_each(|session| session.ticked(now));
     }
 
-    fn owe(&mut self, now: Duration, id: SessionId, position: Position) {
-        self.asked.insert(position, id);
-        if let Some(session) = self.sessions.get_mut(&id) {
-            if session.owed.is_empty() {
-                session.last_arrival = now; // a stall counts from the first unanswered request
-            }
-            session.owed.insert(position, now);
+    fn owe(&mut self, now: Duration, id: SessionId, position: Position, due: Option<Duration>) {
+        let asked = self.asked.entry(position).or_insert(Asked { first: id, second: None, at: now });
+        if asked.first != id {
+            asked.second = Some(id);
         }
+        self.sessions.get_mut(&id).into_iter().for_each(|session| session.owe(now, position, due));
     }
 
     /// A session ended: what it owed is asked elsewhere.
     pub fn session_closed(&mut self, id: SessionId) {
         self.sessions.remove(&id);
-        self.asked.retain(|_, session| *session != id);
+        self.asked.retain(|_, asked| asked.drop(id));
     }
 
     /// Sessions that stand.
@@ -263,10 +282,27 @@ impl Fetch {
         self.sessions.keys().copied().collect()
     }
 
+    /// Sessions that have something to take back, and do not wait for a tick to say so.
+    pub fn taking_back(&self) -> Vec<SessionId> {
+        let has = self.sessions.iter().filter(|(_, s)| !s.cancels.is_empty() && !s.ticks());
+        has.map(|(id, _)| *id).collect()
+    }
+
+    /// Whether a session stands that can bring something that is missing.
+    pub fn has_use(&self) -> bool {
+        self.sessions.values().any(|session| match &session.has {
+            Has::Untold | Has::All => true,
+            Has::Spans(map) => self.geometry().is_some_and(|geometry| {
+                let mut spans = 0..Spans::of(geometry).count();
+                spans.any(|span| has_span(map, span) && !self.is_whole(geometry, span))
+            }),
+        })
+    }
+
     /// Sessions that owe blocks and have been silent for too long.
     pub fn stalled(&self, now: Duration) -> Vec<SessionId> {
         let silent = |s: &Session| {
-            let oldest = s.owed.values().min().copied().unwrap_or(now);
+            let oldest = s.owed.values().map(|owed| owed.asked).min().unwrap_or(now);
             !s.owed.is_empty()
                 && (now.saturating_sub(s.last_arrival) > SESSION_STALL
                     || now.saturating_sub(oldest) > BLOCK_STALL)
@@ -274,14 +310,24 @@ impl Fetch {
         self.sessions.iter().filter(|(_, s)| silent(s)).map(|(id, _)| *id).collect()
     }
 
-    /// When [`Fetch::stalled`] may have something next.
+    /// When [`Fetch::stalled`] may have something next, or sessions are to be asked for more.
     pub fn poll_timeout(&self) -> Option<Duration> {
         let owing = self.sessions.values().filter(|s| !s.owed.is_empty());
         let limit = |s: &Session| {
-            let oldest = s.owed.values().min().map(|at| *at + BLOCK_STALL);
+            let oldest = s.owed.values().map(|owed| owed.asked + BLOCK_STALL).min();
             oldest.unwrap_or(Duration::MAX).min(s.last_arrival + SESSION_STALL)
         };
-        owing.map(|s| limit(s) + Duration::from_millis(1)).min()
+        let stall = owing.map(|s| limit(s) + Duration::from_millis(1)).min();
+        [stall, self.look_at].into_iter().flatten().min()
+    }
+
+    /// Whether it is time to ask all sessions for more.
+    pub fn take_look(&mut self, now: Duration) -> bool {
+        self.look_at.take_if(|at| *at <= now).is_some()
+    }
+
+    fn look_again(&mut self, at: Duration) {
+        self.look_at = Some(self.look_at.map_or(at, |other| other.min(at)));
     }
 
     /// Takes a message of a session.
@@ -291,26 +337,47 @@ impl Fetch {
         id: SessionId,
         message: Message,
     ) -> Result<Option<Progress>, Over> {
+        let all = self.geometry().map(|geometry| Spans::of(geometry).count());
         let Some(session) = self.sessions.get_mut(&id) else { return Ok(None) };
         match message {
-            // Once, as the answer to the first request. Holders of parts exist from the swarm on;
-            // until then one that has not everything is of no use.
-            Message::Have(Have::All) if !std::mem::replace(&mut session.told, true) => Ok(None),
-            Message::Have(Have::Spans(_)) if !session.told => Err(Over::Gone),
-            Message::Have(_) => Err(Over::Lied),
-            Message::Lack(position) => {
-                session.owed.remove(&position).ok_or(Over::Lied)?;
-                session.last_arrival = now;
-                if self.asked.get(&position) == Some(&id) {
+            Message::Have(have) => {
+                if session.tell(have) {
+                    Ok(None)
+                } else {
+                    Err(Over::Lied)
+                }
+            }
+            Message::More(spans) => {
+                if !session.tell_more(&spans, all) {
+                    return Err(Over::Lied);
+                }
+                self.hand_over(now, id, &spans);
+                Ok(None)
+            }
+            Message::Later(position) => {
+                let may = session.put_off(now, position);
+                let asked = session.answered(now, position).filter(|_| may).ok_or(Over::Lied)?;
+                if asked.is_some() && self.asked.get_mut(&position).is_some_and(|a| !a.drop(id)) {
                     self.asked.remove(&position);
                 }
-                // The first burst may name what the object does not have. A holder that lacks what
-                // the object has is no use: asking it again and again would never end.
+                Ok(None)
+            }
+            Message::Lack(position) => {
+                let asked = session.answered(now, position).ok_or(Over::Lied)?;
+                if asked.is_some() {
+                    self.asked.entry(position).and_modify(|a| a.at = now);
+                    if self.asked.get_mut(&position).is_some_and(|a| !a.drop(id)) {
+                        self.asked.remove(&position);
+                    }
+                }
+                // The first burst may name what the object does not have. A holder that lacks what it
+                // said it has is no use: asking it again and again would never end.
                 let exists = match self.geometry() {
                     Some(geometry) => geometry.slot(position).is_some(),
                     None => matches!(position, Position::Root),
                 };
-                if exists { Err(Over::Gone) } else { Ok(None) }
+                let session = self.sessions.get_mut(&id).ok_or(Over::Gone)?;
+                if exists && !session.lack(position) { Err(Over::Gone) } else { Ok(None) }
             }
             Message::Block(position, bytes) => self.block(now, id, position, bytes),
             Message::Busy(_) | Message::Bye => Err(Over::Gone),
@@ -325,44 +392,69 @@ impl Fetch {
         position: Position,
         bytes: Vec<u8>,
     ) -> Result<Option<Progress>, Over> {
-        if let Some(session) = self.sessions.get_mut(&id) {
-            let asked_at = session.owed.remove(&position).ok_or(Over::Lied)?;
-            session.round_trip = session.round_trip.min(now.saturating_sub(asked_at));
-            let gap = now.saturating_sub(session.last_arrival).as_secs_f64().max(1e-5);
-            match &mut session.tick {
-                Some((_, bytes)) => *bytes += 65_552,
-                None => session.rate += (65_552.0 / gap - session.rate) * 0.1,
+        let session = self.sessions.get_mut(&id).ok_or(Over::Gone)?;
+        let asked = session.answered(now, position).ok_or(Over::Lied)?;
+        session.came(now, asked);
+        let result = self.verified(id, position, bytes);
+        // The other one that was asked need not bring it any more, if this was it.
+        if let Some(asked) = self.asked.get(&position).copied() {
+            let others = [Some(asked.first), asked.second].into_iter().flatten().filter(|other| *other != id);
+            let here = self.has(position);
+            for other in others.filter(|_| here) {
+                if let Some(session) = self.sessions.get_mut(&other) {
+                    session.release(now, position);
+                }
             }
-            session.last_arrival = now;
+            if here || self.asked.get_mut(&position).is_some_and(|asked| !asked.drop(id)) {
+                self.asked.remove(&position);
+            }
         }
-        if self.asked.get(&position) == Some(&id) {
-            self.asked.remove(&position);
-        }
+        result
+    }
+
+    fn verified(
+        &mut self,
+        id: SessionId,
+        position: Position,
+        bytes: Vec<u8>,
+    ) -> Result<Option<Progress>, Over> {
         if let Position::Root = position {
             if self.tree.is_some() {
+                self.received.wasted += 1;
                 return Ok(None);
             }
             let (tree, block) = Tree::open(&self.cap, bytes).map_err(|_| Over::Lied)?;
             let geometry = tree.geometry();
             self.have = Slots::new(geometry.total());
             self.tree = Some(tree);
+            self.sessions.values_mut().for_each(|session| session.spans = Some(Spans::of(geometry)));
             self.got(geometry, Position::Root);
             return Ok(Some(Progress::Root(block, geometry)));
         }
-        let Some(tree) = self.tree.as_mut() else { return Err(Over::Lied) };
+        let known = self.has(position);
+        let node_is_kept_back = |node| self.asked.get(&Position::Node(node)).is_some_and(|a| a.first == id);
+        let Some(tree) = self.tree.as_mut() else {
+            // The root was asked first: it was kept back, unless the holder had none then.
+            let owes_root = self.asked.get(&Position::Root).is_some_and(|asked| asked.is_of(id));
+            self.received.wasted += 1;
+            return if owes_root { Err(Over::Lied) } else { Ok(None) };
+        };
         let geometry = tree.geometry();
-        let known = geometry.slot(position).is_some_and(|slot| self.have.has(slot));
         match tree.verify(position, bytes) {
-            Ok(_) if known => Ok(None), // a duplicate, or a node block that memory had dropped
+            Ok(_) if known => {
+                self.received.wasted += 1;
+                Ok(None) // a duplicate, or a node block that memory had dropped
+            }
             Ok(block) => {
                 self.got(geometry, position);
                 Ok(Some(Progress::Block(block)))
             }
             // A session answers in order, and the node was asked before: it was kept back.
-            Err(TreeError::NodeMissing(node)) if self.asked.get(&Position::Node(node)) == Some(&id) => {
-                Err(Over::Lied)
+            Err(TreeError::NodeMissing(node)) if node_is_kept_back(node) => Err(Over::Lied),
+            Err(TreeError::NodeMissing(_)) => {
+                self.received.wasted += 1;
+                Ok(None) // memory dropped the node: both are asked again
             }
-            Err(TreeError::NodeMissing(_)) => Ok(None), // memory dropped the node: both are asked again
             Err(_) => Err(Over::Lied),
         }
     }
@@ -371,101 +463,96 @@ impl Fetch {
         if let Some(slot) = geometry.slot(position) {
             self.have.set(slot, true);
         }
+        if let Position::Data(index) = position {
+            let span = Spans::of(geometry).of_block(index);
+            if self.is_whole(geometry, span) {
+                self.spans.push(span as u32);
+            }
+        }
+        self.received.useful += 1;
         self.unwritten += 1;
     }
 
-    /// The next request to send on a session, if it is worth a message.
+    fn is_whole(&self, geometry: Geometry, span: u64) -> bool {
+        let blocks = Spans::of(geometry).range(span);
+        self.have.next_empty(blocks.start, blocks.end).is_none()
+    }
+
+    /// The next message to send on a session, if there is one that is worth a message.
     pub fn next_wants(&mut self, now: Duration, id: SessionId) -> Option<Message> {
-        let geometry = self.geometry()?;
-        let (depth, owed) = {
-            let session = self.sessions.get(&id)?;
-            (session.depth(self.sessions.len()), session.owed.len())
-        };
-        let ticks = self.sessions.get(&id).is_some_and(|s| s.tick.is_some());
-        let most = if ticks { MAX_UNWRITTEN_ONION } else { MAX_UNWRITTEN };
+        let sessions = self.sessions.len();
+        let session = self.sessions.get_mut(&id)?;
+        session.forget_put_off(now);
+        if !session.cancels.is_empty() {
+            let some = session.cancels.len().min(MAX_POSITIONS);
+            return Some(Message::Cancel(session.cancels.drain(..some).collect()));
+        }
+        let (depth, mut owed, ticks) = (session.depth(sessions), session.owed.len(), session.ticks());
+        let Some(geometry) = self.geometry() else { return self.root_again(now, id) };
+        let most = if ticks { MAX_UNWRITTEN_ONION } else { MAX_UNDER_WAY };
         // Ask in groups: a request for each arriving block would cost a cell each.
         if !ticks && owed > depth * 3 / 4 {
             return None;
         }
         let mut wants = Vec::new();
-        while owed + wants.len() < depth
+        while owed < depth
             && wants.len() < MAX_POSITIONS
             && self.asked.len() + self.unwritten < most
             && self.unwritten < MAX_UNWRITTEN
         {
-            let Some(position) = self.pick(geometry, id) else { break };
-            self.owe(now, id, position);
-            let deadline_ms = if self.is_urgent(position) { URGENT_MS } else { u16::MAX };
+            let Some(pick) = self.pick(now, geometry, id) else { break };
+            let Pick { position, due, from } = pick;
+            if let Some(from) = from {
+                let released = self.sessions.get_mut(&from).is_some_and(|s| s.release(now, position));
+                if !released {
+                    break;
+                }
+                self.asked.remove(&position);
+            }
+            // Who waits for all of it is in no hurry, but is not put off.
+            let due = due.or(self.whole.then_some(WHOLE_DUE)).map(|due| due.min(WHOLE_DUE));
+            self.owe(now, id, position, due);
+            owed += 1;
+            let deadline_ms = due.map_or(u16::MAX, |due| due.as_millis() as u16);
             wants.push(Want { position, deadline_ms });
+        }
+        let put_off = self.sessions.get(&id).is_some_and(Session::puts_off);
+        if wants.is_empty() && (put_off || sessions > 1 && !self.asked.is_empty()) {
+            // What others owe may turn out to be late, and what was put off may be asked for again.
+            self.look_again(now + pick::LOOK_EVERY);
         }
         (!wants.is_empty()).then_some(Message::Want(wants))
     }
 
-    /// What a reader waits for leaves a holder before what is only fetched ahead, and so does what
-    /// proves it: a node block never comes later than the data below it.
-    fn is_urgent(&self, position: Position) -> bool {
-        let Position::Data(index) = position else { return true };
-        let in_window = |from: u64| (from..from.saturating_add(READER_WINDOW)).contains(&index);
-        self.readers.last().is_some_and(|(_, from)| in_window(*from))
-    }
-
-    fn first_missing(&self) -> Option<u64> {
-        let end = self.geometry()?.data_count();
-        let from = self.readers.last().map_or(0, |(_, block)| *block).min(end);
-        self.have.next_empty(from, end).or_else(|| self.have.next_empty(0, from))
-    }
-
-    /// Head first, then what readers need next, then the rest in order.
-    fn pick(&mut self, geometry: Geometry, id: SessionId) -> Option<Position> {
-        let head = Position::Head;
-        let missing = |p| geometry.slot(p).is_some_and(|s| !self.have.has(s)) && !self.asked.contains_key(&p);
-        if missing(head) {
-            return Some(head);
+    /// While nothing is known of the object: its root, from somebody else when the first is slow.
+    fn root_again(&mut self, now: Duration, id: SessionId) -> Option<Message> {
+        match self.asked.get(&Position::Root) {
+            Some(asked) if asked.is_of(id) || asked.second.is_some() => return None,
+            Some(asked) if now < asked.at + ROOT_AGAIN => {
+                let at = asked.at + ROOT_AGAIN;
+                self.look_again(at);
+                return None;
+            }
+            _ => {}
         }
-        let end = geometry.data_count();
-        // The last seek first, and for each reader what it needs soon; then what follows the last.
-        for (_, from) in self.readers.iter().rev() {
-            let soon = from.saturating_add(READER_WINDOW).min(end);
-            if let Some(found) = self.pick_from(geometry, *from, soon, id) {
-                return Some(found);
+        self.owe(now, id, Position::Root, Some(Duration::ZERO));
+        Some(Message::Want(vec![Want { position: Position::Root, deadline_ms: 0 }]))
+    }
+}
+
+impl Asked {
+    /// One of them does not bring it. False: nobody is left.
+    fn drop(&mut self, id: SessionId) -> bool {
+        if self.second == Some(id) {
+            self.second = None;
+        }
+        if self.first == id {
+            match self.second.take() {
+                Some(second) => self.first = second,
+                None => return false,
             }
         }
-        if let Some((_, from)) = self.readers.last()
-            && let Some(found) = self.pick_from(geometry, *from, end, id)
-        {
-            return Some(found);
-        }
-        let found = self.pick_from(geometry, self.cursor, end, id);
-        let found = found.or_else(|| self.pick_from(geometry, 0, end, id));
-        // Everything before the first missing block is here: later scans start there.
-        self.cursor = self.have.next_empty(self.cursor, end).unwrap_or(0);
-        found.or_else(|| {
-            (0..geometry.node_count()).map(Position::Node).find(|p| self.is_missing(geometry, *p))
-        })
-    }
-
-    fn is_missing(&self, geometry: Geometry, p: Position) -> bool {
-        geometry.slot(p).is_some_and(|s| !self.have.has(s)) && !self.asked.contains_key(&p)
-    }
-
-    fn pick_from(&self, geometry: Geometry, from: u64, end: u64, id: SessionId) -> Option<Position> {
-        let mut index = self.have.next_empty(from, end)?;
-        loop {
-            let position = Position::Data(index);
-            if !self.asked.contains_key(&position) {
-                let Some(node) = geometry.parent(index) else { return Some(position) };
-                let above = Position::Node(node);
-                let loaded = self.tree.as_ref().is_some_and(|t| t.has_node(node));
-                match self.asked.get(&above) {
-                    _ if loaded => return Some(position),
-                    None => return Some(above),
-                    // The same session brings the node first; another's may come later.
-                    Some(by) if *by == id => return Some(position),
-                    Some(_) => {}
-                }
-            }
-            index = self.have.next_empty(index + 1, end)?;
-        }
+        true
     }
 }
 
@@ -488,6 +575,7 @@ pub fn positions(geometry: Geometry) -> impl Iterator<Item = Position> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::Have;
     use kith_crypto::content::{Builder, Head, ReadCap};
     use kith_crypto::secret::Key;
     use std::collections::HashMap;
@@ -518,10 +606,8 @@ mod tests {
         let mut now = Duration::ZERO;
         let mut queue: Vec<(SessionId, Position)> = Vec::new();
         for id in sessions {
-            let Message::Start { resume: false, count, .. } = fetch.session_opened(now, *id) else {
-                panic!()
-            };
-            queue.extend(burst(0, count).map(|p| (*id, p)));
+            let Message::Start { resume, count, .. } = fetch.session_opened(now, *id) else { panic!() };
+            queue.extend(burst(0, count).filter(|_| !resume).map(|p| (*id, p)));
         }
         for _ in 0..100_000 {
             now += Duration::from_millis(1);
@@ -550,8 +636,10 @@ mod tests {
                 }
             }
             for id in sessions.iter().filter(|s| !liars.contains(s)) {
-                if let Some(Message::Want(wants)) = fetch.next_wants(now, *id) {
-                    queue.extend(wants.into_iter().map(|w| (*id, w.position)));
+                match fetch.next_wants(now, *id) {
+                    Some(Message::Want(wants)) => queue.extend(wants.into_iter().map(|w| (*id, w.position))),
+                    Some(Message::Cancel(back)) => queue.retain(|(s, p)| s != id || !back.contains(p)),
+                    _ => {}
                 }
             }
         }
@@ -595,7 +683,7 @@ mod tests {
             fetch.message(Duration::ZERO, id, message).unwrap();
         }
         (0..6).for_each(|_| fetch.written());
-        fetch.set_reader(1, Some(300));
+        fetch.set_reader(Duration::ZERO, 1, Some(Place::unpaced(300)));
         let Some(Message::Want(wants)) = fetch.next_wants(Duration::ZERO, id) else { panic!() };
         let positions: Vec<_> = wants.iter().map(|w| w.position).collect();
         assert_eq!(positions[..2], [Position::Data(300), Position::Data(301)]);
@@ -607,7 +695,7 @@ mod tests {
                     .unwrap();
             }
             fetch.next_wants(Duration::from_millis(i), id);
-            assert!(fetch.asked.len() + fetch.unwritten <= MAX_UNWRITTEN);
+            assert!(fetch.asked.len() + fetch.unwritten <= MAX_UNWRITTEN + 32);
         }
         assert!(fetch.unwritten > 20, "nothing was written, so the fetch stopped asking");
     }
@@ -636,6 +724,7 @@ mod tests {
         let mut fetch = Fetch::new(cap.verify_cap());
         let (id, now) = ((1, 1), Duration::ZERO);
         fetch.session_opened(now, id);
+        fetch.message(now, id, Message::Have(Have::All)).unwrap();
         let root = Message::Block(Position::Root, blocks[&Position::Root].clone());
         fetch.message(now, id, root).unwrap();
         assert!(fetch.message(now, id, Message::Lack(Position::Node(0))).unwrap().is_none());
@@ -676,7 +765,7 @@ mod tests {
     }
 
     #[test]
-    fn a_holder_says_once_what_it_has_and_has_it_all() {
+    fn a_holder_says_once_what_it_has_and_once_that_it_has_all() {
         let object = object(3);
         let have =
             |fetch: &mut Fetch, have| fetch.message(Duration::ZERO, (1, 1), Message::Have(have)).map(drop);
@@ -684,7 +773,9 @@ mod tests {
         assert_eq!(have(&mut fetch, Have::All), Ok(()));
         assert_eq!(have(&mut fetch, Have::All), Err(Over::Lied));
         let (mut fetch, _) = begun(&object, |_| true);
-        assert_eq!(have(&mut fetch, Have::Spans(Vec::new())), Err(Over::Gone));
+        assert_eq!(have(&mut fetch, Have::Spans(Vec::new())), Ok(()));
+        assert_eq!(have(&mut fetch, Have::Spans(Vec::new())), Err(Over::Lied));
+        assert_eq!(have(&mut fetch, Have::All), Ok(()));
     }
 
     #[test]

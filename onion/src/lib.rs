@@ -20,6 +20,7 @@ pub mod link;
 pub mod ratchet;
 pub mod route;
 pub mod schedule;
+pub mod serving;
 pub mod session;
 pub mod spread;
 mod time;

@@ -3,24 +3,85 @@
 
 use kith_crypto::aead::TAG_LEN;
 use kith_crypto::codec::{DecodeError, Reader, Writer};
-use kith_crypto::content::{Position, SEALED_LEN};
+use kith_crypto::content::{Geometry, Position, SEALED_LEN};
 use std::collections::VecDeque;
+use std::ops::Range;
+use std::time::Duration;
 
-/// Blocks in one span of a `HAVE` map (1 MiB).
-pub const SPAN_BLOCKS: u64 = 16;
-/// Most positions in one request.
+/// Data blocks in one span of a `HAVE` map, at most (1 MiB).
+const MAX_SPAN_BLOCKS: u64 = 16;
+/// Spans of an object, at least, unless it has fewer blocks: a second or two of a film each.
+const MIN_SPANS: u64 = 512;
+/// Most positions in one request, and spans in one piece of news.
 pub const MAX_POSITIONS: usize = 64;
 const MAX_SPAN_BYTES: usize = 32 * 1024;
+/// Spans that a map can name.
+pub const MAX_SPANS: u32 = MAX_SPAN_BYTES as u32 * 8;
 const HEAD_LEN: usize = 5;
 const POSITION_LEN: usize = 5;
+
+/// The latest deadline, of what is wanted because all of the object is: it is not put off.
+pub const WHOLE_DUE: Duration = Duration::from_millis(u16::MAX as u64 - 1);
 
 /// A block that is wanted, and how soon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Want {
     /// Which block.
     pub position: Position,
-    /// Milliseconds until it is late; 65,535 when there is no hurry.
+    /// Milliseconds until it is late; 65,534 ([`WHOLE_DUE`]) when all of the object is wanted, 65,535 when
+    /// there is no hurry.
     pub deadline_ms: u16,
+}
+
+/// The spans of an object: runs of data blocks that a holder says it has, or has not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spans {
+    data: u64,
+    blocks: u64,
+}
+
+impl Spans {
+    /// Sixteen blocks each; eight, four, two or one where the object has fewer than 512 of those.
+    pub fn of(geometry: Geometry) -> Self {
+        let data = geometry.data_count();
+        let mut blocks = MAX_SPAN_BLOCKS;
+        while blocks > 1 && data < MIN_SPANS * blocks {
+            blocks /= 2;
+        }
+        Self { data, blocks }
+    }
+
+    /// Data blocks of one span; the last may have fewer.
+    pub const fn blocks(self) -> u64 {
+        self.blocks
+    }
+
+    /// How many there are.
+    pub const fn count(self) -> u64 {
+        self.data.div_ceil(self.blocks)
+    }
+
+    /// The span of a data block.
+    pub const fn of_block(self, index: u64) -> u64 {
+        index / self.blocks
+    }
+
+    /// The data blocks of a span.
+    pub fn range(self, span: u64) -> Range<u64> {
+        let from = span.saturating_mul(self.blocks).min(self.data);
+        from..from.saturating_add(self.blocks).min(self.data)
+    }
+
+    /// Bits for those in a list.
+    pub fn map(self, list: &[u32]) -> Vec<u8> {
+        let mut map = vec![0; self.count().div_ceil(8) as usize];
+        for span in list.iter().filter(|span| u64::from(**span) < self.count()) {
+            if let Some(byte) = map.get_mut((*span / 8) as usize) {
+                *byte |= 1 << (*span % 8);
+            }
+        }
+        map
+    }
 }
 
 /// What a holder has.
@@ -28,21 +89,8 @@ pub struct Want {
 pub enum Have {
     /// Everything.
     All,
-    /// The spans of 16 blocks whose bits are set (bit 0 of byte 0 first).
+    /// The spans whose bits are set (bit 0 of byte 0 first).
     Spans(Vec<u8>),
-}
-
-impl Have {
-    /// Whether the holder has a data block.
-    pub fn has(&self, index: u64) -> bool {
-        match self {
-            Self::All => true,
-            Self::Spans(map) => {
-                let span = index / SPAN_BLOCKS;
-                map.get((span / 8) as usize).is_some_and(|byte| byte >> (span % 8) & 1 == 1)
-            }
-        }
-    }
 }
 
 /// A session message.
@@ -71,6 +119,10 @@ pub enum Message {
     Busy(u16),
     /// The session is over.
     Bye,
+    /// Spans that the holder has got since it said what it has.
+    More(Vec<u32>),
+    /// Others were given this block, for which there is no hurry: ask them first.
+    Later(Position),
 }
 
 fn put_position(w: &mut Writer, p: Position) {
@@ -92,7 +144,8 @@ fn take_count(r: &mut Reader<'_>) -> Result<usize, DecodeError> {
 const BLOCK: u8 = 5;
 
 impl Message {
-    // Registry of types: 1 start, 2 want, 3 cancel, 4 have, 5 block, 6 lack, 7 busy, 8 bye.
+    // Registry of types: 1 start, 2 want, 3 cancel, 4 have, 5 block, 6 lack, 7 busy, 8 bye, 9 more,
+    // 10 later.
     const fn number(&self) -> u8 {
         match self {
             Self::Start { .. } => 1,
@@ -103,6 +156,8 @@ impl Message {
             Self::Lack(_) => 6,
             Self::Busy(_) => 7,
             Self::Bye => 8,
+            Self::More(_) => 9,
+            Self::Later(_) => 10,
         }
     }
 
@@ -114,9 +169,10 @@ impl Message {
             3 => len <= 2 + MAX_POSITIONS * POSITION_LEN,
             4 => len <= 3 + MAX_SPAN_BYTES,
             BLOCK => len == POSITION_LEN + SEALED_LEN,
-            6 => len == POSITION_LEN,
+            6 | 10 => len == POSITION_LEN,
             7 => len == 2,
             8 => len == 0,
+            9 => len <= 2 + MAX_POSITIONS * 4,
             _ => false,
         }
     }
@@ -153,11 +209,18 @@ impl Message {
                 put_position(&mut w, p);
                 block = Some(bytes);
             }
-            Self::Lack(p) => put_position(&mut w, p),
+            Self::Lack(p) | Self::Later(p) => put_position(&mut w, p),
             Self::Busy(retry_s) => {
                 w.u16(retry_s);
             }
             Self::Bye => {}
+            Self::More(spans) => {
+                let spans = spans.into_iter().take(MAX_POSITIONS);
+                w.u16(spans.len() as u16);
+                spans.for_each(|span| {
+                    w.u32(span);
+                });
+            }
         }
         let len = w.len() + block.as_ref().map_or(0, Vec::len);
         let mut head = Writer::new();
@@ -192,7 +255,12 @@ impl Message {
             }
             6 => Self::Lack(take_position(&mut r)?),
             7 => Self::Busy(r.u16()?),
+            10 => Self::Later(take_position(&mut r)?),
             8 => Self::Bye,
+            9 => {
+                let count = take_count(&mut r)?;
+                Self::More((0..count).map(|_| r.u32()).collect::<Result<_, _>>()?)
+            }
             _ => return Err(r.invalid("message type")),
         };
         r.finish()?;
@@ -335,6 +403,8 @@ mod tests {
             Message::Lack(Position::Data(1)),
             Message::Busy(30),
             Message::Bye,
+            Message::More(vec![0, MAX_SPANS]),
+            Message::Later(Position::Data(8)),
         ]
     }
 
@@ -358,9 +428,23 @@ mod tests {
     }
 
     #[test]
-    fn span_maps() {
-        let have = Have::Spans(vec![0b10]);
-        assert!(!have.has(15) && have.has(16) && have.has(31) && !have.has(32) && !have.has(u64::MAX));
+    fn small_objects_have_small_spans() {
+        let spans = |data| Spans::of(Geometry::of(data).unwrap());
+        for (data, blocks, count) in [
+            (1, 1, 1),
+            (600, 1, 600),
+            (1_144, 2, 572),
+            (8_191, 8, 1_024),
+            (8_192, 16, 512),
+            (160_000, 16, 10_000),
+        ] {
+            assert_eq!((spans(data).blocks(), spans(data).count()), (blocks, count), "{data} blocks");
+            let all: Vec<u64> = (0..count).flat_map(|span| spans(data).range(span)).collect();
+            assert!(all == (0..data).collect::<Vec<_>>(), "each block is in one of them");
+        }
+        let most = spans(kith_crypto::content::MAX_BLOCKS);
+        assert!(most.count() <= u64::from(MAX_SPANS));
+        assert_eq!(spans(20).map(&[0, 9, 19, 20]), [1, 2, 8]);
     }
 
     #[test]

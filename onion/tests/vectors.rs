@@ -634,12 +634,24 @@ fn session_messages() {
     );
     check_session("session_busy", "BUSY for 30 s", Message::Busy(30), &[("seconds", 2)]);
     check_session("session_bye", "BYE", Message::Bye, &[]);
+    check_session(
+        "session_later",
+        "LATER: data block 5",
+        Message::Later(Position::Data(5)),
+        &[("level", 1), ("index", 4)],
+    );
+    check_session(
+        "session_more",
+        "MORE: the spans 2 and 262143 have come",
+        Message::More(vec![2, 262_143]),
+        &[("count", 2), ("span", 4), ("span", 4)],
+    );
     let many = [&65_u16.to_le_bytes()[..], &[0; 64 * 7]].concat();
     FOLDER.check_bad(
         "session",
         &[
             ("type-0", with(&start, 0, &[0])),
-            ("type-9", with(&start, 0, &[9])),
+            ("type-11", with(&start, 0, &[11])),
             ("start-length", with(&start, 1, &[8])),
             ("start-resume-flag", with(&start, 5, &[2])),
             ("want-count-too-high", relabel(&wants, &many)),

@@ -6,7 +6,8 @@
 //! which shortens waiting between measurements and no measured figure: friends pull what is a
 //! friend's own after a hint, whatever the batch.
 //!
-//! `-- onion [MIB [RUNS]]` measures circuits instead; see `onion.rs`.
+//! `-- onion [MIB [RUNS]]` measures circuits instead; see `onion.rs`. `-- watch [PLAYS] [PART..]` measures
+//! films that are watched while they arrive; see `watch.rs`.
 
 // A bench that can't go on has nothing to report but why.
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -18,6 +19,13 @@ mod figures;
 #[path = "../e2e/harness.rs"]
 mod harness;
 mod onion;
+#[allow(dead_code)]
+#[path = "../e2e/players/mod.rs"]
+mod players;
+#[allow(dead_code)]
+#[path = "../e2e/wan.rs"]
+mod wan;
+mod watch;
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -37,6 +45,11 @@ const STARTS: usize = 5;
 fn main() {
     // cargo adds flags of its own (`--bench`).
     let words: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    if words.first().is_some_and(|word| word == "watch") {
+        println!("{}", machine());
+        warn_of_debug();
+        return watch::run(&words[1..]);
+    }
     let is_onion = words.first().is_some_and(|word| word == "onion");
     let numbers: Vec<u64> = words.iter().skip(is_onion.into()).map(|word| word.parse().unwrap()).collect();
     if is_onion {

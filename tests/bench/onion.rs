@@ -6,13 +6,11 @@
 //! the circuit (in a line there is none); what is wanted leaves on a tick that comes each 100 to 200 ms.
 //! `circuit.pace` is shortened until the circuits stand and is a minute while it is measured.
 
-use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{MIB, STEP, measure_get, require_space, write_random};
 use crate::figures::*;
@@ -220,19 +218,4 @@ impl Stream {
         let fetches = || json(node, &["status"])["fetches"].as_u64();
         wait_until(Duration::from_secs(30), "the fetch ends", || fetches() == Some(0));
     }
-}
-
-/// One request over the node's socket.
-fn api(node: &Node, method: &str, path: &str, body: Option<&Value>) -> Value {
-    let mut socket = UnixStream::connect(node.ready["socket"].as_str().unwrap()).unwrap();
-    let mut request = format!("{method} {path} HTTP/1.1\r\nHost: kith\r\nConnection: close\r\n");
-    let body = body.map(Value::to_string).unwrap_or_default();
-    if !body.is_empty() {
-        write!(request, "Content-Type: application/json\r\nContent-Length: {}\r\n", body.len()).unwrap();
-    }
-    socket.write_all(format!("{request}\r\n{body}").as_bytes()).unwrap();
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).unwrap();
-    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
-    serde_json::from_str(body).unwrap_or_else(|e| panic!("{e}: {answer}"))
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{LazyLock, Mutex, mpsc};
@@ -35,7 +36,7 @@ pub(crate) const SOON: Duration = Duration::from_secs(30);
 // ---- waiting ------------------------------------------------------------------------------------
 
 /// Asks again until `holds` or the time is over; the only place that sleeps.
-fn poll(time: Duration, mut holds: impl FnMut() -> bool) -> bool {
+pub(crate) fn poll(time: Duration, mut holds: impl FnMut() -> bool) -> bool {
     let end = Instant::now() + time;
     let mut pause = Duration::from_millis(2);
     loop {
@@ -573,6 +574,27 @@ pub(crate) fn assert_same(path: &Path, expected: &[u8]) {
     }
 }
 
+/// One request over the node's socket, without a command in between.
+pub(crate) fn api(node: &Node, method: &str, path: &str, body: Option<&Value>) -> Value {
+    let socket = node.ready["socket"].as_str().expect("the node names its socket");
+    let mut socket = UnixStream::connect(socket).expect("the node listens");
+    let mut request = format!("{method} {path} HTTP/1.1\r\nHost: kith\r\nConnection: close\r\n");
+    let body = body.map(Value::to_string).unwrap_or_default();
+    if !body.is_empty() {
+        request += &format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
+    }
+    socket.write_all(format!("{request}\r\n{body}").as_bytes()).expect("the node takes a request");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).expect("the node answers");
+    let (_, body) = answer.split_once("\r\n\r\n").expect("an answer has a head");
+    serde_json::from_str(body).unwrap_or_else(|e| panic!("{e}: {answer}"))
+}
+
+/// What the node's API shows there.
+pub(crate) fn request(node: &Node, method: &str, path: &str) -> Value {
+    api(node, method, path, None)
+}
+
 // ---- real video ---------------------------------------------------------------------------------
 
 /// A video that ffmpeg made.
@@ -609,6 +631,39 @@ pub(crate) fn long_video(seconds: u32, len: usize) -> Option<Clip> {
     clip.bytes.extend(noise);
     fs::write(&clip.path, &clip.bytes).expect("the clip can be written");
     Some(clip)
+}
+
+/// A real MP4 of so many seconds and kilobits a second, with a picture to seek to in each second.
+pub(crate) fn paced_video(seconds: u32, kilobits: u32) -> Option<Clip> {
+    if !has_ffmpeg() {
+        return None;
+    }
+    let dir = tempfile::Builder::new().prefix("kith-clip-").tempdir().expect("a temporary folder");
+    let path = dir.path().join("clip.mp4");
+    let picture = format!("testsrc2=size=640x360:rate=25:duration={seconds}");
+    let sound = format!("sine=frequency=440:duration={seconds}");
+    let rate = format!("{kilobits}k");
+    let mut command = Command::new("ffmpeg");
+    command.args(["-nostdin", "-loglevel", "error", "-f", "lavfi", "-i", &picture]);
+    command.args(["-f", "lavfi", "-i", &sound, "-c:v", "libx264", "-preset", "ultrafast"]);
+    command.args(["-pix_fmt", "yuv420p", "-g", "25", "-b:v", &rate, "-minrate", &rate, "-maxrate", &rate]);
+    command.args(["-bufsize", &rate, "-x264-params", "nal-hrd=cbr", "-c:a", "aac", "-b:a", "64k"]);
+    command.args(["-movflags", "+faststart", "-threads", "1"]).arg(&path);
+    assert!(command.status().expect("ffmpeg starts").success(), "ffmpeg could not make the clip");
+    let bytes = fs::read(&path).expect("ffmpeg wrote the clip");
+    Some(Clip { path, bytes, _dir: dir })
+}
+
+/// Whether a program is there; if not, says how to get it, which is a failure in CI.
+pub(crate) fn has_program(program: &str, package: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let there = std::env::split_paths(&path).any(|dir| dir.join(program).is_file());
+    if !there {
+        let advice = format!("this test needs {program}: apt-get install {package}");
+        assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{advice}");
+        eprintln!("{advice}");
+    }
+    there
 }
 
 fn has_ffmpeg() -> bool {

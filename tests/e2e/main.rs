@@ -22,6 +22,9 @@ mod line;
 mod links;
 mod logs;
 mod onion;
+mod play;
+#[allow(dead_code)] // the benches use more of it
+mod players;
 mod quota;
 mod rest;
 mod restart;

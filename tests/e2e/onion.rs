@@ -79,13 +79,7 @@ fn names_nobody(text: &str, nodes: &[Node]) {
 
 /// Nodes in a line, each of which all others reach over a path like that.
 fn line_over(path: Link, env: &[(&str, &str)]) -> [Node; 5] {
-    let nodes = LINE.map(|name| {
-        let wan = Wan::start(path);
-        let mut node = Node::stopped(name, env);
-        node.up("127.0.0.1:0", &["--name", name, "--set", &format!("advertise={}", wan.address)]);
-        wan.lead_to(node.listen());
-        node
-    });
+    let nodes = LINE.map(|name| Wan::around(name, path, env, &[]).1);
     nodes.windows(2).for_each(|pair| befriend(&pair[0], &pair[1]));
     nodes
 }

@@ -12,6 +12,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::harness::Node;
+
 /// What a direction of a connection is like.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Path {
@@ -80,6 +82,16 @@ impl Wan {
         act(&mut self.state.lock().expect("no thread failed"))
     }
 
+    /// A node that all others reach over such a path.
+    pub(crate) fn around(name: &str, path: Path, env: &[(&str, &str)], more: &[&str]) -> (Self, Node) {
+        let wan = Self::start(path);
+        let mut node = Node::stopped(name, env);
+        let advertise = format!("advertise={}", wan.address);
+        node.up("127.0.0.1:0", &[&["--name", name, "--set", &advertise], more].concat());
+        wan.lead_to(node.listen());
+        (wan, node)
+    }
+
     /// Connections go there from now on.
     pub(crate) fn lead_to(&self, target: String) {
         self.with(|state| state.target = Some(target));
@@ -96,9 +108,9 @@ impl Wan {
         all.into_iter().flatten().for_each(|s| drop(s.shutdown(Shutdown::Both)));
     }
 
-    /// Bytes that went through, both ways.
-    pub(crate) fn carried(&self) -> u64 {
-        self.with(|state| state.carried.iter().sum())
+    /// Bytes that went through: towards the node, and from it.
+    pub(crate) fn carried(&self) -> [u64; 2] {
+        self.with(|state| state.carried)
     }
 
     fn accepted(&self, from: TcpStream) {
@@ -231,7 +243,7 @@ mod tests {
         stream.read_exact(&mut came).expect("all of it");
         writer.join().expect("a thread").expect("it takes all");
         assert!(came == sent && begun.elapsed() >= Duration::from_millis(580), "{:?}", begun.elapsed());
-        assert!(wan.carried() >= 400_000);
+        assert!(wan.carried().iter().sum::<u64>() >= 400_000);
         wan.stall(Duration::from_millis(300));
         let begun = Instant::now();
         stream.write_all(&[7]).expect("it takes a byte");

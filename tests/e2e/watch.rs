@@ -51,13 +51,13 @@ impl Drop for Watch {
 }
 
 pub(crate) struct Response {
-    status: u16,
+    pub(crate) status: u16,
     head: BTreeMap<String, String>,
     pub(crate) body: Vec<u8>,
 }
 
 impl Response {
-    fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.head.get(name).map_or("", String::as_str)
     }
 }

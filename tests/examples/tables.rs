@@ -1,11 +1,13 @@
 //! Prints what the shipped route policy gives away, beside policies that were rejected, and how far
 //! requests reach from the end of a circuit:
-//! `cargo run --release -p kith-tests --example tables -- [--table repeated|capture|reach] [--nodes N]
+//! `cargo run --release -p kith-tests --example tables -- [--table repeated|capture|reach|swarm] [--nodes N]
 //! [--trials N] [--seed N]`. Without `--nodes` it runs 1000, 2000 and 10,000 nodes, and whole nodes on a
 //! graph of 200 for the reach. What the figures mean: `docs/protocol/circuit.md`.
 
+use kith_onion::fetch::Rules;
 use kith_tests::graphs::{Graph, Kind};
 use kith_tests::paths::{AFTER, Adversary, Estimate, Policy, capture, cores, reach, repeated, seeded};
+use kith_tests::swarm::{Leaves, Outcome, Scenario, play};
 
 struct Options {
     nodes: Vec<usize>,
@@ -14,7 +16,7 @@ struct Options {
     table: Option<String>,
 }
 
-const TABLES: [&str; 3] = ["repeated", "capture", "reach"];
+const TABLES: [&str; 4] = ["repeated", "capture", "reach", "swarm"];
 /// Whole nodes of which one graph is made.
 const WHOLE: usize = 200;
 
@@ -29,13 +31,14 @@ fn main() {
         Ok(options) => options,
         Err(what) => {
             eprintln!(
-                "tables: {what}. Usage: tables [--table repeated|capture|reach] [--nodes N] [--trials N] [--seed N]"
+                "tables: {what}. Usage: tables [--table repeated|capture|reach|swarm] [--nodes N] [--trials N] [--seed N]"
             );
             std::process::exit(2);
         }
     };
     println!("Seed {}, {} origins a row; ± and brackets are 95 % intervals.", options.seed, options.trials);
-    for n in &options.nodes {
+    let graphs = TABLES.iter().filter(|table| **table != "swarm").any(|table| options.wants(table));
+    for n in options.nodes.iter().filter(|_| graphs) {
         for (kind, degree) in [(Kind::Com, 15), (Kind::Ws, 14), (Kind::Ba, 15)] {
             let graph = Graph::new(kind, *n, degree, &mut seeded(options.seed, *n as u64));
             println!(
@@ -53,6 +56,9 @@ fn main() {
     }
     if options.wants("reach") {
         print_reach(&options);
+    }
+    if options.wants("swarm") {
+        print_swarm(&options);
     }
 }
 
@@ -184,4 +190,65 @@ fn print_reach(options: &Options) {
 
 fn show(estimate: &Estimate, digits: usize) -> String {
     format!("{:.digits$}±{:.digits$}", estimate.mean, estimate.half).replace("0.", ".")
+}
+
+fn mean(scenario: impl Fn(u64) -> Scenario, runs: u64) -> Outcome {
+    let all: Vec<Outcome> = (1..=runs).map(|seed| play(scenario(seed))).collect();
+    let of = |value: fn(&Outcome) -> f64| all.iter().map(value).sum::<f64>() / all.len() as f64;
+    Outcome {
+        start_s: (of(|o| o.start_s.0), of(|o| o.start_s.1)),
+        stalled: of(|o| o.stalled),
+        disturbed: of(|o| o.disturbed),
+        finished: of(|o| o.finished),
+        alive: of(|o| o.alive),
+        copies: of(|o| o.copies),
+        useful: of(|o| o.useful),
+    }
+}
+
+fn print_swarm(options: &Options) {
+    const RUNS: u64 = 3;
+    let shipped = Rules::default();
+    let in_order = Rules { rarest: false, ..shipped };
+    let rarest = Rules { by_deadline: false, ..shipped };
+    let row = |name: &str, o: Outcome| {
+        println!(
+            "| {name} | {:.1} / {:.1} s | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.3} |",
+            o.start_s.0, o.start_s.1, o.stalled, o.disturbed, o.finished, o.alive, o.copies, o.useful
+        );
+    };
+    println!("\n## Swarm: 80 viewers within 300 s, 600 s of 1 Mbit/s, 6 sessions each, {RUNS} runs a row\n");
+    let head = "start mean / p90 | stalled | > 2 % stalled | finished | alive | copies | useful |";
+    println!("| viewer upload, rules | {head}\n|---|---|---|---|---|---|---|---|");
+    let base = |upload: (f64, f64), seed: u64| Scenario::eighty(upload, seed + options.seed * 1000);
+    for upload in [0.6, 1.0, 1.5, 2.5] {
+        for (name, rules) in [("shipped", shipped), ("in order", in_order), ("rarest only", rarest)] {
+            let outcome = mean(|seed| Scenario { rules, ..base((upload, 4.0), seed) }, RUNS);
+            row(&format!("{upload} {name}"), outcome);
+        }
+    }
+    println!("\n| the publisher leaves, rules | {head}\n|---|---|---|---|---|---|---|---|");
+    let any = Rules { parts_first: false, ..shipped };
+    for leaves in [Leaves::After(240.0), Leaves::After(400.0), Leaves::Sent(1.2)] {
+        for (name, rules, least_sent) in [
+            ("any source", any, false),
+            ("+ parts first", shipped, false),
+            ("+ least sent (shipped)", shipped, true),
+            ("in order, both rules", in_order, true),
+        ] {
+            let scenario = |seed| {
+                let leaves = Some(leaves);
+                Scenario { rules, least_sent, leaves, quit: 0.0005, ..base((1.5, 6.0), seed) }
+            };
+            row(&format!("{leaves:?}, {name}"), mean(scenario, RUNS));
+        }
+    }
+    println!("\n| others, shipped | {head}\n|---|---|---|---|---|---|---|---|");
+    let more = |viewers: usize| move |seed| Scenario { viewers, ..base((1.5, 4.0), seed) };
+    for viewers in [5, 10, 20] {
+        row(&format!("{viewers} viewers"), mean(more(viewers), RUNS));
+    }
+    let four = |seed| Scenario { bitrate: 500_000, ..base((1.5, 4.0), seed) };
+    row("80 viewers, 4 Mbit/s", mean(four, 1));
+    row("1,000 viewers", mean(more(1000), 1));
 }

@@ -164,14 +164,16 @@ fn a_quiet_tunnel_goes_first() {
 /// Cid takes all tunnels to Ana that Bo may have; then Dora wants one.
 fn when_all_tunnels_are_taken(seed: u64, share_tunnels: bool) -> Duration {
     let (mut world, small, large) =
-        common_friend(seed, Budgets { share_tunnels, ..Budgets::default() }, 1, 1);
+        common_friend(seed, Budgets { share_tunnels, ..Budgets::default() }, 1, 64);
     // Somebody who takes and does not read.
-    let cap = large[0].verify_cap();
-    for _ in 0..64 {
-        world.act(2, |core, now| core.start_fetch(now, cap.clone(), Route::Fof, None));
+    for cap in &large {
+        let cap = cap.verify_cap();
+        world.act(2, |core, now| core.start_fetch(now, cap, Route::Fof, None));
         world.run(millis(60));
     }
-    world.run(2 * SECOND);
+    // Those that waited for a place among requests for more holders have it by then.
+    let all = |w: &World| w.nodes[1].core().load().tunnels == 128;
+    assert!(world.run_until(10 * SECOND, all), "all are taken");
     world.stop_reading(2, 1, MINUTE);
     world.run(2 * SECOND);
     assert_eq!(world.nodes[1].core().load().tunnels, 128, "all are taken");
@@ -191,10 +193,10 @@ fn nobody_takes_all_tunnels_to_a_friend() {
 /// Cid asks for much through Bo and does not read; Dora fetches meanwhile. Returns the most cells
 /// that waited at Bo, and how long Dora's fetches took.
 fn unread(seed: u64, budgets: Budgets) -> (usize, Duration) {
-    let (mut world, small, large) = common_friend(seed, budgets, 4, 1);
-    let cap = large[0].verify_cap();
-    for _ in 0..40 {
-        world.act(2, |core, now| core.start_fetch(now, cap.clone(), Route::Fof, None));
+    let (mut world, small, large) = common_friend(seed, budgets, 4, 40);
+    for cap in &large {
+        let cap = cap.verify_cap();
+        world.act(2, |core, now| core.start_fetch(now, cap, Route::Fof, None));
         world.run(millis(60));
     }
     world.stop_reading(2, 1, 5 * MINUTE);
@@ -223,11 +225,12 @@ fn cells_that_nobody_reads_are_bounded() {
 fn read_ahead(seed: u64, budgets: Budgets) -> usize {
     let mut world = nodes(seed, 2, budgets);
     world.link(0, 1);
-    let cap = world.publish(0, "clip", 1_500_000, Audience::Friends);
-    assert!(world.run_until(MINUTE, |w| knows(w, 1, std::slice::from_ref(&cap))));
-    let verify = cap.verify_cap();
-    for _ in 0..64 {
-        world.act(1, |core, now| core.start_fetch(now, verify.clone(), Route::Direct, None));
+    // One object is served to all in turn: it takes many.
+    let caps: Vec<_> = (0..72).map(|_| world.publish(0, "clip", 1_500_000, Audience::Friends)).collect();
+    assert!(world.run_until(MINUTE, |w| knows(w, 1, &caps)));
+    for cap in &caps {
+        let verify = cap.verify_cap();
+        world.act(1, |core, now| core.start_fetch(now, verify, Route::Direct, None));
         world.run(millis(60));
     }
     world.stop_reading(1, 0, MINUTE);
@@ -243,14 +246,14 @@ fn read_ahead(seed: u64, budgets: Budgets) -> usize {
 fn what_is_read_ahead_is_bounded() {
     seeds::run("what_is_read_ahead_is_bounded", 2, |seed| {
         let most = read_ahead(seed, Budgets::default());
-        // A share of 4 MiB each, and a block for each of 64 sessions.
-        assert!((MIB..=8 * MIB + 300_000).contains(&most), "{most} bytes for one friend");
+        // 64 sessions share 4 MiB.
+        assert!((MIB..=4 * MIB + 300_000).contains(&most), "{most} bytes for one friend");
         let small = Budgets { serving: (4 * MIB, MIB), ..Budgets::default() };
         let most = read_ahead(seed, small);
         assert!((MIB / 2..=MIB + 100_000).contains(&most), "{most} bytes in all");
         let off = Budgets { serving: (usize::MAX / 4, usize::MAX / 4), ..Budgets::default() };
         let most = read_ahead(seed, off);
-        assert!(most > 10 * MIB, "without the account {most} bytes");
+        assert!(most > 8 * MIB, "without the account {most} bytes");
     });
 }
 
@@ -378,7 +381,8 @@ fn down_limits_hold_by_withholding_credit() {
 
 /// A slow reader behind a relay: most cells that wait for it once the flow is steady.
 fn behind_a_slow_link(seed: u64, budgets: Budgets) -> usize {
-    let (mut world, _, large) = common_friend(seed, budgets, 0, 2);
+    // As many as keep more on its way than the system's buffers hold.
+    let (mut world, _, large) = common_friend(seed, budgets, 0, 4);
     let wire = world.wires_between(1, 2)[0];
     world.wires[wire].quality.bandwidth = 150_000;
     large.iter().for_each(|cap| world.fetch(2, cap, Route::Fof));

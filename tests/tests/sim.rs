@@ -61,7 +61,9 @@ fn a_line_of_three_finds_and_fetches() {
         assert_eq!(world.fetch_now(2, &cap, Route::Fof, MINUTE), Outcome::Complete);
         assert_eq!(world.nodes[2].fetches[&cap.root].sessions, [2]);
         assert_eq!(world.fetch_now(1, &cap, Route::Direct, MINUTE), Outcome::Complete);
-        assert_eq!(world.nodes[1].fetches[&cap.root].sessions, [1]);
+        // The node two links away has it too by now, and gives it back to whom it has it from.
+        let sessions = &world.nodes[1].fetches[&cap.root].sessions;
+        assert!(sessions.len() <= 2 && sessions.iter().all(|links| *links == 1), "{sessions:?}");
         // Nothing of the tunnels is left behind.
         world.run(5 * SECOND);
         for node in &world.nodes {
@@ -270,7 +272,7 @@ fn silent_and_failing_holders_are_left() {
         let start = world.now;
         assert_eq!(world.fetch_now(2, &cap, Route::Auto, MINUTE), Outcome::Complete);
         let took = world.now - start;
-        assert!((10 * SECOND..15 * SECOND).contains(&took), "given up after the stall time: {took:?}");
+        assert!(took < 10 * SECOND, "the other brings it before the stall time: {took:?}");
         // A holder that cannot read is asked some more times, and then no longer.
         for node in [first, other] {
             world.nodes[node].mischief = Mischief::Lacking;

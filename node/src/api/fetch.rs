@@ -2,6 +2,10 @@
 
 use super::*;
 use crate::privacy::Told;
+use crate::service::Purpose;
+use axum::extract::Query;
+use kith_crypto::content::Geometry;
+use kith_onion::session::Spans;
 
 /// The requests.
 pub(super) fn routes() -> Router<Api> {
@@ -9,16 +13,26 @@ pub(super) fn routes() -> Router<Api> {
         .route("/api/way", post(way))
         .route("/api/fetches", post(fetch))
         .route("/api/objects/{id}/content", get(content))
-        .route("/api/streams", post(open_stream))
-        .route("/api/streams/{name}", delete(close_stream))
+        .route("/api/streams", post(open_stream).get(list_streams))
+        .route("/api/streams/{name}", delete(close_stream).get(show_stream))
 }
 
 /// Progress lines come this far apart.
 pub(super) const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+/// And the states of a stream.
+const STATE_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Deserialize)]
 struct FetchRequest {
     id: String,
+    route: Option<String>,
+    /// The address lives as long as the answer is read, which is a line of JSON for each state.
+    #[serde(default)]
+    hold: bool,
+}
+
+#[derive(Deserialize)]
+struct ContentRequest {
     route: Option<String>,
 }
 
@@ -53,11 +67,12 @@ struct Begun {
 }
 
 impl Begun {
-    async fn new(api: &Api, id: String, route: Route) -> Result<Self, Failure> {
+    async fn new(api: &Api, id: String, route: Route, purpose: Purpose) -> Result<Self, Failure> {
         api.call(move |cx| {
             let (root, _) = cx.service.resolve(cx.core, &id)?;
             let told = cx.service.way(cx.now, cx.core, &root, route);
-            Ok(Self { wanted: cx.service.want(cx.now, cx.core, &id, route)?, told, root, route })
+            let wanted = cx.service.want(cx.now, cx.core, &id, route, purpose)?;
+            Ok(Self { wanted, told, root, route })
         })
         .await
     }
@@ -84,7 +99,7 @@ impl Begun {
 async fn fetch(State(api): State<Api>, Json(request): Json<FetchRequest>) -> Result<Response, ApiError> {
     let route = route_of(request.route.as_deref())?;
     let started = Instant::now();
-    let begun = Begun::new(&api, request.id, route).await?;
+    let begun = Begun::new(&api, request.id, route, Purpose::Keep).await?;
     let (sender, body) = ChannelBody::new(None);
     let copy = api.clone();
     api.tasks.spawn("fetch progress", async move {
@@ -205,10 +220,15 @@ const fn mode_of(links: u8) -> &'static str {
     }
 }
 
-/// The plaintext of an object that is here.
-async fn content(State(api): State<Api>, Path(id): Path<String>) -> Result<Response, ApiError> {
-    let wanted = api.call(move |cx| cx.service.want(cx.now, cx.core, &id, Route::Auto)).await?;
-    let (cap, handle) = match wanted {
+/// The plaintext of an object that is here, or on its way.
+async fn content(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    Query(request): Query<ContentRequest>,
+) -> Result<Response, ApiError> {
+    let route = route_of(request.route.as_deref())?;
+    let want = move |cx: &mut Context<'_>| cx.service.want(cx.now, cx.core, &id, route, Purpose::Keep);
+    let (cap, handle) = match api.call(want).await? {
         Wanted::Local(cap) => (cap, None),
         Wanted::Fetching(cap, handle) => (cap, Some(Arc::new(handle))),
     };
@@ -227,21 +247,111 @@ async fn content(State(api): State<Api>, Path(id): Path<String>) -> Result<Respo
     Ok((headers, Body::new(body)).into_response())
 }
 
-async fn open_stream(State(api): State<Api>, Json(request): Json<FetchRequest>) -> Answer {
+async fn open_stream(
+    State(api): State<Api>,
+    Json(request): Json<FetchRequest>,
+) -> Result<Response, ApiError> {
     let route = route_of(request.route.as_deref())?;
-    let mut begun = Begun::new(&api, request.id, route).await?;
+    let mut begun = Begun::new(&api, request.id, route, Purpose::Read).await?;
     // A player could not say why nothing comes.
     begun.wait(&api).await?;
     let (cap, handle) = match begun.wanted {
         Wanted::Local(cap) => (cap, None),
         Wanted::Fetching(cap, handle) => (cap, Some(handle)),
     };
-    let (url, name) = api.streams.open(cap, handle)?;
+    let (url, name) = api.streams.open(cap, handle, route)?;
     let mut value = json!({"url": url, "name": name, "expires_s": crate::stream::LIFETIME.as_secs()});
     add(&mut value, "who_learns", json!(begun.told.who_learns));
-    Ok(Json(value))
+    if !request.hold {
+        return Ok(Json(value).into_response());
+    }
+    add(&mut value, "event", json!("open"));
+    add(&mut value, "open_url", json!(api.streams.open_once(&name)?));
+    let (sender, body) = ChannelBody::new(None);
+    let copy = api.clone();
+    api.tasks.spawn("stream states", async move {
+        let mut next = Some(value);
+        while let Some(value) = next
+            && sender.send(line(&value)).await.is_ok()
+        {
+            tokio::select! {
+                () = tokio::time::sleep(STATE_EVERY) => {}
+                () = sender.closed() => break,
+            }
+            next = stream_json(&copy, &name).await.map(|mut state| {
+                add(&mut state, "event", json!("state"));
+                state
+            });
+        }
+        copy.streams.close(&name);
+    });
+    Ok(([("content-type", "application/x-ndjson")], Body::new(body)).into_response())
 }
 
 async fn close_stream(State(api): State<Api>, Path(name): Path<String>) -> Answer {
     Ok(Json(json!({"closed": api.streams.close(&name)})))
+}
+
+async fn show_stream(State(api): State<Api>, Path(name): Path<String>) -> Answer {
+    let gone = || Failure::new(Exit::NotFound, "this stream address has ended");
+    Ok(Json(stream_json(&api, &name).await.ok_or_else(gone)?))
+}
+
+async fn list_streams(State(api): State<Api>) -> Answer {
+    let mut all = Vec::new();
+    for name in api.streams.names() {
+        all.extend(stream_json(&api, &name).await);
+    }
+    Ok(Json(json!(all)))
+}
+
+/// How a stream stands: what is here, what was asked for, how far its player has read.
+async fn stream_json(api: &Api, name: &str) -> Option<Value> {
+    let state = api.streams.state(name)?;
+    let root = state.cap.root;
+    let status = state.fetch.as_ref().map(|fetch| fetch.status.borrow().clone());
+    let failed = status.as_ref().and_then(|status| status.end.clone()).and_then(Result::err);
+    let fetch = state.fetch.as_ref().map(|fetch| fetch.id);
+    let buffer = match fetch {
+        Some(fetch) => api.call(move |cx| Ok(cx.core.fetch_buffer(fetch))).await.ok()?,
+        None => None,
+    };
+    // Without a fetch that goes on, what is stored is what there is.
+    let pack = api.store.pack(&root).ok();
+    let geometry = pack.as_ref().map(|pack| pack.geometry());
+    let spans = match (&buffer, &pack) {
+        (Some(buffer), _) => buffer.spans.clone(),
+        (None, Some(pack)) if pack.is_complete() => vec![0xff; span_count(pack.geometry()).div_ceil(8)],
+        _ => Vec::new(),
+    };
+    let blocks = |blocks: u64| blocks * BLOCK_LEN as u64;
+    let data = geometry.map_or(0, Geometry::data_count);
+    let others = geometry.map_or(0, |g| g.total() - g.data_count());
+    let have = pack.as_ref().map_or(0, |pack| pack.present().saturating_sub(others).min(data));
+    let complete = pack.as_ref().is_some_and(|pack| pack.is_complete());
+    Some(json!({
+        "name": name,
+        "id": root.to_hex(),
+        "complete": complete,
+        "have_bytes": blocks(have),
+        "total_bytes": blocks(data),
+        "asked_bytes": blocks(buffer.as_ref().map_or(0, |buffer| buffer.asked_blocks)),
+        "playing_at_bytes": state.read_to,
+        "ahead_s": buffer.as_ref().and_then(|buffer| buffer.ahead).map(|ahead| ahead.as_secs().min(86_400)),
+        "sources": buffer.as_ref().map_or(0, |buffer| buffer.sessions),
+        "span_bytes": blocks(geometry.map_or(0, |g| Spans::of(g).blocks())),
+        "spans": geometry.map_or_else(String::new, |g| bits(&spans, span_count(g))),
+        "mode": status.as_ref().filter(|s| s.links > 0).map_or("local", |status| mode_of(status.links)),
+        "failed": failed.map(|failure| error_json(&failure)),
+    }))
+}
+
+fn span_count(geometry: Geometry) -> usize {
+    Spans::of(geometry).count() as usize
+}
+
+/// One character for each span: `1` is here whole.
+fn bits(map: &[u8], count: usize) -> String {
+    let is_set = |n: usize| map.get(n / 8).is_some_and(|byte| byte >> (n % 8) & 1 == 1);
+    (0..count).map(|n| if is_set(n) { '1' } else { '0' }).collect()
 }

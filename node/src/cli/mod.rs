@@ -330,8 +330,26 @@ pub struct Get {
 pub enum Player {
     /// mpv, in a window
     Mpv,
+    /// VLC
+    Vlc,
+    /// Your browser: not all formats play there
+    Browser,
     /// Print the stream address and leave the rest to you
     Print,
+}
+
+/// Seconds from `12:30`, `1:02:03` or `90`.
+fn play_time(text: &str) -> Result<u64, String> {
+    let wrong = || "a time is minutes and seconds like 12:30, 1:02:03, or seconds like 90".to_owned();
+    let parts: Vec<&str> = text.split(':').collect();
+    let number = |part: &&str| match part.bytes().all(|b| b.is_ascii_digit()) {
+        true => part.parse::<u64>().ok(),
+        false => None,
+    };
+    let numbers: Vec<u64> = parts.iter().map(number).collect::<Option<_>>().ok_or_else(wrong)?;
+    let small = numbers.iter().skip(1).all(|n| *n < 60);
+    let seconds = numbers.iter().try_fold(0_u64, |all, n| all.checked_mul(60)?.checked_add(*n));
+    seconds.filter(|_| small && numbers.len() <= 3).ok_or_else(wrong)
 }
 
 /// `kith watch`
@@ -339,9 +357,12 @@ pub enum Player {
 pub struct Watch {
     /// Id, its first 8 digits or more, or a link (kith:r1:..., a file with it, or - for stdin)
     pub id: String,
-    /// What plays it
-    #[arg(long, value_enum, default_value_t = Player::Mpv)]
-    pub player: Player,
+    /// What plays it; without this mpv, VLC or the browser, whichever is there first
+    #[arg(long, value_enum)]
+    pub player: Option<Player>,
+    /// Where to begin: 12:30, 1:02:03 or seconds
+    #[arg(long, value_name = "TIME", value_parser = play_time)]
+    pub from: Option<u64>,
     /// Which way it may come
     #[arg(long, value_enum, default_value_t = RouteChoice::Auto)]
     pub route: RouteChoice,

@@ -1,4 +1,4 @@
-//! Getting and watching.
+//! `kith get`.
 
 use super::*;
 use crate::cli;
@@ -16,36 +16,24 @@ impl Shell {
         let id = text_argument(&args.id)?;
         let body = json!({"id": id.trim(), "route": args.route.as_str()});
         self.tell_who_learns(&body).await?;
+        if to_stdout {
+            return self.pipe(body).await;
+        }
         let response = self.client.start(Method::POST, "/api/fetches", Some(body)).await?;
         let mut value = self.follow(response).await?;
         let mut saved = None;
-        if to_stdout || target.is_some() {
+        if let Some(mut target) = target {
             let path = format!("/api/objects/{}/content", text(&value, "id"));
-            let mut content = self.client.start(Method::GET, &path, None).await?.into_body();
-            let mut target = target;
-            let mut stdout = std::io::stdout();
-            let mut written = 0;
-            while let Some(chunk) = client::next(&mut content).await? {
-                written += chunk.len() as u64;
-                match &mut target {
-                    Some(target) => target.write(&chunk)?,
-                    None => stdout.write_all(&chunk).context("cannot write to standard output")?,
-                }
-            }
+            let written = self.copy(&path, &mut |chunk| target.write(chunk)).await?;
             if written != number(&value, "bytes") {
-                return Err(Failure::new(Exit::Verification, "the video could not be read whole: try again"));
+                return Err(cut_short());
             }
-            if let Some(target) = target {
-                saved = Some(target.finish()?);
-            }
+            saved = Some(target.finish()?);
         }
         let path = saved.as_ref().map(|p| p.display().to_string());
         if let Some(fields) = value.as_object_mut() {
             fields.remove("event");
             fields.insert("path".into(), json!(path));
-        }
-        if to_stdout {
-            return Ok(());
         }
         let shown = pick(&value, &["id", "path", "bytes", "seconds", "mode", "hops", "sources"]);
         self.print(&shown, || {
@@ -64,9 +52,49 @@ impl Shell {
         })
     }
 
+    /// Reads a video's contents in order, while it comes.
+    async fn copy(
+        &self,
+        path: &str,
+        to: &mut dyn FnMut(&[u8]) -> Result<(), Failure>,
+    ) -> Result<u64, Failure> {
+        let mut content = self.client.start(Method::GET, path, None).await?.into_body();
+        let mut written = 0;
+        while let Some(chunk) = client::next(&mut content).await? {
+            written += chunk.len() as u64;
+            to(&chunk)?;
+        }
+        Ok(written)
+    }
+
+    /// Writes a video to standard output from its first verified block on. What follows says why it
+    /// broke off, if it does.
+    async fn pipe(&self, body: Value) -> Result<(), Failure> {
+        let route = text(&body, "route").to_owned();
+        let id = text(&body, "id").to_owned();
+        let response = self.client.start(Method::POST, "/api/fetches", Some(body)).await?;
+        let path = format!("/api/objects/{id}/content?route={route}");
+        let mut write =
+            |chunk: &[u8]| std::io::stdout().write_all(chunk).context("cannot write to standard output");
+        let copy = self.copy(&path, &mut write);
+        let follow = self.follow(response);
+        tokio::pin!(copy, follow);
+        let (followed, written) = tokio::select! {
+            followed = &mut follow => (followed?, copy.await?),
+            copied = &mut copy => match copied {
+                Ok(written) => (follow.await?, written),
+                // A reader who has gone is no reason to go on; a fetch that failed says more.
+                Err(failure) if failure.exit == Exit::Failure => return Err(failure),
+                Err(failure) => return Err(follow.await.err().unwrap_or(failure)),
+            },
+        };
+        std::io::stdout().flush().context("cannot write to standard output")?;
+        if written == number(&followed, "bytes") { Ok(()) } else { Err(cut_short()) }
+    }
+
     /// Says who learns what, before anybody is asked for anything. False: there is no way yet, and
     /// nothing was said.
-    async fn tell_who_learns(&self, body: &Value) -> Result<bool, Failure> {
+    pub(super) async fn tell_who_learns(&self, body: &Value) -> Result<bool, Failure> {
         if self.json {
             return Ok(true);
         }
@@ -101,34 +129,13 @@ impl Shell {
         progress.finish_and_clear();
         last
     }
-
-    /// `kith watch`
-    pub async fn watch(&self, args: &cli::Watch) -> Result<(), Failure> {
-        let id = text_argument(&args.id)?;
-        if args.player == cli::Player::Mpv && !on_path("mpv") {
-            return Err(Failure::new(
-                Exit::Failure,
-                "mpv is not installed: install it (`apt-get install mpv`), or use --player print with another player",
-            ));
-        }
-        let body = json!({"id": id.trim(), "route": args.route.as_str()});
-        let told = self.tell_who_learns(&body).await?;
-        let stream = self.client.call(Method::POST, "/api/streams", Some(body)).await?;
-        let url = text(&stream, "url").to_owned();
-        if !told {
-            note_who_learns(&stream);
-        }
-        if args.player == cli::Player::Print {
-            return out(&url);
-        }
-        let status = play(&url).await;
-        let path = format!("/api/streams/{}", text(&stream, "name"));
-        let _ = self.client.call(Method::DELETE, &path, None).await;
-        status
-    }
 }
 
-fn note_who_learns(value: &Value) {
+fn cut_short() -> Failure {
+    Failure::new(Exit::Verification, "the video could not be read whole: try again")
+}
+
+pub(super) fn note_who_learns(value: &Value) {
     note(&format!("who learns what: {}", text(value, "who_learns")));
 }
 
@@ -180,29 +187,4 @@ impl Drop for Target {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.part);
     }
-}
-
-fn on_path(program: &str) -> bool {
-    std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
-}
-
-/// Plays an address with mpv. The address goes in by stdin, so that no other user sees it among the
-/// processes.
-async fn play(url: &str) -> Result<(), Failure> {
-    use tokio::io::AsyncWriteExt;
-    let mut child = tokio::process::Command::new("mpv")
-        .args(["--no-ytdl", "--load-unsafe-playlists=no", "--playlist=-"])
-        .stdin(std::process::Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .context("cannot start mpv")?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(format!("{url}\n").as_bytes()).await.context("cannot talk to mpv")?;
-    }
-    let status = child.wait().await.context("mpv could not be waited for")?;
-    if status.success() {
-        return Ok(());
-    }
-    Err(Failure::new(Exit::Failure, "mpv could not play this video: see what it says above"))
 }

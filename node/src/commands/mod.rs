@@ -15,6 +15,7 @@ mod quota;
 mod rekey;
 mod store;
 mod videos;
+mod watch;
 
 pub use about::{completions, man, version};
 pub use backup::{ask_restore, restore};

@@ -27,6 +27,8 @@ pub(super) struct Fetching {
     /// The mode in which it began, and which it keeps.
     privacy: Privacy,
     users: usize,
+    /// Those of them who wait for all of it.
+    whole: usize,
     status: watch::Sender<FetchStatus>,
     /// What is being fetched does not give way.
     _in_use: InUse,
@@ -38,13 +40,24 @@ pub struct FetchHandle {
     pub id: FetchId,
     /// How it stands.
     pub status: watch::Receiver<FetchStatus>,
+    purpose: Purpose,
     released: Arc<Mutex<Vec<Released>>>,
+}
+
+/// What an object is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// All of it is to be here, as soon as may be.
+    Keep,
+    /// It is read in places: what readers need soon comes first, and the rest not much faster than it
+    /// is played.
+    Read,
 }
 
 /// Something that nobody uses any more.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Released {
-    Fetch(FetchId),
+    Fetch(FetchId, Purpose),
     Reader(FetchId, u64),
 }
 
@@ -63,7 +76,7 @@ impl FetchHandle {
 
 impl Drop for FetchHandle {
     fn drop(&mut self) {
-        self.release(Released::Fetch(self.id));
+        self.release(Released::Fetch(self.id, self.purpose));
     }
 }
 
@@ -77,7 +90,14 @@ pub enum Wanted {
 
 impl Service {
     /// Makes sure that an object is here or on its way.
-    pub fn want(&mut self, now: Now, core: &mut Core, text: &str, route: Route) -> Result<Wanted, Failure> {
+    pub fn want(
+        &mut self,
+        now: Now,
+        core: &mut Core,
+        text: &str,
+        route: Route,
+        purpose: Purpose,
+    ) -> Result<Wanted, Failure> {
         let (root, linked) = self.resolve(core, text)?;
         // A link carries its own key: what somebody lists under the same id does not count.
         let cap = match linked {
@@ -93,9 +113,14 @@ impl Service {
         let same = |f: &Fetching| f.route == route && (route != Route::Auto || f.privacy == privacy);
         let shared = self.fetches.iter_mut().find(|(_, f)| f.cap.root == root && same(f));
         if let Some((id, fetching)) = shared {
+            let id = *id;
             fetching.users += 1;
-            let handle =
-                FetchHandle { id: *id, status: fetching.status.subscribe(), released: self.released.clone() };
+            if purpose == Purpose::Keep {
+                fetching.whole += 1;
+                core.set_whole(now, id, true);
+            }
+            let status = fetching.status.subscribe();
+            let handle = FetchHandle { id, status, purpose, released: self.released.clone() };
             return Ok(Wanted::Fetching(cap, handle));
         }
         if self.fetches.values().any(|f| f.cap.root == root) {
@@ -118,11 +143,14 @@ impl Service {
         let id = started.or_else(|| core.start_fetch(now, cap.verify_cap(), route, None));
         let id = id.ok_or_else(|| Failure::new(Exit::Failure, "the fetch could not be started"))?;
         let (status, receiver) = watch::channel(FetchStatus::default());
-        let in_use = self.store.begin_use(&root);
-        self.fetches
-            .insert(id, Fetching { cap: cap.clone(), route, privacy, users: 1, status, _in_use: in_use });
+        let whole = usize::from(purpose == Purpose::Keep);
+        core.set_whole(now, id, whole > 0);
+        let _in_use = self.store.begin_use(&root);
+        let fetching = Fetching { cap: cap.clone(), route, privacy, users: 1, whole, status, _in_use };
+        self.fetches.insert(id, fetching);
         self.fetch_moved(core, id);
-        Ok(Wanted::Fetching(cap, FetchHandle { id, status: receiver, released: self.released.clone() }))
+        let handle = FetchHandle { id, status: receiver, purpose, released: self.released.clone() };
+        Ok(Wanted::Fetching(cap, handle))
     }
 
     /// Whether an object is here whole.
@@ -252,8 +280,8 @@ impl Service {
             _ => return,
         };
         for what in released {
-            let id = match what {
-                Released::Fetch(id) => id,
+            let (id, purpose) = match what {
+                Released::Fetch(id, purpose) => (id, purpose),
                 Released::Reader(id, reader) => {
                     core.set_reader(now, id, reader, None);
                     continue;
@@ -261,6 +289,10 @@ impl Service {
             };
             let Some(fetching) = self.fetches.get_mut(&id) else { continue };
             fetching.users -= 1;
+            if purpose == Purpose::Keep {
+                fetching.whole -= 1;
+                core.set_whole(now, id, fetching.whole > 0);
+            }
             if fetching.users == 0 {
                 storage.block(Block::Keep(fetching.cap.root));
                 core.cancel_fetch(now, id);

@@ -265,6 +265,8 @@ impl Circuits {
 pub(super) struct Plan {
     /// Friends to ask, over so many links.
     pub(super) friends: Vec<(FriendKey, u8)>,
+    /// Friends of whom nothing says that they have it.
+    pub(super) extra: Vec<FriendKey>,
     /// Whether circuits may be used.
     pub(super) onion: bool,
     /// Friends who told of the object: the first relay should not be one of them.
@@ -410,7 +412,11 @@ impl Core {
             (Route::Auto, Privacy::Normal) if near => (over(1), false),
             (Route::Auto, _) | (Route::Onion, _) => (Vec::new(), true),
         };
-        Plan { friends, onion, carriers }
+        // In `fast` friends can see what is watched here: who has it, or some of it, gives it.
+        let asks_all = self.circuits.privacy == Privacy::Fast && matches!(route, Route::Auto | Route::Direct);
+        let others = self.friends.keys().copied().filter(|f| asks_all && !friends.contains(&(*f, 1)));
+        let extra = if friends.is_empty() { Vec::new() } else { others.collect() };
+        Plan { friends, extra, onion, carriers }
     }
 
     /// A circuit for an object, and whether its first relay also carries the item.

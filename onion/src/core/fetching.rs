@@ -2,15 +2,25 @@
 
 use super::circuits::OWN;
 use super::*;
-use crate::fetch::{Over, Progress};
+use crate::fetch::{Over, Place, Progress};
 use crate::schedule::Flow;
 use crate::session::Message;
 use crate::tunnel::{ONION, Role, Source, SourceState};
 
 /// The next source is asked when one has not answered for so long (decision 19).
 const NEXT_ATTEMPT: Duration = Duration::from_millis(800);
+/// While sessions stand, another source is asked after this.
+const ONE_MORE: Duration = Duration::from_millis(200);
+/// Sessions with friends' nodes and through them, in one fetch.
+const MAX_SESSIONS: usize = 6;
+/// Holders behind one common friend that are asked for.
+const MAX_BEHIND: u8 = 3;
+/// With so many own tunnels on a link no friend is asked there for what nothing says it has.
+const MAX_BESIDE: usize = 16;
 /// A source that refused or was lost is asked again after this.
 const RETRY_SOURCE: Duration = Duration::from_secs(2);
+/// The same for those that nothing says have it, and beside others that give it.
+const RETRY_EXTRA: Duration = Duration::from_secs(15);
 /// A fetch that never got anything gives up after this long without any answer.
 const PATIENCE_FRESH: Duration = Duration::from_secs(8);
 /// The same when only circuits are asked, one after the other.
@@ -58,6 +68,21 @@ pub enum Route {
     Onion,
 }
 
+/// How a fetch stands, for those who watch it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FetchBuffer {
+    /// One bit for each of its [`crate::session::Spans`] that is here whole.
+    pub spans: Vec<u8>,
+    /// Blocks that are on their way.
+    pub asked_blocks: u64,
+    /// Holders that give it now.
+    pub sessions: usize,
+    /// What is here ahead of the reader with the least, if anybody reads.
+    pub ahead: Option<Duration>,
+    /// Blocks that came and were here already.
+    pub wasted_blocks: u64,
+}
+
 /// What is stored of an object already.
 pub type Stored<'a> = (Vec<u8>, &'a dyn Fn(Position) -> bool);
 
@@ -72,15 +97,18 @@ impl Core {
         stored: Option<Stored<'_>>,
     ) -> Option<FetchId> {
         let cap_root = cap.root;
-        let fetch = match stored {
+        let mut fetch = match stored {
             Some((root, have)) => Fetch::resume(cap, root, have).ok()?,
             None => Fetch::new(cap),
         };
+        fetch.set_seed(u64::from_le_bytes(self.rng.bytes()));
+        self.take_parts(&cap_root);
         let sources = self.sources_of(now, &cap_root, route);
         let complete = fetch.is_complete();
         let id = self.next_fetch;
         self.next_fetch += 1;
         let state = FetchState {
+            spans_told: fetch.spans().len(),
             fetch,
             route,
             sources,
@@ -106,11 +134,14 @@ impl Core {
     /// All that an object may come from. A circuit comes after the friends that may be asked.
     fn sources_of(&self, now: Now, root: &Root, route: Route) -> Vec<Source> {
         let plan = self.plan(root, route);
-        let idle = SourceState::Idle { not_before: now.at };
+        let state = SourceState::Idle { not_before: now.at };
         let after = u32::from(!plan.friends.is_empty());
-        let source = |(friend, links)| Source { friend, links, state: idle, failures: 0 };
-        let onion = Source { friend: FriendKey([0; 32]), links: ONION, state: idle, failures: after };
-        plan.friends.into_iter().map(source).chain(plan.onion.then_some(onion)).collect()
+        let base = Source { friend: FriendKey([0; 32]), links: 1, nth: 0, extra: false, state, failures: 0 };
+        let source = |(friend, links)| Source { friend, links, ..base };
+        let extra = |friend| Source { friend, extra: true, ..base };
+        let onion = Source { links: ONION, failures: after, ..base };
+        let friends = plan.friends.into_iter().map(source);
+        friends.chain(plan.extra.into_iter().map(extra)).chain(plan.onion.then_some(onion)).collect()
     }
 
     /// Search learned of an object, or of another friend who gives it: fetches under way may use it.
@@ -138,7 +169,7 @@ impl Core {
     /// Ends a fetch; what came is kept by the owner.
     pub fn cancel_fetch(&mut self, now: Now, id: FetchId) {
         if let Some(state) = self.fetches.remove(&id) {
-            drop(state);
+            self.keep_parts(&state.fetch);
             for (conn, circ) in self.tunnels_of(id) {
                 self.end_tunnel(now, conn, circ, true);
             }
@@ -146,12 +177,33 @@ impl Core {
         }
     }
 
-    /// A reader of the object stands at this data block, or has gone.
-    pub fn set_reader(&mut self, now: Now, id: FetchId, reader: u64, block: Option<u64>) {
+    /// A reader of the object stands somewhere, or has gone.
+    pub fn set_reader(&mut self, now: Now, id: FetchId, reader: u64, place: Option<Place>) {
         if let Some(state) = self.fetches.get_mut(&id) {
-            state.fetch.set_reader(reader, block);
+            state.fetch.set_reader(now.at, reader, place);
             self.ask_more(now, id);
         }
+    }
+
+    /// Whether somebody waits for all of the object, and not only for what readers need soon.
+    pub fn set_whole(&mut self, now: Now, id: FetchId, whole: bool) {
+        if let Some(state) = self.fetches.get_mut(&id) {
+            state.fetch.set_whole(now.at, whole);
+            self.ask_more(now, id);
+        }
+    }
+
+    /// What is on its way, and how much is here ahead of the reader with the least.
+    pub fn fetch_buffer(&self, id: FetchId) -> Option<FetchBuffer> {
+        let fetch = &self.fetches.get(&id)?.fetch;
+        let received = fetch.received();
+        Some(FetchBuffer {
+            spans: fetch.span_map(),
+            asked_blocks: fetch.asked_count() as u64,
+            sessions: fetch.session_ids().len(),
+            ahead: fetch.buffered(),
+            wasted_blocks: received.wasted,
+        })
     }
 
     /// The owner stored what a [`FetchEvent::Root`] or [`FetchEvent::Block`] brought.
@@ -195,8 +247,8 @@ impl Core {
 
     pub(super) fn next_fetch_step(&self) -> Option<Duration> {
         self.fetches.values().fold(None, |next, state| {
-            let attempt = (!state.has_session()).then_some(state.next_attempt);
-            let patience = (!state.has_session()).then_some(state.alive_at + state.patience());
+            let attempt = state.may_ask_more().then_some(state.next_attempt);
+            let patience = (!state.fetch.has_use()).then_some(state.alive_at + state.patience());
             earliest(next, earliest(state.fetch.poll_timeout(), earliest(attempt, patience)))
         })
     }
@@ -211,8 +263,11 @@ impl Core {
                 self.session_gone(now, conn, circ, id, Gone::Lost);
             }
             self.attempt(now, id);
+            if self.fetches.get_mut(&id).is_some_and(|state| state.fetch.take_look(now.at)) {
+                self.ask_more(now, id);
+            }
             if let Some(state) = self.fetches.get(&id)
-                && !state.has_session()
+                && !state.fetch.has_use()
                 && now.at >= state.alive_at + state.patience()
             {
                 let onion = state.sources.iter().all(|s| s.links == ONION);
@@ -239,21 +294,27 @@ impl Core {
         }
     }
 
-    /// Asks the next source if none has answered.
+    /// Asks the next source if none has answered, or if there is room for one more.
     fn attempt(&mut self, now: Now, id: FetchId) {
         let Some(state) = self.fetches.get(&id) else { return };
-        if state.has_session() || now.at < state.next_attempt {
+        if !state.may_ask_more() || now.at < state.next_attempt {
             return;
         }
-        let ready = |s: &&Source| matches!(s.state, SourceState::Idle { not_before } if not_before <= now.at);
+        let has_session = state.fetch.has_use();
+        let ready = |s: &Source| matches!(s.state, SourceState::Idle { not_before } if not_before <= now.at);
         let links = &self.friends;
-        let online = |s: &&Source| s.links == ONION || links.get(&s.friend).is_some_and(|f| f.link.is_some());
-        let candidates = state.sources.iter().filter(ready).filter(online);
-        let found = candidates.min_by_key(|s| s.failures).copied();
+        let online = |s: &Source| match s.links {
+            // Circuits are for what no friend gives.
+            ONION => !has_session,
+            _ => links.get(&s.friend).is_some_and(|f| f.link.is_some()),
+        };
+        let candidates = state.sources.iter().enumerate().filter(|(_, s)| ready(s) && online(s));
+        let found = candidates.min_by_key(|(_, s)| (s.extra, s.failures)).map(|(at, s)| (at, *s));
         let cap = state.fetch.cap().clone();
-        let Some(source) = found else {
+        let Some((place, source)) = found else {
             if let Some(state) = self.fetches.get_mut(&id) {
-                state.next_attempt = now.at + Duration::from_millis(200);
+                let wait = if has_session { NEXT_ATTEMPT } else { ONE_MORE };
+                state.next_attempt = now.at + wait;
             }
             return;
         };
@@ -261,18 +322,31 @@ impl Core {
             return self.attempt_onion(now, id);
         }
         let conn = self.friends.get(&source.friend).and_then(|f| f.link);
+        // Those that nothing says have it are asked while there is room to spare.
+        let conn = conn.filter(|conn| !source.extra || self.own_tunnels(*conn) < MAX_BESIDE);
         let tunnel = self.request(now, &cap, source.links).zip(conn).and_then(|((request, noise), conn)| {
             let role = Role::Asking { fetch: id, noise: Box::new(noise), sealed: request.sealed };
             self.begin_tunnel(now, conn, role, Flow::default(), &request).map(|circ| (conn, circ))
         });
         let Some(state) = self.fetches.get_mut(&id) else { return };
-        state.next_attempt = now.at + NEXT_ATTEMPT;
+        state.next_attempt = now.at + if has_session || source.extra { ONE_MORE } else { NEXT_ATTEMPT };
         let next = match tunnel {
             Some(tunnel) => SourceState::Asked(tunnel),
+            None if source.extra => SourceState::Idle { not_before: now.at + RETRY_EXTRA },
             None => SourceState::Idle { not_before: now.at + RETRY_SOURCE },
         };
-        let same = |s: &&mut Source| s.friend == source.friend && s.links == source.links;
-        state.sources.iter_mut().filter(same).for_each(|s| s.state = next);
+        // Making room on a link may have ended others, never this one.
+        if let Some(source) = state.sources.get_mut(place) {
+            source.state = next;
+        }
+    }
+
+    /// Tunnels on a link that this side opened.
+    fn own_tunnels(&mut self, conn: ConnId) -> usize {
+        self.open_link(conn).map_or(0, |open| {
+            let half = open.next_circ % 2;
+            open.tunnels.iter().filter(|(circ, t)| **circ % 2 == half && t.is_tunnel()).count()
+        })
     }
 
     /// Asks through a circuit, if one can be had.
@@ -306,39 +380,47 @@ impl Core {
         }
     }
 
-    /// A holder has proved itself: the session starts. Others that were asked are let go, except for
-    /// those at the end of the same circuit.
+    /// A holder has proved itself: the session starts. A circuit's are for when no friend gives it.
     pub(super) fn session_ready(&mut self, now: Now, conn: ConnId, circ: CircId, id: FetchId) {
         let through_circuit = conn & OWN != 0;
-        let may_start = |s: &&mut FetchState| !s.has_session() || through_circuit && s.only_through(conn);
+        let may_start = |s: &&mut FetchState| match through_circuit {
+            true => !s.fetch.has_use() || s.only_through(conn),
+            false => s.friend_sessions() < MAX_SESSIONS,
+        };
         let Some(state) = self.fetches.get_mut(&id).filter(may_start) else {
             return self.end_tunnel(now, conn, circ, true);
         };
-        let Some(source) = state.sources.iter_mut().find(|s| s.uses((conn, circ))) else {
+        let Some(place) = state.sources.iter().position(|s| s.uses((conn, circ))) else {
             return self.end_tunnel(now, conn, circ, true);
         };
+        let Some(source) = state.sources.get_mut(place) else { return };
         source.state = SourceState::Open((conn, circ));
-        let (friend, mut links) = (source.friend, source.links);
+        let (source, mut links) = (*source, source.links);
         let start = state.fetch.session_opened(now.at, (conn, circ));
         if through_circuit {
             // One name a session: nothing says whether two of them are the same holder.
             let mut name = [0; 32];
             let places = conn.to_le_bytes().into_iter().chain(circ.to_le_bytes());
             name.iter_mut().zip(places).for_each(|(to, from)| *to = from);
-            state.sessions_used.insert((FriendKey(name), ONION));
+            state.sessions_used.insert((FriendKey(name), ONION, 0));
             links = self.circuits.settings.relays + 1;
         } else {
-            state.sessions_used.insert((friend, links));
+            state.sessions_used.insert((source.friend, links, source.nth));
+            state.next_attempt = state.next_attempt.min(now.at + ONE_MORE);
+            // A common friend may know of more who have it.
+            let next = Source { nth: source.nth + 1, extra: true, failures: 0, ..source };
+            let known = |s: &Source| (s.friend, s.links, s.nth) == (next.friend, next.links, next.nth);
+            if links == 2 && next.nth < MAX_BEHIND && !state.sources.iter().any(known) {
+                state.sources.push(Source { state: SourceState::Idle { not_before: now.at }, ..next });
+            }
             // A circuit that was asked besides is not needed.
             self.leave_circuit(now, id);
         }
         self.say(now, conn, circ, start);
         self.event(Event::Fetch(id, FetchEvent::Session(links)));
-        let same_circuit = |c: ConnId| through_circuit && c == conn;
-        let others: Vec<_> = self.tunnels_of(id).into_iter().collect();
-        let others: Vec<_> =
-            others.into_iter().filter(|t| *t != (conn, circ) && !same_circuit(t.0)).collect();
-        for (c, k) in others {
+        let others = self.tunnels_of(id);
+        let is_other = |c: ConnId| if through_circuit { c != conn } else { c & OWN != 0 };
+        for (c, k) in others.into_iter().filter(|(c, _)| is_other(*c)) {
             self.end_tunnel(now, c, k, true);
         }
         self.ask_more(now, id);
@@ -371,6 +453,7 @@ impl Core {
                     ));
                 }
                 self.ask_session(now, conn, circ, id);
+                self.pass_news(now, id);
             }
             Err(over) => {
                 match over {
@@ -382,13 +465,28 @@ impl Core {
         }
     }
 
+    /// Spans that came are told to whom parts are served.
+    fn pass_news(&mut self, now: Now, id: FetchId) {
+        let Some(state) = self.fetches.get_mut(&id) else { return };
+        let (spans, root) = (state.fetch.spans().len(), state.fetch.cap().root);
+        if std::mem::replace(&mut state.spans_told, spans) != spans {
+            self.tell_spans(now, root);
+        }
+    }
+
     fn ask_session(&mut self, now: Now, conn: ConnId, circ: CircId, id: FetchId) {
         if conn & OWN != 0 && self.budgets.defences.ticks {
             return; // at the next tick
         }
-        if let Some(wants) = self.fetches.get_mut(&id).and_then(|s| s.fetch.next_wants(now.at, (conn, circ)))
-        {
+        let next = |core: &mut Self, session| core.fetches.get_mut(&id)?.fetch.next_wants(now.at, session);
+        while let Some(wants) = next(self, (conn, circ)) {
             self.say(now, conn, circ, wants);
+        }
+        // What was taken over is taken back elsewhere.
+        for session in self.fetches.get(&id).map(|s| s.fetch.taking_back()).unwrap_or_default() {
+            while let Some(message) = next(self, session) {
+                self.say(now, session.0, session.1, message);
+            }
         }
     }
 
@@ -399,8 +497,13 @@ impl Core {
         }
     }
 
-    /// A tunnel of a fetch ended.
+    /// A tunnel of a fetch ended: others are asked for what it owed.
     pub(super) fn session_gone(&mut self, now: Now, conn: ConnId, circ: CircId, id: FetchId, gone: Gone) {
+        self.source_gone(now, conn, circ, id, gone);
+        self.ask_more(now, id);
+    }
+
+    fn source_gone(&mut self, now: Now, conn: ConnId, circ: CircId, id: FetchId, gone: Gone) {
         let soon = self.second_thought();
         let Some(state) = self.fetches.get_mut(&id) else { return };
         state.fetch.session_closed((conn, circ));
@@ -439,6 +542,8 @@ impl Core {
         }
         source.state = match gone {
             Gone::Lied => SourceState::Liar,
+            // It has nothing yet: that may change, but need not be asked all the time.
+            Gone::Lost if source.extra => SourceState::Idle { not_before: now.at + RETRY_EXTRA },
             Gone::Lost => {
                 let shift = source.failures.saturating_sub(1).min(MAX_FAILURE_SHIFT);
                 SourceState::Idle { not_before: now.at + RETRY_SOURCE * (1 << shift) }
@@ -451,6 +556,18 @@ impl Core {
 impl FetchState {
     fn has_session(&self) -> bool {
         self.sources.iter().any(|s| matches!(s.state, SourceState::Open(_)))
+    }
+
+    /// Sessions with friends' nodes or through them.
+    fn friend_sessions(&self) -> usize {
+        let is_open = |s: &&Source| matches!(s.state, SourceState::Open((conn, _)) if conn & OWN == 0);
+        self.sources.iter().filter(is_open).count()
+    }
+
+    /// Whether another source may be asked: while a circuit gives something that is missing nobody else is.
+    fn may_ask_more(&self) -> bool {
+        let friends = self.friend_sessions();
+        if friends == 0 { !self.fetch.has_use() } else { friends < MAX_SESSIONS }
     }
 
     /// It waits for a circuit.

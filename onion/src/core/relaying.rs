@@ -16,8 +16,9 @@ use crate::circuit::{CREATED_LEN, Create, Relayed, StreamId, decode_created, pee
 use crate::handle::{Handle, encode_list};
 use crate::link::{Broken, TUNNEL_RECORD_LEN, TUNNEL_STREAM_LEN, open_record, seal_next};
 use crate::schedule::{Class, Flow};
+use crate::serving::Serving;
 use crate::session::{Assembler, ByteQueue, Message};
-use crate::tunnel::{Role, Serving, Tunnel};
+use crate::tunnel::{Role, Tunnel};
 use kith_crypto::circuit::{Body, RelayLayer};
 use kith_crypto::noise::{Handshake, Pattern, Session};
 
@@ -512,7 +513,8 @@ impl Core {
             Privacy::Normal => self.catalogue.is_own(root) || self.catalogue.is_near(root),
             Privacy::Strict => self.catalogue.is_own(root),
         };
-        by_mode && self.catalogue.may_serve(asker, root)
+        let from_afar = || self.circuits.privacy == Privacy::Fast && self.catalogue.was_told_by(asker, root);
+        by_mode && (self.catalogue.may_serve(asker, root) || from_afar())
     }
 
     /// The same for whoever comes by a circuit: only what was published for friends of friends.

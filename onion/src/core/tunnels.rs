@@ -10,12 +10,11 @@ use super::relaying::{At, Here};
 use super::*;
 use crate::cell::{self, Body, CellRef, Command, SmallCell, TunOpen};
 use crate::circuit::{Create, StreamId};
-use crate::fetch;
 use crate::link::{Broken, Left, MAX_CIRCUITS, Outgoing};
 use crate::schedule::{Class, Flow};
-use crate::session::{Assembler, ByteQueue, Have, Message};
-use crate::tunnel::{MAX_WANTED, ReadAnswer, Role, SERVE_AHEAD, Serving, Tunnel};
-use kith_crypto::content::SEALED_LEN;
+use crate::serving::Serving;
+use crate::session::{Assembler, ByteQueue, Message};
+use crate::tunnel::{Role, Tunnel};
 use kith_crypto::kdf::{self, Label};
 use kith_crypto::noise::{Handshake, Pattern, Session};
 
@@ -181,7 +180,9 @@ impl Core {
             true => self.serves_circuits(asker, root),
             false => self.serves(asker, root),
         };
-        if let Some(root) = located.filter(|r| self.held.contains_key(r) && serves(r)) {
+        // What this node asked for itself, and what came back by a circuit, it does not give itself.
+        let is_own = self.circuits.is_own_nonce(&request.nonce);
+        if let Some(root) = located.filter(|r| !is_own && self.holds(r) && serves(r)) {
             return self.hold_out(now, conn, circ, asker, root, &request).unwrap_or(Role::Refusing);
         }
         if request.spreads {
@@ -194,6 +195,9 @@ impl Core {
         let others = self.pass_on(now, asker, root, &request);
         if others.is_empty() {
             return Role::Refusing;
+        }
+        if let Some(tunnel) = self.tunnel(conn, circ) {
+            tunnel.root = Some(root);
         }
         let own = self.circuits.is_own_nonce(&request.nonce);
         Role::Passing { others, locator: request.locator, own }
@@ -231,7 +235,7 @@ impl Core {
         if !self.open_link(conn)?.account.may_shake_hands(now) {
             return None;
         }
-        let psk = self.held.get(&root)?.cap.tunnel_psk();
+        let psk = self.holding(&root)?.cap().tunnel_psk();
         let mut noise = Handshake::respond(Pattern::Tunnel, &psk, TUNNEL_PROLOGUE, &mut self.rng).ok()?;
         noise.read(&request.message).ok()?;
         let answer = noise.write(&[]).ok()?;
@@ -272,16 +276,19 @@ impl Core {
             tunnel.role = Role::Refusing;
             return;
         }
-        tunnel.role = Role::Serving { serving: Serving::new(root), assembler: Assembler::default() };
+        tunnel.role =
+            Role::Serving { serving: Box::new(Serving::new(root)), assembler: Assembler::default() };
         // Sealed: the friend asks for one of its own friends.
         let sealed = matches!(outgoing, Outgoing::Session { seal: Some(_), .. });
         tunnel.flow = Flow { class: if sealed { Class::Fof } else { Class::Own }, from: 0 };
         open.account.serving += 1;
         open.link.open_tunnel(circ, tunnel.flow, outgoing);
+        self.crowd_of(root).sessions += 1;
         self.urgent(now, conn, circ, Command::TunOk, front);
     }
 
-    /// Passes a request on to the friends who published the object for friends of friends.
+    /// Passes a request on to the friends who published the object for friends of friends, and to those
+    /// who asked for it lately; not to whom an earlier request of the same friend went.
     fn pass_on(
         &mut self,
         now: Now,
@@ -292,16 +299,36 @@ impl Core {
         let mut others = Vec::new();
         let link = self.friends.get(&asker).and_then(|f| f.link);
         let Some(from) = link.filter(|conn| self.may_relay_more(*conn)) else { return others };
-        let pointers = self.catalogue.pointers(asker, &root);
+        let publishers = self.catalogue.pointers(asker, &root);
+        if publishers.is_empty() {
+            return others;
+        }
+        let seekers = self.seekers.of(now, &root).into_iter().filter(|friend| *friend != asker);
+        let mut friends = publishers.clone();
+        friends.extend(seekers.filter(|friend| !publishers.contains(friend)));
+        self.seekers.note(now, root, asker);
+        let known = self.passed_to(from, root);
+        let links = friends.iter().filter_map(|friend| self.friends.get(friend)?.link);
+        let links: Vec<ConnId> = links.filter(|link| !known.contains(link)).take(4).collect();
         let flow = Flow { class: Class::Fof, from };
-        for friend in pointers.into_iter().take(4) {
-            let Some(next) = self.friends.get(&friend).and_then(|f| f.link) else { continue };
+        for next in links {
             let forward = TunOpen { hops_left: request.hops_left.saturating_sub(1), ..request.clone() };
             if let Some(circ) = self.begin_tunnel(now, next, Role::Passed, flow, &forward) {
                 others.push((next, circ));
             }
         }
         others
+    }
+
+    /// The links that requests of one friend for an object go on through.
+    fn passed_to(&mut self, from: ConnId, root: Root) -> Vec<ConnId> {
+        let Some(open) = self.open_link(from) else { return Vec::new() };
+        let tunnels = open.tunnels.values().filter(|tunnel| tunnel.root == Some(root));
+        let next = tunnels.filter_map(|tunnel| match tunnel.role {
+            Role::Relaying { other } => Some(other.0),
+            _ => None,
+        });
+        next.collect()
     }
 
     /// Opens a tunnel on a link and sends the request. `None` when the link has too many.
@@ -602,51 +629,6 @@ impl Core {
         self.end_tunnel(now, conn, circ, true);
     }
 
-    // Serving.
-
-    pub(super) fn serve(
-        &mut self,
-        now: Now,
-        conn: ConnId,
-        circ: CircId,
-        message: Message,
-    ) -> Result<(), Broken> {
-        let Some(open) = self.open_link(conn) else { return Ok(()) };
-        let Some(serving) = open.tunnels.get_mut(&circ).and_then(Tunnel::serving) else { return Ok(()) };
-        // A request is paid back with each block that it brings.
-        open.account.charge(now, 1);
-        match message {
-            Message::Start { resume, first, count } => {
-                if count > 64 || std::mem::replace(&mut serving.started, true) {
-                    return Err(Broken);
-                }
-                if !resume {
-                    serving.wanted.extend(fetch::burst(u64::from(first), count));
-                }
-                if serving.wanted.len() > MAX_WANTED {
-                    return Err(Broken);
-                }
-                self.say(now, conn, circ, Message::Have(Have::All));
-            }
-            Message::Want(wants) => {
-                wants.into_iter().for_each(|want| serving.want(want));
-                if serving.wanted.len() > MAX_WANTED {
-                    return Err(Broken);
-                }
-            }
-            Message::Cancel(positions) => serving.cancel(&positions),
-            Message::Bye => {
-                self.end_tunnel(now, conn, circ, true);
-                return Ok(());
-            }
-            Message::Have(_) | Message::Block(..) | Message::Lack(_) | Message::Busy(_) => {
-                return Err(Broken);
-            }
-        }
-        self.serve_more(now, conn, circ);
-        Ok(())
-    }
-
     /// Sends a message of a session, whichever way it goes.
     pub(super) fn say(&mut self, now: Now, conn: ConnId, circ: CircId, message: Message) {
         if conn & OWN != 0 {
@@ -657,89 +639,6 @@ impl Core {
         }
         if let Some(open) = self.open_link(conn) {
             open.link.with_queue(circ, |queue| message.push_to(queue));
-        }
-    }
-
-    /// Reads ahead while little waits on the tunnel, so that memory stays bounded whatever is asked:
-    /// a friend's sessions share what is read for one friend, and all friends what is read in all.
-    pub(super) fn serve_more(&mut self, now: Now, conn: ConnId, circ: CircId) {
-        while self.serve_one(now, conn, circ, false) {}
-    }
-
-    /// Reads one block ahead, if there is room. `turn`: it has waited for its turn.
-    fn serve_one(&mut self, now: Now, conn: ConnId, circ: CircId, turn: bool) -> bool {
-        let waits_here = self.waiting_here((conn, circ));
-        let (per_friend, in_all) = self.budgets.serving;
-        let Self { connections, serving: all, serve_queue, .. } = self;
-        let Some(open) = connections.get_mut(&conn).and_then(Connection::open) else { return false };
-        let waiting = open.link.waiting(circ).max(waits_here);
-        let Some(serving) = open.tunnels.get_mut(&circ).and_then(Tunnel::serving) else { return false };
-        let ahead = waiting + serving.reading.len() * SEALED_LEN;
-        let before = std::mem::replace(&mut serving.counted, ahead);
-        *all = (*all + ahead).saturating_sub(before);
-        let most = SERVE_AHEAD.min(per_friend / open.account.serving.max(1));
-        if serving.wanted.is_empty() || (ahead > 0 && ahead + SEALED_LEN > most) {
-            return false;
-        }
-        if *all + SEALED_LEN > in_all || (!turn && !serve_queue.is_empty()) {
-            if !std::mem::replace(&mut serving.queued, true) {
-                serve_queue.push_back((conn, circ));
-            }
-            return false;
-        }
-        let Some(position) = serving.next_wanted() else { return false };
-        let root = serving.root;
-        serving.reading.push_back((position, None));
-        let exists = self.held.get(&root).is_some_and(|h| h.geometry.slot(position).is_some());
-        if exists {
-            self.outputs.push_back(Output::Read(conn, circ, root, position));
-        } else {
-            self.answer_read(now, conn, circ, position, None);
-        }
-        true
-    }
-
-    /// Sessions that waited for others' reads go on, each a block in its turn.
-    pub(super) fn serve_waiting(&mut self, now: Now) {
-        for _ in 0..self.serve_queue.len() {
-            if self.serving + SEALED_LEN > self.budgets.serving.1 {
-                return;
-            }
-            let Some((conn, circ)) = self.serve_queue.pop_front() else { return };
-            if let Some(serving) = self.tunnel(conn, circ).and_then(Tunnel::serving) {
-                serving.queued = false;
-                if self.serve_one(now, conn, circ, true) {
-                    self.serve_one(now, conn, circ, false);
-                }
-            }
-        }
-    }
-
-    /// Storage answered [`Output::Read`]; `None` when the block cannot be read.
-    /// Answers may come in any order.
-    pub fn block_read(
-        &mut self,
-        now: Now,
-        conn: ConnId,
-        circ: CircId,
-        position: Position,
-        block: Option<Vec<u8>>,
-    ) {
-        self.answer_read(now, conn, circ, position, block);
-        self.serve_more(now, conn, circ);
-    }
-
-    fn answer_read(&mut self, now: Now, conn: ConnId, circ: CircId, position: Position, answer: ReadAnswer) {
-        let Some(serving) = self.tunnel(conn, circ).and_then(Tunnel::serving) else { return };
-        for (position, answer) in serving.read(position, answer) {
-            let message = match answer {
-                Some(bytes) => {
-                    self.open_link(conn).into_iter().for_each(|open| open.account.earn(1.0));
-                    Message::Block(position, bytes)
-                }
-                None => Message::Lack(position),
-            };
-            self.say(now, conn, circ, message);
         }
     }
 
@@ -821,17 +720,6 @@ impl Core {
             Role::Sought { circuit } => self.sought_gone((conn, circ), circuit),
             Role::Spliced { circuit, stream } => self.spliced_gone(now, circuit, stream),
             Role::Refusing | Role::Ending => {}
-        }
-    }
-
-    /// A session that was served is over.
-    pub(super) fn serving_over(&mut self, at: At, serving: &Serving) {
-        self.serving = self.serving.saturating_sub(serving.counted);
-        if serving.queued {
-            self.serve_queue.retain(|waiting| *waiting != at);
-        }
-        if let Some(open) = self.open_link(at.0) {
-            open.account.serving = open.account.serving.saturating_sub(1);
         }
     }
 

@@ -25,7 +25,7 @@ use kith_onion::cell::{
 use kith_onion::circuit::{CREATED_LEN, Create, Relayed};
 use kith_onion::control::{Confirm, Control, Counters, DELTA_UNIT, Delta, Offer, Part, Reply, ViewOp};
 use kith_onion::entry::{Eid, Entry};
-use kith_onion::fetch::MAX_UNWRITTEN_ONION as MAX_UNWRITTEN;
+use kith_onion::fetch::{MAX_UNWRITTEN_ONION as MAX_UNWRITTEN, Place};
 use kith_onion::handle::{Handle, Listed, decode_list, encode_list};
 use kith_onion::handshake::{Caller, Mode, Peer, Secret, Who};
 use kith_onion::link::{
@@ -711,7 +711,7 @@ fn message(r: &mut Reader<'_>, object: &Object) -> Result<Vec<u8>, DecodeError> 
         let at = Position::from_parts(n & 3, u64::from(n >> 2));
         Ok(at.unwrap_or(if n & 3 == 2 { Position::Root } else { Position::Head }))
     };
-    let message = match r.u8()? % 12 {
+    let message = match r.u8()? % 13 {
         0 => Message::Start { resume: r.u8()? & 1 == 1, first: r.u8()?.into(), count: r.u8()?.into() },
         1 | 2 => {
             let count = r.u8()? % 70;
@@ -727,6 +727,7 @@ fn message(r: &mut Reader<'_>, object: &Object) -> Result<Vec<u8>, DecodeError> 
         }
         9 => Message::Lack(position(r)?),
         10 => Message::Busy(r.u16()?),
+        11 => Message::More((0..r.u8()? % 70).map(|_| Ok(r.u8()?.into())).collect::<Result<_, DecodeError>>()?),
         _ => return Ok(r.bytes8(255, "raw")?.to_vec()),
     };
     let mut queue = ByteQueue::default();
@@ -902,7 +903,11 @@ fn step(world: &mut World, r: &mut Reader<'_>) -> Result<(), DecodeError> {
                         *unwritten -= 1;
                         world.cores[0].fetch_stored(now, *id);
                     }
-                    3 => world.cores[0].set_reader(now, *id, 1, (n > 9).then_some(u64::from(n))),
+                    3 => {
+                        let place = (n > 9).then_some(Place { block: n.into(), pace: u64::from(n) << 12 });
+                        world.cores[0].set_reader(now, *id, 1, place);
+                        world.cores[0].set_whole(now, *id, n & 16 == 0);
+                    }
                     _ => {}
                 }
             }

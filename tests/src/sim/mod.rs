@@ -192,6 +192,7 @@ impl World {
             journal: Journal::default(),
             objects: BTreeMap::new(),
             partial: BTreeMap::new(),
+            arriving: BTreeMap::new(),
             fetches: BTreeMap::new(),
             invites: Vec::new(),
             befriended: Vec::new(),
@@ -287,6 +288,7 @@ impl World {
     pub fn crash(&mut self, id: NodeId) {
         let node = &mut self.nodes[id];
         node.core = None;
+        node.arriving.clear();
         node.journal.crash(&mut self.rng);
         let conns = std::mem::take(&mut node.conns);
         self.wakes[id] = None;
@@ -686,6 +688,7 @@ impl World {
             What::Written { node, life, root, position, bytes } => {
                 if self.alive(node, life) {
                     let owner = &mut self.nodes[node];
+                    owner.arriving.remove(&(root, position));
                     owner.partial.entry(root).or_default().insert(position, bytes);
                     if let Some(fetching) = owner.fetches.get_mut(&root) {
                         fetching.unwritten = fetching.unwritten.saturating_sub(1);
@@ -926,7 +929,11 @@ impl World {
         let (low, high) = self.nodes[id].disk.read_ms;
         let wait = Duration::from_millis(self.rng.range(low, high));
         let node = &self.nodes[id];
-        let mut bytes = node.objects.get(&root).and_then(|o| o.blocks.get(&position)).map(|b| b.to_vec());
+        let whole = node.objects.get(&root).and_then(|o| o.blocks.get(&position));
+        let part = whole.or_else(|| node.partial.get(&root).and_then(|blocks| blocks.get(&position)));
+        // Storage does what it is given in order: what is being written is written before it is read.
+        let written = part.or_else(|| node.arriving.get(&(root, position)));
+        let mut bytes = written.map(|b| b.to_vec());
         match (node.mischief, position) {
             (Mischief::Silent, _) => return,
             (Mischief::Corrupt, Position::Data(_)) => {
@@ -1002,9 +1009,11 @@ impl World {
         let life = node.life;
         if let Some(fetching) = node.fetches.get_mut(&root) {
             fetching.unwritten += 1;
-            assert!(fetching.unwritten <= kith_onion::fetch::MAX_UNWRITTEN, "too many unwritten blocks");
+            let most = kith_onion::fetch::MAX_UNWRITTEN_ONION;
+            assert!(fetching.unwritten <= most, "too many unwritten blocks");
         }
         let bytes: Rc<[u8]> = block.into_bytes().into();
+        node.arriving.insert((root, position), bytes.clone());
         self.at(self.now + wait, What::Written { node: id, life, root, position, bytes });
     }
 

@@ -120,6 +120,8 @@ pub struct Node {
     pub objects: BTreeMap<Root, Rc<Object>>,
     /// Blocks of objects that are being fetched.
     pub partial: BTreeMap<Root, BTreeMap<Position, Rc<[u8]>>>,
+    /// The same, on their way to the disk.
+    pub arriving: BTreeMap<(Root, Position), Rc<[u8]>>,
     /// Fetches by object.
     pub fetches: BTreeMap<Root, Fetching>,
     /// News of taken invites.

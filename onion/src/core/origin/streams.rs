@@ -86,6 +86,8 @@ impl Core {
             state.sources.push(Source {
                 friend: FriendKey([0; 32]),
                 links: ONION,
+                nth: 0,
+                extra: false,
                 state: state_of,
                 failures: 0,
             });

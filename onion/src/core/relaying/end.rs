@@ -181,7 +181,8 @@ impl Core {
             search.others = others;
         }
         if let Some(root) = self.catalogue.located(&request.locator)
-            && self.held.contains_key(&root)
+            && !self.circuits.is_own_nonce(&request.nonce)
+            && self.holds(&root)
             && self.serves_circuits(from, &root)
         {
             self.offer_here(now, at, from, base, root, request);
@@ -302,7 +303,7 @@ impl Core {
         let is_here = |end: &mut End| end.streams.values().any(|s| matches!(s, Stream::Here(_)));
         let may = self.open_link(at.0).is_some_and(|open| open.account.may_shake_hands(now))
             && !self.circuit_end(at).is_some_and(is_here);
-        let Some(psk) = self.held.get(&root).filter(|_| may).map(|h| h.cap.tunnel_psk()) else { return };
+        let Some(psk) = self.holding(&root).filter(|_| may).map(|h| h.cap().tunnel_psk()) else { return };
         let Ok(mut noise) = Handshake::respond(Pattern::Tunnel, &psk, TUNNEL_PROLOGUE, &mut self.rng) else {
             return;
         };
@@ -336,6 +337,7 @@ impl Core {
         if let Some(open) = self.open_link(at.0) {
             open.account.serving += 1;
         }
+        self.crowd_of(here.serving.root).sessions += 1;
         self.stream_opened(now, at, stream, Stream::Here(Box::new(here)), message);
     }
 

@@ -1,0 +1,396 @@
+//! One holder as a fetch sees it: what it has, what it owes, how fast it is.
+
+use crate::serving::is_hurry;
+use crate::session::{Have, MAX_SPANS, Spans};
+use kith_crypto::content::{Position, SEALED_LEN};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+const MIN_DEPTH: usize = 2;
+const MAX_DEPTH: usize = 32;
+const MAX_DEPTH_ONION: usize = 256;
+/// The time from one tick to the next, at most.
+const TICK_AHEAD: Duration = Duration::from_millis(200);
+/// Requests that were taken back and whose blocks may still come. With so many nothing more is taken
+/// back.
+const MAX_RELEASED: usize = 128;
+/// What was taken back does not come any more after this.
+const RELEASED_FOR: Duration = Duration::from_secs(600);
+/// Blocks that a holder of parts said it has, and had not, before it is left.
+const MAX_LACKS: usize = 16;
+/// What a holder puts off is asked of it again after this, at most so many blocks at a time.
+const LATER: Duration = Duration::from_secs(15);
+const MAX_LATER: usize = 4096;
+/// A holder of which nothing is known yet brings so much a round trip.
+const FIRST_BLOCKS: f64 = 4.0;
+/// What a measurement counts for after each later one.
+const OLDER: f64 = 0.7;
+/// Times over which a rate is measured, shortest and longest.
+const MEASURE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+
+/// What a holder says it has.
+#[derive(Debug)]
+pub(super) enum Has {
+    /// It has not said yet.
+    Untold,
+    All,
+    /// Spans of blocks, one bit each.
+    Spans(Vec<u8>),
+}
+
+/// A block that was asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Owed {
+    pub(super) asked: Duration,
+    /// When it is late: holders send what is due first.
+    due: Duration,
+    turn: u64,
+}
+
+/// One holder's session.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) has: Has,
+    /// Of the object, once its shape is known.
+    pub(super) spans: Option<Spans>,
+    pub(super) owed: BTreeMap<Position, Owed>,
+    /// Taken back, and when.
+    released: VecDeque<(Position, Duration)>,
+    /// To be taken back with the next message.
+    pub(super) cancels: Vec<Position>,
+    /// What it put off, and until when.
+    later: BTreeMap<Position, Duration>,
+    /// What it said it has, and had not.
+    lacks: BTreeSet<Position>,
+    pub(super) last_arrival: Duration,
+    /// Bytes per second, smoothed; 0 until known.
+    rate: f64,
+    /// Since when it has owed blocks, as far as it was not counted yet, and the bytes that came since.
+    busy: Option<(Duration, u64)>,
+    /// Bytes that came while it owed blocks, and the seconds for them; older ones count less.
+    seen: (f64, f64),
+    /// Shortest time from asking to having.
+    pub(super) round_trip: Duration,
+    /// It asks at ticks: when the last was, and what came since.
+    tick: Option<(Duration, u64)>,
+    turns: u64,
+    /// The span that it is asked for when nothing is urgent.
+    pub(super) span: Option<u64>,
+}
+
+impl Session {
+    pub(super) const fn new(now: Duration, spans: Option<Spans>) -> Self {
+        Self {
+            has: Has::Untold,
+            spans,
+            owed: BTreeMap::new(),
+            released: VecDeque::new(),
+            cancels: Vec::new(),
+            later: BTreeMap::new(),
+            lacks: BTreeSet::new(),
+            last_arrival: now,
+            rate: 0.0,
+            busy: None,
+            seen: (0.0, 0.0),
+            round_trip: Duration::from_secs(1),
+            tick: None,
+            turns: 0,
+            span: None,
+        }
+    }
+
+    /// It holds parts only.
+    pub(super) const fn is_partial(&self) -> bool {
+        matches!(self.has, Has::Spans(_))
+    }
+
+    /// It asks at times of its own.
+    pub(super) const fn ticks(&self) -> bool {
+        self.tick.is_some()
+    }
+
+    /// Whether it may be asked for a data block.
+    pub(super) fn has_data(&self, index: u64) -> bool {
+        let span = match &self.has {
+            Has::Untold | Has::All => true,
+            Has::Spans(map) => self.spans.is_none_or(|spans| has_span(map, spans.of_block(index))),
+        };
+        let position = Position::Data(index);
+        span && !self.lacks.contains(&position) && !self.later.contains_key(&position)
+    }
+
+    /// Whether it may be asked for a block at all.
+    pub(super) fn may_have(&self, position: Position) -> bool {
+        match position {
+            Position::Data(index) => self.has_data(index),
+            other => !self.lacks.contains(&other),
+        }
+    }
+
+    /// Takes what it says it has. False: it may not say that now.
+    pub(super) fn tell(&mut self, have: Have) -> bool {
+        self.has = match (&self.has, have) {
+            // A holder of parts gets the rest and says so.
+            (Has::Untold | Has::Spans(_), Have::All) => {
+                self.lacks.clear();
+                Has::All
+            }
+            (Has::Untold, Have::Spans(map)) => Has::Spans(map),
+            _ => return false,
+        };
+        true
+    }
+
+    /// Takes news of spans. False: it may not say that.
+    pub(super) fn tell_more(&mut self, spans: &[u32], all: Option<u64>) -> bool {
+        let Has::Spans(map) = &mut self.has else { return false };
+        for span in spans {
+            if all.is_some_and(|all| u64::from(*span) >= all) || *span >= MAX_SPANS {
+                return false;
+            }
+            let byte = (*span / 8) as usize;
+            if map.len() <= byte {
+                map.resize(byte + 1, 0);
+            }
+            if let Some(byte) = map.get_mut(byte) {
+                *byte |= 1 << (*span % 8);
+            }
+        }
+        true
+    }
+
+    /// It puts a block off. False: a block that is due is not put off.
+    pub(super) fn put_off(&mut self, now: Duration, position: Position) -> bool {
+        let hurries = |owed: &Owed| is_hurry(owed.due.saturating_sub(owed.asked));
+        self.later.retain(|_, until| *until > now);
+        if self.owed.get(&position).is_some_and(hurries) || self.later.len() >= MAX_LATER {
+            return false;
+        }
+        self.later.insert(position, now + LATER);
+        true
+    }
+
+    /// What was put off may be asked for again when its time has come, or when it is due.
+    pub(super) fn forget_put_off(&mut self, now: Duration) {
+        self.later.retain(|_, until| *until > now);
+    }
+
+    /// Whether it has put something off.
+    pub(super) fn puts_off(&self) -> bool {
+        !self.later.is_empty()
+    }
+
+    /// Whether it may be asked for a block that a reader needs soon.
+    pub(super) fn has_due(&self, index: u64) -> bool {
+        self.has_data(index) || self.later.contains_key(&Position::Data(index))
+    }
+
+    /// It has not what it was asked for. False: it is of no use.
+    pub(super) fn lack(&mut self, position: Position) -> bool {
+        if matches!(self.has, Has::All) {
+            return false;
+        }
+        // What was asked before it said what it has is no fault.
+        let said = self.may_have(position);
+        self.lacks.insert(position);
+        !said || self.lacks.len() <= MAX_LACKS
+    }
+
+    // Requests.
+
+    pub(super) fn owe(&mut self, now: Duration, position: Position, due: Option<Duration>) {
+        if self.owed.is_empty() {
+            self.last_arrival = now; // a stall counts from the first unanswered request
+            self.busy = Some((now, 0));
+        }
+        self.turns += 1;
+        let due = due.map_or(Duration::MAX, |due| now + due);
+        self.owed.insert(position, Owed { asked: now, due, turn: self.turns });
+    }
+
+    /// Takes a request back, if that may be.
+    pub(super) fn release(&mut self, now: Duration, position: Position) -> bool {
+        while self.released.front().is_some_and(|(_, at)| now.saturating_sub(*at) > RELEASED_FOR) {
+            self.released.pop_front();
+        }
+        if self.released.len() >= MAX_RELEASED || self.owed.remove(&position).is_none() {
+            return false;
+        }
+        self.released.push_back((position, now));
+        self.cancels.push(position);
+        self.settle();
+        true
+    }
+
+    /// A block came, or the answer that there is none. `None`: it was not asked for; else when it was,
+    /// unless it had been taken back.
+    pub(super) fn answered(&mut self, now: Duration, position: Position) -> Option<Option<Duration>> {
+        let asked = self.owed.remove(&position).map(|owed| owed.asked);
+        if asked.is_none() {
+            let at = self.released.iter().position(|(p, _)| *p == position)?;
+            self.released.remove(at);
+            self.cancels.retain(|p| *p != position);
+        }
+        self.last_arrival = now;
+        Some(asked)
+    }
+
+    /// Counts what came, after [`Session::answered`].
+    pub(super) fn came(&mut self, now: Duration, asked: Option<Duration>) {
+        if let Some(asked) = asked {
+            self.round_trip = self.round_trip.min(now.saturating_sub(asked));
+        }
+        if let Some((_, bytes)) = &mut self.tick {
+            *bytes += SEALED_LEN as u64;
+        } else if let Some((since, bytes)) = &mut self.busy {
+            *bytes += SEALED_LEN as u64;
+            let time = now.saturating_sub(*since);
+            let is_long = time >= self.round_trip.clamp(MEASURE.0, MEASURE.1);
+            if *bytes > SEALED_LEN as u64 && (is_long || self.owed.is_empty()) {
+                let (old_bytes, old_seconds) = self.seen;
+                let seconds = old_seconds * OLDER + time.as_secs_f64().max(1e-4);
+                self.seen = (old_bytes * OLDER + *bytes as f64, seconds);
+                self.rate = self.seen.0 / seconds;
+                (*since, *bytes) = (now, 0);
+            }
+        }
+        self.settle();
+    }
+
+    /// What is measured while nothing is owed says nothing.
+    fn settle(&mut self) {
+        if self.owed.is_empty() {
+            self.busy = None;
+        }
+    }
+
+    /// One of its ticks; what came since the last says how fast the path is.
+    pub(super) fn ticked(&mut self, now: Duration) {
+        if let Some((last, bytes)) = self.tick {
+            let seconds = now.saturating_sub(last).as_secs_f64().max(0.02);
+            let seen = bytes as f64 / seconds;
+            // Up at once, down slowly: a pause of the reader says nothing of the path.
+            let weight = if seen > self.rate { 0.5 } else { 0.1 };
+            self.rate += (seen - self.rate) * weight;
+        }
+        self.tick = Some((now, 0));
+    }
+
+    // Estimates.
+
+    /// Bytes a second, as far as is known.
+    pub(super) fn rate(&self) -> f64 {
+        let guess = FIRST_BLOCKS * SEALED_LEN as f64 / self.round_trip.as_secs_f64().max(0.05);
+        if self.rate > 0.0 { self.rate.max(1.0) } else { guess }
+    }
+
+    /// Blocks that should be on their way: one and a half times what the path holds.
+    pub(super) fn depth(&self, sessions: usize) -> usize {
+        if self.tick.is_some() {
+            // All that is needed until its next turn and a round trip after it, with room to grow.
+            let ahead = TICK_AHEAD * sessions as u32 + self.round_trip.min(Duration::from_secs(5));
+            let in_path = 1.5 * self.rate * ahead.as_secs_f64() / SEALED_LEN as f64;
+            return (in_path as usize + 8).min(MAX_DEPTH_ONION);
+        }
+        let in_path = 1.5 * self.rate * self.round_trip.as_secs_f64() / SEALED_LEN as f64;
+        (in_path as usize + 1).clamp(MIN_DEPTH, MAX_DEPTH)
+    }
+
+    /// How long one more block would take that is due so soon.
+    pub(super) fn takes(&self, now: Duration, due: Option<Duration>) -> Duration {
+        let due = due.map_or(Duration::MAX, |due| now + due);
+        self.time_for(self.owed.values().filter(|owed| owed.due <= due).count() + 1)
+    }
+
+    fn time_for(&self, blocks: usize) -> Duration {
+        let seconds = blocks as f64 * SEALED_LEN as f64 / self.rate();
+        Duration::from_secs_f64(seconds.min(3600.0)).max(self.round_trip)
+    }
+
+    /// How long a block that it owes takes from now on, and whether others are before it.
+    pub(super) fn takes_for(&self, now: Duration, position: Position) -> Option<(Duration, bool)> {
+        let owed = self.owed.get(&position)?;
+        let before = self.owed.values().filter(|o| (o.due, o.turn) < (owed.due, owed.turn)).count();
+        // What should have been here by now is not nearer for it.
+        let late = now.saturating_sub(self.last_arrival);
+        Some((self.time_for(before + 1).max(late), before > 0))
+    }
+}
+
+/// Whether a map of spans names one.
+pub(super) fn has_span(map: &[u8], span: u64) -> bool {
+    map.get((span / 8) as usize).is_some_and(|byte| byte >> (span % 8) & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kith_crypto::content::Geometry;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_rate_is_what_came_while_something_was_owed() {
+        let mut session = Session::new(Duration::ZERO, None);
+        let mut now = Duration::ZERO;
+        for index in 0..200 {
+            session.owe(now, Position::Data(index), None);
+            // A pause in which nothing was wanted does not count.
+            if index % 10 == 9 {
+                now += 100 * MS;
+                while let Some((position, _)) = session.owed.first_key_value() {
+                    let position = *position;
+                    now += 10 * MS;
+                    let asked = session.answered(now, position).expect("it was asked for");
+                    session.came(now, asked);
+                }
+                now += Duration::from_secs(5);
+            }
+        }
+        // Ten blocks in 200 ms each time.
+        let expected = 10.0 * SEALED_LEN as f64 / 0.2;
+        assert!((session.rate() / expected - 1.0).abs() < 0.3, "{} {expected}", session.rate());
+    }
+
+    #[test]
+    fn what_was_taken_back_may_still_come_once() {
+        let mut session = Session::new(Duration::ZERO, None);
+        session.owe(Duration::ZERO, Position::Data(1), None);
+        assert!(session.release(Duration::ZERO, Position::Data(1)));
+        assert!(!session.release(Duration::ZERO, Position::Data(1)));
+        assert_eq!(session.cancels, [Position::Data(1)]);
+        assert_eq!(session.answered(MS, Position::Data(1)), Some(None));
+        assert_eq!(session.answered(MS, Position::Data(1)), None);
+        for index in 0..=MAX_RELEASED as u64 {
+            session.owe(MS, Position::Data(index), None);
+            assert_eq!(session.release(MS, Position::Data(index)), index < MAX_RELEASED as u64);
+        }
+        session.owe(MS, Position::Data(7), None);
+        assert!(session.release(MS + RELEASED_FOR + MS, Position::Data(7)), "old ones are forgotten");
+    }
+
+    #[test]
+    fn holders_of_parts_say_more_and_at_last_all() {
+        let mut session = Session::new(Duration::ZERO, None);
+        session.spans = Geometry::of(10_000).map(Spans::of);
+        assert!(!session.tell_more(&[1], None), "nothing was told yet");
+        assert!(session.has_data(99) && session.tell(Have::Spans(vec![1])));
+        assert!(session.has_data(15) && !session.has_data(16));
+        assert!(session.tell_more(&[1, 9], Some(10)) && session.has_data(16) && session.has_data(9 * 16));
+        assert!(!session.tell_more(&[10], Some(10)) && !session.tell_more(&[MAX_SPANS], None));
+        assert!(!session.tell(Have::Spans(vec![7])) && session.tell(Have::All) && session.has_data(999));
+        assert!(!session.tell(Have::All) && !session.tell_more(&[2], None));
+    }
+
+    #[test]
+    fn a_holder_of_parts_lacks_a_few_and_not_many() {
+        let mut session = Session::new(Duration::ZERO, None);
+        session.tell(Have::Spans(vec![0xff; 100]));
+        for index in 0..MAX_LACKS as u64 {
+            assert!(session.lack(Position::Data(index)) && !session.has_data(index));
+        }
+        assert!(!session.lack(Position::Data(99)));
+        session.tell(Have::All);
+        assert!(!session.lack(Position::Data(200)), "who says all has all");
+    }
+}

@@ -1,0 +1,5 @@
+//! Real players that tests and benches can watch.
+
+pub(crate) mod chromium;
+pub(crate) mod mpv;
+pub(crate) mod webdriver;
