@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 
 /// What `config.toml` says of the modes.
 pub const CONFIG_COMMENT: &str = "How much speed is given up for privacy.\n\
-fast: the quickest way; a friend who gives you a video sees that you watch it, a common\n\
-friend sees who wants what from whom, and friends can see what you have.\n\
+fast: the quickest way; friends who know a video see that you watch it, a common friend\n\
+sees who wants what from whom, and friends can see what you have, also while you watch.\n\
 normal: friends' videos come directly, and those friends see it; all others come through\n\
 relays, none of which knows both who you are and what you watch.\n\
 strict: everything comes through relays or waits, except what friends share with friends\n\
@@ -42,8 +42,8 @@ pub const fn mode_name(mode: Privacy) -> &'static str {
 pub const fn sentence(mode: Privacy) -> &'static str {
     match mode {
         Privacy::Fast => {
-            "everything comes the quickest way: a friend who gives you a video sees that you watch it, a \
-             common friend sees who wants what from whom, and friends can see what you have"
+            "everything comes the quickest way: friends who know a video see that you watch it, a common friend \
+             sees who wants what from whom, and friends can see what you have, also while you watch"
         }
         Privacy::Normal => {
             "a friend's video comes directly, and that friend sees that you watch it; all others come through \
@@ -271,23 +271,38 @@ fn direct(asked: &Asked, route: Route, mode: Privacy) -> String {
                watch this"
                 .into()
         }
-        [one] => format!("{one} will see that you watch this{next}"),
-        several => format!("{} may each see that you watch this{next}", list(several)),
+        [one] => format!("{one} will see that you watch this{}{next}", others(route, mode)),
+        several => format!("{} may each see that you watch this{}{next}", list(several), others(route, mode)),
     }
 }
 
-fn fof(asked: &Asked) -> String {
+/// In `fast` all friends are asked beside those who are known to have it.
+const fn others(route: Route, mode: Privacy) -> &'static str {
+    match (route, mode) {
+        (Route::Auto | Route::Direct, Privacy::Fast) => {
+            ", and so will other friends of yours who know this video"
+        }
+        _ => "",
+    }
+}
+
+fn fof(asked: &Asked, route: Route, mode: Privacy) -> String {
+    let others = match others(route, mode) {
+        "" => "",
+        _ => "; all your friends are asked whether they have it, and those who know it see that you watch it",
+    };
     match asked.common.as_slice() {
         [] => "all your friends are asked to pass it on: whoever does will know that you watch this, what it is \
                and who gives it"
             .into(),
         [one] => format!(
             "{one}, your common friend, will know that you watch this, what it is and who gives it; who gives \
-             it learns that {one} or a friend of {one} wants it"
+             it, and whoever else asked {one} for it lately, learns that {one} or a friend of {one} wants \
+             it{others}"
         ),
         several => format!(
             "{} are your common friends: whoever passes it on will know that you watch this, what it is and who \
-             gives it",
+             gives it{others}",
             list(several)
         ),
     }
@@ -318,7 +333,7 @@ impl Service {
             Way::Direct if asked.is_nobody() || !asked.holders.is_empty() => {
                 told("direct", false, direct(&asked, route, core.privacy()))
             }
-            Way::Direct | Way::Fof => told("fof", false, fof(&asked)),
+            Way::Direct | Way::Fof => told("fof", false, fof(&asked, route, core.privacy())),
             Way::Onion { reduced } => Told::onion(reduced),
             Way::No(why) => Told {
                 way: "none",
@@ -480,13 +495,17 @@ mod tests {
         let asked =
             |holders: &[&str], common: &[&str]| Asked { holders: owned(holders), common: owned(common) };
         let (auto, fast) = (Route::Auto, Privacy::Fast);
-        assert_eq!(direct(&asked(&["Bo"], &[]), auto, fast), "Bo will see that you watch this");
+        assert_eq!(direct(&asked(&["Bo"], &[]), auto, Privacy::Normal), "Bo will see that you watch this");
+        let text = "Bo will see that you watch this, and so will other friends of yours who know this video";
+        assert_eq!(direct(&asked(&["Bo"], &[]), auto, fast), text);
         assert!(direct(&asked(&["Bo", "Cem"], &[]), auto, fast).starts_with("Bo and Cem may each see"));
         assert!(direct(&asked(&["Bo"], &["Dia"]), auto, fast).contains("Dia will know who wants what"));
         assert!(!direct(&asked(&["Bo"], &["Dia"]), Route::Direct, fast).contains("Dia"));
         assert!(!direct(&asked(&["Bo"], &["Dia"]), auto, Privacy::Normal).contains("Dia"));
         assert!(direct(&asked(&[], &[]), auto, fast).contains("all your friends"));
-        assert!(fof(&asked(&[], &["Bo"])).starts_with("Bo, your common friend, will know"));
+        assert!(fof(&asked(&[], &["Bo"]), Route::Fof, fast).starts_with("Bo, your common friend, will know"));
+        assert!(!fof(&asked(&[], &["Bo"]), Route::Fof, fast).contains("all your friends"));
+        assert!(fof(&asked(&[], &["Bo"]), auto, fast).contains("all your friends are asked"));
         assert!(onion(true).ends_with("; reduced: your first relay also carries this item"));
         assert!(!onion(false).contains("reduced"));
         assert_eq!(list(&owned(&["A", "B", "C", "D", "E"])), "A, B and 3 others");

@@ -491,7 +491,7 @@ impl Fetch {
         let Some(geometry) = self.geometry() else { return self.root_again(now, id) };
         let most = if ticks { MAX_UNWRITTEN_ONION } else { MAX_UNDER_WAY };
         // Ask in groups: a request for each arriving block would cost a cell each.
-        if !ticks && owed > depth * 3 / 4 {
+        if !ticks && owed > depth - (depth / 4).max(1) {
             return None;
         }
         let mut wants = Vec::new();

@@ -182,7 +182,13 @@ pub struct InWindow {
     unpaid: u32,
     ran_dry: bool,
     slow: bool,
+    /// When the window began to be counted that is being used now, and the cells since.
+    round: (Duration, u32),
 }
+
+/// A window that is used up so fast is too small for the path: the sender waits for credit that is on its
+/// way, which cannot be seen here. Longer than most round trips, queues included.
+const QUICK_WINDOW: Duration = Duration::from_millis(250);
 
 impl Default for InWindow {
     fn default() -> Self {
@@ -194,6 +200,7 @@ impl Default for InWindow {
             unpaid: WINDOW_START,
             ran_dry: false,
             slow: false,
+            round: (Duration::ZERO, 0),
         }
     }
 }
@@ -206,10 +213,16 @@ impl InWindow {
 
     /// A cell arrived. An error when the peer had no credit for it; true when no rate was charged
     /// for it yet.
-    pub fn arrived(&mut self) -> Result<bool, Broken> {
+    pub fn arrived(&mut self, now: Duration) -> Result<bool, Broken> {
         self.granted = self.granted.checked_sub(1).ok_or(Broken)?;
         self.held += 1;
         self.ran_dry |= self.granted <= self.window / 8;
+        let (since, cells) = self.round;
+        self.round = (since, cells + 1);
+        if cells + 1 >= self.window {
+            self.ran_dry |= now.saturating_sub(since) < QUICK_WINDOW;
+            self.round = (now, 0);
+        }
         let unpaid = self.unpaid > 0;
         self.unpaid = self.unpaid.saturating_sub(1);
         Ok(unpaid)
@@ -817,23 +830,43 @@ mod tests {
     fn windows_grow_only_when_the_sender_ran_dry() {
         let mut w = InWindow::default();
         for _ in 0..WINDOW_START {
-            w.arrived().unwrap();
+            w.arrived(Duration::ZERO).unwrap();
         }
-        assert_eq!(w.arrived(), Err(Broken));
+        assert_eq!(w.arrived(Duration::ZERO), Err(Broken));
         w.consumed(WINDOW_START);
         assert_eq!(w.grant(false, u32::MAX, false), Some(2 * WINDOW_START as u16));
         for _ in 0..16 {
-            w.arrived().unwrap();
+            w.arrived(Duration::ZERO).unwrap();
         }
         w.consumed(16);
         assert_eq!(w.grant(false, u32::MAX, false), None);
         assert_eq!(w.grant(true, u32::MAX, false), Some(16), "no growth while credit was left");
         let mut slow = InWindow::default();
         for _ in 0..WINDOW_START {
-            slow.arrived().unwrap();
+            slow.arrived(Duration::ZERO).unwrap();
         }
         slow.consumed(16);
         assert_eq!(slow.grant(false, u32::MAX, false), Some(16), "no growth while cells pile up here");
+    }
+
+    #[test]
+    fn a_window_that_is_used_up_fast_grows_although_credit_is_on_its_way() {
+        // A quarter of the window always under way back: the sender waits for it, and it cannot be seen.
+        let rounds = |gap: Duration| {
+            let mut w = InWindow::default();
+            let mut now = Duration::from_secs(9);
+            for _ in 0..40 {
+                for _ in 0..WINDOW_START / 2 {
+                    w.arrived(now).unwrap();
+                }
+                w.consumed(WINDOW_START / 2);
+                w.grant(true, u32::MAX, false);
+                now += gap;
+            }
+            w.window
+        };
+        assert_eq!(rounds(Duration::from_millis(200)), WINDOW_START);
+        assert!(rounds(Duration::from_millis(30)) > WINDOW_START);
     }
 
     #[test]
@@ -842,7 +875,7 @@ mod tests {
         let mut w = InWindow::default();
         let use_all = |w: &mut InWindow, delay: u64| {
             let n = w.granted();
-            (0..n).for_each(|_| assert!(w.arrived().is_ok()));
+            (0..n).for_each(|_| assert!(w.arrived(Duration::ZERO).is_ok()));
             w.consumed(n);
             w.waited(Duration::from_millis(delay), delays);
             w.grant(true, u32::MAX, false)
@@ -850,21 +883,21 @@ mod tests {
         assert_eq!(use_all(&mut w, 0), Some(64));
         assert_eq!(use_all(&mut w, 200), Some(64), "no growth with a delay");
         w.waited(Duration::from_millis(500), delays);
-        (0..40).for_each(|_| assert!(w.arrived().is_ok()));
+        (0..40).for_each(|_| assert!(w.arrived(Duration::ZERO).is_ok()));
         w.consumed(40);
         assert_eq!(w.grant(true, u32::MAX, false), None, "24 are granted: more than the window now");
-        (0..24).for_each(|_| assert!(w.arrived().is_ok()));
-        assert!(w.arrived().is_err());
+        (0..24).for_each(|_| assert!(w.arrived(Duration::ZERO).is_ok()));
+        assert!(w.arrived(Duration::ZERO).is_err());
         w.consumed(24);
         assert_eq!(w.grant(true, u32::MAX, false), Some(WINDOW_MIN as u16));
         assert_eq!(use_all(&mut w, 0), Some(32), "and grows when nothing waits");
         // What a rate allows is granted, the rest later; what was paid for is known.
-        (0..32).for_each(|_| assert!(w.arrived().is_ok()));
+        (0..32).for_each(|_| assert!(w.arrived(Duration::ZERO).is_ok()));
         w.consumed(32);
         assert_eq!(w.grant(true, 5, true), Some(5));
         assert_eq!((w.paid(), w.granted()), (5, 5));
-        assert_eq!(w.arrived(), Ok(false), "paid for");
-        assert_eq!(InWindow::default().arrived(), Ok(true), "nobody paid for the first window");
+        assert_eq!(w.arrived(Duration::ZERO), Ok(false), "paid for");
+        assert_eq!(InWindow::default().arrived(Duration::ZERO), Ok(true), "nobody paid for the first window");
     }
 
     #[test]

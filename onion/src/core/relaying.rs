@@ -284,7 +284,7 @@ impl Core {
             return Ok(());
         };
         let class = tunnel.flow.class;
-        let unpaid = tunnel.window.arrived()?;
+        let unpaid = tunnel.window.arrived(now.at)?;
         if matches!(tunnel.role, Role::Ending) {
             return Ok(()); // on its way when it ended
         }

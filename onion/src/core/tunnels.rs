@@ -540,7 +540,7 @@ impl Core {
             return Ok(());
         };
         let class = tunnel.flow.class;
-        let unpaid = tunnel.window.arrived()?;
+        let unpaid = tunnel.window.arrived(now.at)?;
         if let Role::Spliced { circuit, stream } = tunnel.role {
             if unpaid {
                 self.owe_for_cell(now, conn, class);

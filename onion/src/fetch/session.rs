@@ -284,7 +284,8 @@ impl Session {
         if self.rate > 0.0 { self.rate.max(1.0) } else { guess }
     }
 
-    /// Blocks that should be on their way: one and a half times what the path holds.
+    /// Blocks that should be on their way: twice what the path holds, as it holds whole blocks and the first
+    /// of them has to leave before the time is measured that it takes.
     pub(super) fn depth(&self, sessions: usize) -> usize {
         if self.tick.is_some() {
             // All that is needed until its next turn and a round trip after it, with room to grow.
@@ -292,8 +293,8 @@ impl Session {
             let in_path = 1.5 * self.rate * ahead.as_secs_f64() / SEALED_LEN as f64;
             return (in_path as usize + 8).min(MAX_DEPTH_ONION);
         }
-        let in_path = 1.5 * self.rate * self.round_trip.as_secs_f64() / SEALED_LEN as f64;
-        (in_path as usize + 1).clamp(MIN_DEPTH, MAX_DEPTH)
+        let in_path = 2.0 * self.rate * self.round_trip.as_secs_f64() / SEALED_LEN as f64;
+        (in_path.ceil() as usize + 1).clamp(MIN_DEPTH, MAX_DEPTH)
     }
 
     /// How long one more block would take that is due so soon.

@@ -1,0 +1,84 @@
+//! Swarms of viewers, with the shipped decisions, and fetches over long paths. The full tables:
+//! `cargo run --release -p kith-tests --example tables -- --table swarm`.
+
+use kith_onion::Route;
+use kith_onion::catalogue::Audience;
+use kith_onion::fetch::Rules;
+use kith_tests::sim::{Mischief, Outcome, Quality, World, seeds};
+use kith_tests::swarm::{Leaves, Scenario, play};
+use std::time::Duration;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Twenty viewers of five minutes.
+fn twenty(seed: u64) -> Scenario {
+    Scenario { viewers: 20, arrive_s: 75.0, length_s: 300.0, ..Scenario::eighty((1.5, 6.0), seed) }
+}
+
+#[test]
+fn viewers_see_all_of_it_without_waiting() {
+    seeds::run("viewers_see_all_of_it_without_waiting", 3, |seed| {
+        let outcome = play(Scenario { bitrate: 500_000, ..twenty(seed) });
+        assert!(outcome.finished == 1.0 && outcome.alive == 1.0, "{outcome:?}");
+        assert!(outcome.stalled < 0.02 && outcome.start_s.0 < 10.0, "{outcome:?}");
+        assert!(outcome.useful > 0.97, "{outcome:?}");
+    });
+}
+
+#[test]
+fn the_publisher_may_leave_early_and_without_the_rules_may_not() {
+    seeds::run("the_publisher_may_leave_early_and_without_the_rules_may_not", 2, |seed| {
+        let leaves = Some(Leaves::Sent(2.0));
+        let shipped = play(Scenario { leaves, ..twenty(seed) });
+        assert_eq!((shipped.finished, shipped.alive), (1.0, 1.0), "{shipped:?}");
+        let rules = Rules { rarest: false, parts_first: false, ..Rules::default() };
+        let without = play(Scenario { leaves, rules, least_sent: false, ..twenty(seed) });
+        assert!(without.alive < 1.0 && without.finished < 1.0, "the rules are not needed: {without:?}");
+    });
+}
+
+/// Windows grow to what the path holds.
+#[test]
+fn a_fetch_fills_a_long_path() {
+    for (ms, rate, share) in [(20, 2_500_000, 0.9), (75, 1_000_000, 0.8)] {
+        let mut world = World::with_nodes(1, 2);
+        let latency = Duration::from_millis(ms);
+        world.quality = Quality { latency, bandwidth: rate, buffer: rate as usize / 10 };
+        world.link(0, 1);
+        let cap = world.publish(0, "clip", 20_000_000, Audience::Fof);
+        assert!(world.run_until(MINUTE, |w| w.distance(1, &cap).is_some()));
+        let begun = world.now;
+        assert_eq!(world.fetch_now(1, &cap, Route::Direct, 2 * MINUTE), Outcome::Complete);
+        let got = 20e6 / (world.now - begun).as_secs_f64() / rate as f64;
+        assert!(got > share, "{got:.2} of {rate} bytes a second over {ms} ms");
+    }
+}
+
+/// Three friends have it, each behind a slow link of its own: together they are three times as fast, one
+/// that lies costs a block, and one that falls silent costs seconds.
+#[test]
+fn three_sources_are_three_times_as_fast_as_one() {
+    seeds::run("three_sources_are_three_times_as_fast_as_one", 3, |seed| {
+        let fetch = |holders: usize, mischief: Mischief| {
+            let mut world = World::with_nodes(seed, 4);
+            world.quality =
+                Quality { latency: Duration::from_millis(20), bandwidth: 400_000, buffer: 64 * 1024 };
+            (1..4).for_each(|holder| world.link(0, holder));
+            let cap = world.publish(1, "clip", 6_000_000, Audience::Friends);
+            (2..=holders).for_each(|holder| world.publish_copy(holder, cap.root, Audience::Friends));
+            let known = |w: &World| w.nodes[0].core().listing(&cap.root).map(|l| l.sources.len());
+            assert!(world.run_until(MINUTE, |w| known(w) == Some(holders)));
+            world.nodes[2].mischief = mischief;
+            let begun = world.now;
+            assert_eq!(world.fetch_now(0, &cap, Route::Direct, 2 * MINUTE), Outcome::Complete);
+            (world.now - begun).as_secs_f64()
+        };
+        let one = fetch(1, Mischief::None);
+        let three = fetch(3, Mischief::None);
+        assert!(one / three > 2.5, "{one:.1} s from one, {three:.1} s from three");
+        for mischief in [Mischief::Corrupt, Mischief::Silent, Mischief::Lacking] {
+            let two = fetch(3, mischief);
+            assert!(two < one / 2.0 + 5.0, "{mischief:?}: {two:.1} s where one alone takes {one:.1} s");
+        }
+    });
+}
