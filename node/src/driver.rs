@@ -128,7 +128,8 @@ impl Driver {
     pub async fn run(mut self) {
         std::future::poll_fn(|cx| self.poll(cx)).await;
         self.core.say_goodbye();
-        self.service.save_traffic(&self.core, &mut self.storage);
+        let now = self.clock.now();
+        self.service.save_traffic(now, &self.core, &mut self.storage);
         for (id, socket) in &mut self.sockets {
             let used = self.core.transmit(self.clock.now(), *id, &mut self.write_buf);
             let _ = socket.stream.try_write(self.write_buf.get(..used).unwrap_or_default());

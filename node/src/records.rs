@@ -191,6 +191,8 @@ pub enum Record {
     Addresses(FriendKey, u64, Vec<Address>),
     /// Traffic in all.
     Traffic(FriendKey, Traffic),
+    /// What a friend gave and took while others waited, in bytes, as of this time (Unix seconds).
+    Credit(FriendKey, u64, u64, u64),
     /// An invite given.
     Given(GivenInvite),
     /// A first flight of an invite was answered.
@@ -356,6 +358,9 @@ impl Record {
                 w.u8(8).raw(&key.0);
                 put_traffic(&mut w, *traffic);
             }
+            Self::Credit(key, given, taken, at_s) => {
+                w.u8(42).raw(&key.0).u64(*given).u64(*taken).u64(*at_s);
+            }
             Self::Given(invite) => {
                 w.u8(9).u64(invite.id.0).raw(invite.secret.expose()).u32(invite.expires);
                 w.u8(u8::from(invite.bound.is_some())).raw(&invite.bound.unwrap_or_default());
@@ -498,6 +503,7 @@ impl Record {
             6 => Self::CounterIn(key(&mut r)?, r.u64()?),
             7 => Self::Addresses(key(&mut r)?, r.u64()?, Address::decode_list(&mut r)?),
             8 => Self::Traffic(key(&mut r)?, take_traffic(&mut r)?),
+            42 => Self::Credit(key(&mut r)?, r.u64()?, r.u64()?, r.u64()?),
             9 => {
                 let (id, secret, expires) = (id(&mut r)?, Key::new(r.array()?), r.u32()?);
                 let (is_bound, bound) = (r.flag("bound")?, r.array()?);
@@ -645,6 +651,8 @@ pub struct State {
     pub damaged: BTreeMap<Root, u64>,
     /// Friends with whom this node has made no new keys since it was restored, and when that was.
     pub restored: BTreeMap<FriendKey, u64>,
+    /// What friends gave and took while others waited, and as of when.
+    pub credit: BTreeMap<FriendKey, (u64, u64, u64)>,
     /// Read keys of objects whose blocks did not come out of a backup.
     pub known: BTreeMap<Root, Key>,
     /// The routes of own circuits, as the core wrote them.
@@ -660,6 +668,8 @@ impl State {
                 let key = FriendKey(friend.record.keys.sign);
                 self.gone.remove(&key);
                 self.restored.remove(&key);
+                self.credit.remove(&key);
+                self.credit.remove(&key);
                 self.friends.insert(key, *friend);
             }
             Record::FriendRemoved(key) => {
@@ -677,6 +687,11 @@ impl State {
                 f.record.addrs = addrs;
             }),
             Record::Traffic(key, traffic) => self.friend(key, |f| f.traffic = traffic),
+            Record::Credit(key, given, taken, at_s) => {
+                if self.friends.contains_key(&key) {
+                    self.credit.insert(key, (given, taken, at_s));
+                }
+            }
             Record::Given(invite) => {
                 self.given.insert(invite.id, invite);
             }
@@ -838,6 +853,8 @@ impl State {
         out.extend(self.circles.iter().map(|(id, c)| Record::Circle(*id, c.clone()).encode()));
         out.extend((self.scrub != Scrub::default()).then(|| Record::Scrub(self.scrub).encode()));
         out.extend(self.damaged.iter().map(|(root, blocks)| Record::Damaged(*root, *blocks).encode()));
+        let credit = |(key, c): (&FriendKey, &(u64, u64, u64))| Record::Credit(*key, c.0, c.1, c.2).encode();
+        out.extend(self.credit.iter().map(credit));
         out.extend(self.restored.iter().map(|(key, at_s)| Record::Restored(*key, *at_s).encode()));
         let known = self.known.iter().map(|(root, key)| ReadCap { root: *root, key: key.clone() });
         out.extend(known.map(|cap| Record::Known(cap).encode()));
@@ -940,6 +957,7 @@ mod tests {
             Record::CounterIn(key, 11),
             Record::Addresses(key, 12, vec![]),
             Record::Traffic(key, Traffic { sent: 1, received: 2, relayed: 3 }),
+            Record::Credit(key, 4, 5, 6),
             Record::Given(given),
             Record::InviteTry(InviteId(4), [8; 24]),
             Record::InviteBound(InviteId(4), [9; 32]),

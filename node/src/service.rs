@@ -632,7 +632,7 @@ impl Service {
         if now.at >= self.next_save {
             self.look_at_guard(now, core);
             self.next_save = now.at + SAVE_TRAFFIC_EVERY;
-            self.save_traffic(core, storage);
+            self.save_traffic(now, core, storage);
             self.allow_restored(now, core);
             self.erase(now, storage);
         } else if self.erase_now {
@@ -693,19 +693,24 @@ impl Service {
     }
 
     /// Writes changed traffic counters to the journal.
-    pub fn save_traffic(&mut self, core: &Core, storage: &mut Storage) {
+    pub fn save_traffic(&mut self, now: Now, core: &Core, storage: &mut Storage) {
         if self.full.is_some() {
             return; // it comes with the next one
         }
         let friends: Vec<FriendKey> = self.state.friends.keys().copied().collect();
         let mut records = Vec::new();
         for friend in friends {
-            let now = core.traffic(friend);
-            if self.saved_traffic.get(&friend).copied().unwrap_or_default() != now {
-                let record = Record::Traffic(friend, self.traffic(core, friend));
-                records.push(record.encode());
-                self.state.apply(record);
-                self.saved_traffic.insert(friend, now);
+            let traffic = core.traffic(friend);
+            if self.saved_traffic.get(&friend).copied().unwrap_or_default() != traffic {
+                let (given, taken) = core.credit(friend);
+                let credit = Record::Credit(friend, given, taken, now.unix_s());
+                let counts = Record::Traffic(friend, self.traffic(core, friend));
+                // Credit is only counted where a limit makes something scarce.
+                for record in [Some(counts), (given + taken > 0).then_some(credit)].into_iter().flatten() {
+                    records.push(record.encode());
+                    self.state.apply(record);
+                }
+                self.saved_traffic.insert(friend, traffic);
             }
         }
         if !records.is_empty() {

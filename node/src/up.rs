@@ -413,6 +413,12 @@ fn core(
             core.hold(now, VerifyCap { root: object.root, tree: object.tree }, geometry);
         }
     }
+    for (key, (given, taken, at_s)) in &state.credit {
+        // Both halve in a week, also while the node is off.
+        let weeks = now.unix_s().saturating_sub(*at_s) as f64 / (7.0 * 86_400.0);
+        let left = |bytes: u64| (bytes as f64 * (-weeks).exp2()) as u64;
+        core.set_credit(now, *key, left(*given), left(*taken));
+    }
     // What was damaged when the node stopped is not offered before it is healed.
     state.damaged.keys().for_each(|root| core.release(root));
     Ok((core, views))

@@ -3,7 +3,7 @@
 
 use crate::cell::CELL_LEN;
 use crate::schedule::Weights;
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// What a node lets its friends use. The defaults suit an honest friend at any speed.
@@ -157,14 +157,85 @@ impl Bucket {
     }
 }
 
-/// A rate that several links share: each gets the same number of cells when its turn comes, and
-/// comes to the end of the queue when it has used them and wants more.
+/// What a friend gave and took: excess-based credit, as in GNUnet (C. Grothoff, An Excess-Based Economic
+/// Model for Resource Allocation in Peer-to-Peer Networks, 2003). Taken is only what others waited for: what
+/// is idle is free.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Credit {
+    given: f64,
+    taken: f64,
+    at: Duration,
+    /// Bytes received by the counters, as far as they are in `given`.
+    seen: u64,
+}
+
+/// Both halve in a week.
+const CREDIT_HALF_LIFE_S: f64 = 7.0 * 86_400.0;
+/// So much taken is as nothing.
+const CREDIT_FREE: f64 = 64.0 * 1024.0 * 1024.0;
+/// A friend who gave as much more than it took counts this many times more, at most.
+const CREDIT_MOST: f64 = 3.0;
+
+impl Credit {
+    pub(crate) const fn of(given: u64, taken: u64, now: Duration) -> Self {
+        Self { given: given as f64, taken: taken as f64, at: now, seen: 0 }
+    }
+
+    fn age(&mut self, now: Duration) {
+        let passed = now.saturating_sub(self.at).as_secs_f64();
+        let left = (-passed / CREDIT_HALF_LIFE_S).exp2();
+        (self.given, self.taken, self.at) = (self.given * left, self.taken * left, self.at.max(now));
+    }
+
+    /// `received`: bytes that came from the friend, by its counter.
+    pub(crate) fn received(&mut self, now: Duration, received: u64) {
+        self.age(now);
+        self.given += received.saturating_sub(self.seen) as f64;
+        self.seen = received;
+    }
+
+    /// The friend got bytes while others waited.
+    pub(crate) fn take(&mut self, now: Duration, bytes: u64) {
+        self.age(now);
+        self.taken += bytes as f64;
+    }
+
+    /// What it is now, given and taken.
+    pub(crate) const fn bytes(&self) -> (u64, u64) {
+        (self.given as u64, self.taken as u64)
+    }
+
+    /// Its share of what is scarce, beside others'. `trust`: 1 to 4.
+    pub(crate) fn weight(&self, trust: f64) -> f64 {
+        trust * (1.0 + (self.given / (self.taken + CREDIT_FREE)).min(CREDIT_MOST))
+    }
+}
+
+/// Nobody who waits gets less than this share.
+const LEAST_SHARE: f64 = 0.02;
+
+/// One who waits for a share.
+#[derive(Debug)]
+struct Waiter {
+    conn: u32,
+    /// Place in line.
+    start: f64,
+    turn: u64,
+    weight: f64,
+}
+
+/// A rate that several links share by weight: start-time fair queueing with a share as the unit. Who wants
+/// more comes to the end of the line again.
 #[derive(Debug)]
 pub(crate) struct Pool {
     bucket: Bucket,
     /// Cells given at a time.
     share: u32,
-    queue: VecDeque<u32>,
+    queue: Vec<Waiter>,
+    clock: f64,
+    turns: u64,
+    /// Where links stand that had a share lately.
+    finished: BTreeMap<u32, f64>,
 }
 
 impl Pool {
@@ -176,7 +247,14 @@ impl Pool {
         let cell_bytes = (cells * CELL_LEN as u64) as f64;
         let mut bucket = Bucket::new(rate, (rate * BURST.as_secs_f64()).max(cell_bytes));
         bucket.at = now;
-        Self { bucket, share: cells as u32, queue: VecDeque::new() }
+        Self {
+            bucket,
+            share: cells as u32,
+            queue: Vec::new(),
+            clock: 0.0,
+            turns: 0,
+            finished: BTreeMap::new(),
+        }
     }
 
     /// A pool, if there is a rate: see [`Pool::new`].
@@ -193,19 +271,37 @@ impl Pool {
         f64::from(self.share) * CELL_LEN as f64
     }
 
-    /// Somebody wants a share.
-    pub(crate) fn wait(&mut self, conn: u32) {
-        self.queue.push_back(conn);
+    /// Somebody wants a share, and has this weight.
+    pub(crate) fn wait(&mut self, conn: u32, weight: f64) {
+        let all: f64 = self.queue.iter().map(|waiter| waiter.weight).sum::<f64>() + weight;
+        let weight = weight.max(all * LEAST_SHARE).max(1e-6);
+        // Who was away does not catch up.
+        let start = self.finished.get(&conn).copied().unwrap_or(0.0).max(self.clock);
+        self.finished.insert(conn, start + 1.0 / weight);
+        self.turns += 1;
+        self.queue.push(Waiter { conn, start, turn: self.turns, weight });
     }
 
-    /// Who has waited longest gets a share, if there is one: the cells.
+    /// Who is first in line gets a share, if there is one: the cells.
     pub(crate) fn serve(&mut self, now: Duration) -> Option<(u32, u32)> {
         if self.queue.is_empty() || !self.bucket.has(now, self.share_bytes()) {
             return None;
         }
-        let conn = self.queue.pop_front()?;
+        let first = |a: &(usize, &Waiter), b: &(usize, &Waiter)| {
+            a.1.start.total_cmp(&b.1.start).then(a.1.turn.cmp(&b.1.turn))
+        };
+        let (at, _) = self.queue.iter().enumerate().min_by(first)?;
+        let waiter = self.queue.swap_remove(at);
+        self.clock = self.clock.max(waiter.start);
+        let clock = self.clock;
+        self.finished.retain(|_, finish| *finish > clock);
         self.bucket.owe(now, self.share_bytes());
-        Some((conn, self.share))
+        Some((waiter.conn, self.share))
+    }
+
+    /// Whether others wait.
+    pub(crate) const fn is_contended(&self) -> bool {
+        !self.queue.is_empty()
     }
 
     /// A share that was not wanted any more, or cells that were paid and never came.
@@ -269,13 +365,13 @@ mod tests {
     fn shares_go_round() {
         let mut pool = Pool::new(Duration::ZERO, 1_000_000, Duration::from_millis(20), 1);
         let mut got = [0_u32; 3];
-        (0..3).for_each(|conn| pool.wait(conn));
+        (0..3).for_each(|conn| pool.wait(conn, 1.0));
         let mut now = Duration::ZERO;
         while now < 20 * SECOND {
             while let Some((conn, cells)) = pool.serve(now) {
                 got[conn as usize] += cells;
                 // The greedy one asks again many times: it is told once that it waits already.
-                pool.wait(conn);
+                pool.wait(conn, 1.0);
             }
             now = pool.poll_timeout().unwrap().max(now);
         }
@@ -284,13 +380,48 @@ mod tests {
         assert!(got.iter().max().unwrap() - got.iter().min().unwrap() <= pool.share, "{got:?}");
     }
 
+    #[test]
+    fn shares_go_by_weight_and_nobody_gets_nothing() {
+        let mut pool = Pool::new(Duration::ZERO, 1_000_000, Duration::from_millis(20), 1);
+        let weights = [16.0, 4.0, 0.001];
+        let mut got = [0_u32; 3];
+        (0..3).for_each(|conn| pool.wait(conn, weights[conn as usize]));
+        let mut now = Duration::ZERO;
+        while now < 40 * SECOND {
+            while let Some((conn, cells)) = pool.serve(now) {
+                assert!(pool.is_contended());
+                got[conn as usize] += cells;
+                pool.wait(conn, weights[conn as usize]);
+            }
+            now = pool.poll_timeout().unwrap().max(now);
+        }
+        let all = f64::from(got.iter().sum::<u32>());
+        let share = |n: usize| f64::from(got[n]) / all;
+        assert!((share(0) / share(1) - 4.0).abs() < 0.2, "{got:?}");
+        assert!((0.015..0.03).contains(&share(2)), "{got:?}");
+    }
+
+    #[test]
+    fn who_gave_more_than_it_took_counts_more_and_that_is_forgotten() {
+        let mut credit = Credit::default();
+        assert_eq!(credit.weight(2.0), 2.0);
+        credit.received(SECOND, 128 << 20);
+        assert_eq!(credit.weight(2.0), 2.0 * 3.0);
+        credit.received(SECOND, 1 << 40);
+        assert_eq!(credit.weight(2.0), 2.0 * 4.0, "but not without end");
+        credit.take(SECOND, 1 << 41);
+        assert!((credit.weight(1.0) - 1.5).abs() < 0.01);
+        credit.received(SECOND + Duration::from_secs(70 * 86_400), 1 << 40);
+        assert!(credit.bytes().0 < 1 << 31, "ten half-lives later");
+    }
+
     proptest! {
         #[test]
         fn what_is_promised_is_there(rate in 1_u64..2_000_000_000, takes in 1_usize..200) {
             let mut pool = Pool::new(Duration::ZERO, rate, Duration::from_millis(20), 1);
             let mut now = Duration::ZERO;
             for _ in 0..takes {
-                pool.wait(1);
+                pool.wait(1, 1.0);
                 while pool.serve(now).is_none() {
                     let next = pool.poll_timeout().unwrap();
                     prop_assert!(next > now, "time must go on");

@@ -293,6 +293,7 @@ pub(crate) struct Friend {
     dialling: Dialling,
     link: Option<ConnId>,
     traffic: Traffic,
+    credit: crate::budget::Credit,
     /// The friend's clock minus ours.
     clock_offset_ms: i64,
     /// A connection that carries nothing but an exchange: the first session, or a recovery.
@@ -583,6 +584,7 @@ impl Core {
             dialling: Dialling::new(now.at + wait),
             link: None,
             traffic: Traffic::default(),
+            credit: crate::budget::Credit::default(),
             clock_offset_ms: 0,
             exchange_link: None,
             exchange: None,

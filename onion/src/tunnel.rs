@@ -2,7 +2,8 @@
 //! friend in between. The state only; the core moves it. Format: `docs/protocol/tunnel.md`.
 
 pub(crate) use crate::budget::Bucket;
-use crate::circuit::StreamId;
+use crate::circuit::{MAX_ANSWERS, StreamId};
+
 use crate::core::relaying::RelayCircuit;
 use crate::core::{FetchId, FriendKey};
 use crate::link::{InWindow, WINDOW_MAX, WINDOW_MAX_ONION};
@@ -67,7 +68,12 @@ impl Tunnel {
 
     /// A tunnel for such a flow.
     pub(crate) fn of(role: Role, flow: Flow) -> Self {
-        let most = if flow.class == Class::Onion { WINDOW_MAX_ONION } else { WINDOW_MAX };
+        let most = match role {
+            // Up to four of them lead into one circuit, whose queue holds no more than one window.
+            Role::Sought { .. } => WINDOW_MAX / u32::from(MAX_ANSWERS),
+            _ if flow.class == Class::Onion => WINDOW_MAX_ONION,
+            _ => WINDOW_MAX,
+        };
         Self { flow, window: InWindow::up_to(most), ..Self::new(role) }
     }
 

@@ -6,7 +6,7 @@
 
 use super::connections::{CREDIT_TICK, Connection, OpenLink};
 use super::*;
-use crate::budget::{Bucket, Budgets, Pool, Share};
+use crate::budget::{Bucket, Budgets, Credit, Pool, Share};
 use crate::cell::{CircId, Command, SmallCell, encode_credits};
 use crate::control::{MAX_DELTA, Part};
 use crate::link::{Broken, Link};
@@ -55,6 +55,8 @@ impl Pools {
 /// What a link holds of the pools of one direction, and the friend's own limit.
 #[derive(Debug, Default)]
 struct Side {
+    /// The friend's weight among those who share; 0 is as good as 1.
+    weight: f64,
     shares: [Share; 4],
     friend: Option<Pool>,
     friend_share: Share,
@@ -87,10 +89,11 @@ impl Side {
 
     /// Gets in line for what it needs to go on. `bulk`: something waits that has no class.
     fn want(&mut self, pools: &mut Pools, conn: ConnId, ready: [bool; 3], bulk: bool) {
+        let weight = if self.weight > 0.0 { self.weight } else { 1.0 };
         let get_in_line = |pool: &mut Option<Pool>, share: &mut Share| {
             let Some(pool) = pool.as_mut().filter(|_| share.cells == 0) else { return true };
             if !std::mem::replace(&mut share.waiting, true) {
-                pool.wait(conn);
+                pool.wait(conn, weight);
             }
             false
         };
@@ -291,12 +294,40 @@ impl Core {
         for open in self.connections.values_mut().filter_map(Connection::open) {
             open.account.stopped_until = open.account.stopped_until.filter(|at| *at > now.at);
         }
+        self.weigh(now);
         self.hand_out_up(now);
         self.hand_out_down(now);
     }
 
+    /// What is scarce goes by what each friend gave.
+    fn weigh(&mut self, now: Now) {
+        let Self { connections, friends, up, .. } = self;
+        if !up.is_limited() {
+            return;
+        }
+        for open in connections.values_mut().filter_map(Connection::open) {
+            let Who::Friend(key) = open.who else { continue };
+            let Some(friend) = friends.get_mut(&key) else { continue };
+            friend.credit.received(now.at, friend.traffic.received);
+            open.account.up.weight = friend.credit.weight(friend.onion.trust.weight());
+        }
+    }
+
+    /// What a friend gave and took while others waited, in bytes, older ones counting less.
+    pub fn credit(&self, friend: FriendKey) -> (u64, u64) {
+        self.friends.get(&friend).map_or((0, 0), |friend| friend.credit.bytes())
+    }
+
+    /// The same as it was before a restart.
+    pub fn set_credit(&mut self, now: Now, friend: FriendKey, given: u64, taken: u64) {
+        if let Some(friend) = self.friends.get_mut(&friend) {
+            friend.credit = Credit::of(given, taken, now.at);
+        }
+    }
+
     fn hand_out_up(&mut self, now: Now) {
         let Self { connections, up, .. } = self;
+        let mut taken = Vec::new();
         let ready = |open: &OpenLink| (open.link.ready_classes(), open.link.has_bulk());
         for open in connections.values_mut().filter_map(Connection::open) {
             serve_friend(&mut open.account.up, now);
@@ -310,10 +341,17 @@ impl Core {
                     open.account.up.want(up, *conn, classes, bulk);
                 }
             }
-            serve_pool(connections, up, index, now, |open| {
+            let got = serve_pool(connections, up, index, now, |open| {
                 let ready = ready(open);
                 (&mut open.account.up, ready)
             });
+            // What nobody else waited for is free.
+            taken.extend(got.into_iter().filter(|(.., contended)| index == 0 && *contended));
+        }
+        for (conn, cells, _) in taken {
+            let friend = self.friend_of(conn).and_then(|key| self.friends.get_mut(&key));
+            let bytes = u64::from(cells) * crate::cell::CELL_LEN as u64;
+            friend.into_iter().for_each(|friend| friend.credit.take(now.at, bytes));
         }
     }
 
@@ -335,10 +373,11 @@ impl Core {
                 }
             }
             let ready = |open: &mut OpenLink| due_classes(&open.tunnels);
-            got.extend(serve_pool(connections, down, index, now, |open| {
+            let some = serve_pool(connections, down, index, now, |open| {
                 let due = ready(open);
                 (&mut open.account.down, (due, false))
-            }));
+            });
+            got.extend(some.into_iter().map(|(conn, ..)| conn));
         }
         got.dedup();
         got.into_iter().for_each(|conn| self.give_credit(now, conn, true));
@@ -574,14 +613,15 @@ fn serve_friend(side: &mut Side, now: Now) -> bool {
     true
 }
 
-/// Gives out one pool to those who wait and still have use for it: who got something.
+/// Gives out one pool to those who wait and still have use for it: who got how many cells, and whether
+/// others waited for them.
 fn serve_pool<'a>(
     connections: &'a mut BTreeMap<ConnId, Connection>,
     pools: &mut Pools,
     index: usize,
     now: Now,
     side: impl for<'b> Fn(&'b mut OpenLink) -> (&'b mut Side, ([bool; 3], bool)),
-) -> Vec<ConnId> {
+) -> Vec<(ConnId, u32, bool)> {
     let mut got = Vec::new();
     let Some(pool) = pools.0.get_mut(index).and_then(Option::as_mut) else { return got };
     while let Some((conn, cells)) = pool.serve(now.at) {
@@ -598,7 +638,7 @@ fn serve_pool<'a>(
         share.waiting = false;
         if of_use {
             share.cells += cells;
-            got.push(conn);
+            got.push((conn, cells, pool.is_contended()));
         } else {
             pool.give_back(cells);
         }

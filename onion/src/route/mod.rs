@@ -52,6 +52,17 @@ pub enum Trust {
     Low,
 }
 
+impl Trust {
+    /// Weight among friends who share what is scarce, before what each gave.
+    pub const fn weight(self) -> f64 {
+        match self {
+            Self::Close => 4.0,
+            Self::Normal => 2.0,
+            Self::Low => 1.0,
+        }
+    }
+}
+
 /// Where guards come from: close friends while there are any, then verified ones, then all
 /// that are not marked low. The order is from the best to the worst.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
