@@ -14,7 +14,7 @@ use std::convert::Infallible;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -33,6 +33,9 @@ const PLACE_EVERY: Duration = Duration::from_millis(200);
 /// Bytes a second that a reader of something of unknown length is expected to go through.
 const USUAL_PACE: u64 = Place::unpaced(0).pace;
 
+/// And no more than this: 20 Mbit/s.
+const MOST_PACE: u64 = 2_500_000;
+
 /// How fast an object is played.
 fn pace_of(head: &Head) -> Option<u64> {
     let pace = u128::from(head.len) * 1000 / u128::from(head.duration_ms.max(1));
@@ -50,6 +53,8 @@ pub struct Reader {
     id: u64,
     /// Bytes a second that its player needs, or is seen to take.
     pace: AtomicU64,
+    /// The pace is known.
+    paced: AtomicBool,
     /// Where it says how far it has read.
     read_to: Arc<AtomicU64>,
     /// What is read does not give way.
@@ -69,7 +74,18 @@ impl Reader {
         READERS.fetch_add(1, Ordering::Relaxed);
         let in_use = store.begin_use(&cap.root);
         let pace = AtomicU64::new(USUAL_PACE);
-        Self { store, cap, keys, fetch, commands, id, pace, read_to: Arc::default(), _in_use: in_use }
+        Self {
+            store,
+            cap,
+            keys,
+            fetch,
+            commands,
+            id,
+            pace,
+            paced: AtomicBool::new(false),
+            read_to: Arc::default(),
+            _in_use: in_use,
+        }
     }
 
     /// Says there how far it has read.
@@ -89,7 +105,10 @@ impl Reader {
         let head = Head::decode(&plain).map_err(|_| {
             Failure::new(Exit::Verification, "the video's description is malformed: its publisher made it so")
         })?;
-        self.pace.store(pace_of(&head).unwrap_or(USUAL_PACE), Ordering::Relaxed);
+        if let Some(pace) = pace_of(&head) {
+            self.pace.store(pace, Ordering::Relaxed);
+            self.paced.store(true, Ordering::Relaxed);
+        }
         Ok(head)
     }
 
@@ -102,6 +121,10 @@ impl Reader {
         loop {
             let ended = status.as_mut().is_none_or(|s| s.borrow_and_update().end.is_some());
             if let Some(plain) = self.read(position).await? {
+                // This reader reads by the first fetch; the one that mended a block is left to others.
+                if let Some(fetch) = fetch.filter(|_| mending) {
+                    fetch.release_reader(self.id);
+                }
                 return Ok(plain);
             }
             if ended {
@@ -205,8 +228,11 @@ impl Reader {
                 && told.is_none_or(|at| at.elapsed() >= PLACE_EVERY)
             {
                 told = Some(Instant::now());
-                let taken = (at - start) as f64 / begun.elapsed().as_secs_f64().max(1.0);
-                self.pace.fetch_max(taken as u64, Ordering::Relaxed);
+                // Of unknown length: as fast as it is taken, within what films are like.
+                if self.pace.load(Ordering::Relaxed) >= USUAL_PACE && !self.paced.load(Ordering::Relaxed) {
+                    let taken = (at - start) as f64 / begun.elapsed().as_secs_f64().max(1.0);
+                    self.pace.store((taken as u64).clamp(USUAL_PACE, MOST_PACE), Ordering::Relaxed);
+                }
                 self.steer(Some(fetch), Position::Data(range.start)).await;
             }
             let mut read = read.await.unwrap_or_default().into_iter();

@@ -195,7 +195,10 @@ impl Driver {
                         if let Some(cap) = self.service.fetch_cap(fetch) {
                             self.storage.block(Block::Keep(cap.root));
                         }
+                        let root = self.service.fetch_cap(fetch).map(|cap| cap.root);
                         self.core.cancel_fetch(now, fetch);
+                        // What is here of it is not what was to be written.
+                        root.into_iter().for_each(|root| self.core.release(&root));
                         let full = matches!(e, StoreError::Full { .. } | StoreError::NoRoom { .. });
                         let failure = Failure::from(e);
                         let advice = "what came is kept: ask again when there is room";

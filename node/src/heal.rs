@@ -144,7 +144,10 @@ impl Service {
     /// Blocks of an object turned out to be damaged: from now on it is not offered, until they are
     /// back. An object that was never whole lacks them like any others.
     pub fn damaged(&mut self, now: Now, core: &mut Core, root: Root) {
-        let Some(object) = self.store().object(&root).filter(|object| object.complete) else { return };
+        let Some(object) = self.store().object(&root) else { return };
+        if !object.complete {
+            return core.release(&root); // parts of it were offered
+        }
         let all = kith_crypto::content::Geometry::of(object.data_count).map_or(0, |g| g.total());
         let present = self.store().pack(&root).map_or(0, |pack| pack.present());
         let blocks = all.saturating_sub(present);

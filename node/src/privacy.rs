@@ -302,7 +302,8 @@ fn fof(asked: &Asked, route: Route, mode: Privacy) -> String {
         ),
         several => format!(
             "{} are your common friends: whoever passes it on will know that you watch this, what it is and who \
-             gives it{others}",
+             gives it; who gives it, and whoever else asked for it there lately, learns that somebody there wants \
+             it{others}",
             list(several)
         ),
     }

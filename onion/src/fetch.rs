@@ -282,6 +282,11 @@ impl Fetch {
         self.sessions.keys().copied().collect()
     }
 
+    /// Whether a session's holder has said that it has all.
+    pub fn holds_all(&self, id: SessionId) -> bool {
+        self.sessions.get(&id).is_some_and(|session| matches!(session.has, Has::All))
+    }
+
     /// Sessions that have something to take back, and do not wait for a tick to say so.
     pub fn taking_back(&self) -> Vec<SessionId> {
         let has = self.sessions.iter().filter(|(_, s)| !s.cancels.is_empty() && !s.ticks());
@@ -290,13 +295,31 @@ impl Fetch {
 
     /// Whether a session stands that can bring something that is missing.
     pub fn has_use(&self) -> bool {
-        self.sessions.values().any(|session| match &session.has {
+        self.sessions.values().any(|session| session.useful)
+    }
+
+    /// Whether this one can.
+    pub fn is_useful(&self, id: SessionId) -> bool {
+        self.sessions.get(&id).is_some_and(|session| session.useful)
+    }
+
+    /// Finds out which sessions have something that is missing; when one says what it has, and when a span
+    /// has come.
+    fn look_for_use(&mut self) {
+        let geometry = self.geometry();
+        let of_use = |session: &Session| match &session.has {
             Has::Untold | Has::All => true,
-            Has::Spans(map) => self.geometry().is_some_and(|geometry| {
+            Has::Spans(map) => geometry.is_none_or(|geometry| {
                 let mut spans = 0..Spans::of(geometry).count();
                 spans.any(|span| has_span(map, span) && !self.is_whole(geometry, span))
             }),
-        })
+        };
+        let useful: Vec<SessionId> =
+            self.sessions.iter().filter(|(_, session)| of_use(session)).map(|(id, _)| *id).collect();
+        for (id, session) in &mut self.sessions {
+            session.useful = useful.contains(id);
+            session.found_nothing = None;
+        }
     }
 
     /// Sessions that owe blocks and have been silent for too long.
@@ -341,16 +364,15 @@ impl Fetch {
         let Some(session) = self.sessions.get_mut(&id) else { return Ok(None) };
         match message {
             Message::Have(have) => {
-                if session.tell(have) {
-                    Ok(None)
-                } else {
-                    Err(Over::Lied)
-                }
+                let may = session.tell(have);
+                self.look_for_use();
+                if may { Ok(None) } else { Err(Over::Lied) }
             }
             Message::More(spans) => {
                 if !session.tell_more(&spans, all) {
                     return Err(Over::Lied);
                 }
+                self.look_for_use();
                 self.hand_over(now, id, &spans);
                 Ok(None)
             }
@@ -377,7 +399,10 @@ impl Fetch {
                     None => matches!(position, Position::Root),
                 };
                 let session = self.sessions.get_mut(&id).ok_or(Over::Gone)?;
-                if exists && !session.lack(position) { Err(Over::Gone) } else { Ok(None) }
+                // Who has no root has nothing.
+                let is_use = position != Position::Root && session.lack(position);
+                self.look_for_use();
+                if exists && !is_use { Err(Over::Gone) } else { Ok(None) }
             }
             Message::Block(position, bytes) => self.block(now, id, position, bytes),
             Message::Busy(_) | Message::Bye => Err(Over::Gone),
@@ -393,9 +418,10 @@ impl Fetch {
         bytes: Vec<u8>,
     ) -> Result<Option<Progress>, Over> {
         let session = self.sessions.get_mut(&id).ok_or(Over::Gone)?;
+        let turn = session.turn_of(position);
         let asked = session.answered(now, position).ok_or(Over::Lied)?;
         session.came(now, asked);
-        let result = self.verified(id, position, bytes);
+        let result = self.verified(id, turn, position, bytes);
         // The other one that was asked need not bring it any more, if this was it.
         if let Some(asked) = self.asked.get(&position).copied() {
             let others = [Some(asked.first), asked.second].into_iter().flatten().filter(|other| *other != id);
@@ -415,6 +441,7 @@ impl Fetch {
     fn verified(
         &mut self,
         id: SessionId,
+        turn: Option<u64>,
         position: Position,
         bytes: Vec<u8>,
     ) -> Result<Option<Progress>, Over> {
@@ -432,7 +459,9 @@ impl Fetch {
             return Ok(Some(Progress::Root(block, geometry)));
         }
         let known = self.has(position);
-        let node_is_kept_back = |node| self.asked.get(&Position::Node(node)).is_some_and(|a| a.first == id);
+        let sessions = &self.sessions;
+        let node_is_kept_back =
+            |node| sessions.get(&id).is_some_and(|s| s.owes_before(Position::Node(node), turn));
         let Some(tree) = self.tree.as_mut() else {
             // The root was asked first: it was kept back, unless the holder had none then.
             let owes_root = self.asked.get(&Position::Root).is_some_and(|asked| asked.is_of(id));
@@ -467,6 +496,7 @@ impl Fetch {
             let span = Spans::of(geometry).of_block(index);
             if self.is_whole(geometry, span) {
                 self.spans.push(span as u32);
+                self.look_for_use();
             }
         }
         self.received.useful += 1;
@@ -487,11 +517,14 @@ impl Fetch {
             let some = session.cancels.len().min(MAX_POSITIONS);
             return Some(Message::Cancel(session.cancels.drain(..some).collect()));
         }
-        let (depth, mut owed, ticks) = (session.depth(sessions), session.owed.len(), session.ticks());
+        let (depth, mut owed, ticks) =
+            (session.depth(sessions, self.whole), session.owed.len(), session.ticks());
         let Some(geometry) = self.geometry() else { return self.root_again(now, id) };
         let most = if ticks { MAX_UNWRITTEN_ONION } else { MAX_UNDER_WAY };
-        // Ask in groups: a request for each arriving block would cost a cell each.
-        if !ticks && owed > depth - (depth / 4).max(1) {
+        // Ask in groups: a request for each arriving block would cost a cell each, and so would the end of
+        // each block, when the holder has nothing to send after it.
+        let group = if depth < 6 { 1 } else { (depth / 4).max(2) };
+        if !ticks && owed + group > depth {
             return None;
         }
         let mut wants = Vec::new();
@@ -527,6 +560,9 @@ impl Fetch {
     /// While nothing is known of the object: its root, from somebody else when the first is slow.
     fn root_again(&mut self, now: Duration, id: SessionId) -> Option<Message> {
         match self.asked.get(&Position::Root) {
+            _ if !self.sessions.get(&id).is_some_and(|session| session.may_have(Position::Root)) => {
+                return None;
+            }
             Some(asked) if asked.is_of(id) || asked.second.is_some() => return None,
             Some(asked) if now < asked.at + ROOT_AGAIN => {
                 let at = asked.at + ROOT_AGAIN;

@@ -107,7 +107,9 @@ impl<K: Ord + Copy> Gate<K> {
         if bytes == 0 {
             self.busy.remove(&session);
         } else {
-            let moved = if bytes < before || before == 0 { Some(now) } else { moved };
+            // A path that trickles is slow, too.
+            let fewer = bytes.div_ceil(SEALED_LEN) < before.div_ceil(SEALED_LEN);
+            let moved = if fewer || before == 0 { Some(now) } else { moved };
             self.busy.insert(session, (bytes, moved));
         }
     }
@@ -129,9 +131,19 @@ impl<K: Ord + Copy> Gate<K> {
         if self.busy.keys().all(|other| *other == session) {
             return true;
         }
-        let busy = self.busy.values().filter(|(_, moved)| moved.is_some());
-        let blocks: usize = busy.map(|(bytes, _)| bytes.div_ceil(SEALED_LEN)).sum();
-        blocks < AT_ONCE.max((self.left.0 / SEALED_LEN as f64) as usize)
+        self.has_room()
+    }
+
+    /// Whether one more session may have a block on its way out. What one had queued before the others came
+    /// is no more than a block to them.
+    pub fn has_room(&self) -> bool {
+        let busy = self.busy.values().filter(|(_, moved)| moved.is_some()).count();
+        busy < AT_ONCE.max((self.left.0 / SEALED_LEN as f64) as usize)
+    }
+
+    /// Whether nothing is on its way out.
+    pub fn is_idle(&self) -> bool {
+        self.busy.is_empty()
     }
 
     /// How long each of so many sessions waits for its turn at the rate at which blocks left lately.
@@ -228,14 +240,20 @@ impl Serving {
         all.saturating_sub(self.sent.get(&span).copied().unwrap_or_default())
     }
 
-    /// Where a request stands among all that wait: what proves other blocks first. A holder of all who
-    /// serves several (`crowd`) then sends what it has sent to others least often. Then by deadline.
-    fn turn(&self, wanted: &Wanted, crowd: Option<&Sent>) -> Turn {
+    /// Where a request stands among all that wait: what proves other blocks first, then what is due soon, and
+    /// of each what a holder of all who serves several (`crowd`) has sent to others least often; then by
+    /// deadline.
+    fn turn(&self, now: Duration, wanted: &Wanted, crowd: Option<&Sent>) -> Turn {
         let Position::Data(index) = wanted.position else { return (0, 0, Duration::ZERO, wanted.turn) };
         let oldest = self.turns.saturating_sub(wanted.turn) >= MAX_OVERTAKEN + self.wanted.len() as u64;
         let span = self.span_of(index);
         let sent = crowd.map_or(0, |crowd| self.to_others(span, crowd));
-        if oldest { (1, 0, wanted.due, wanted.turn) } else { (2, sent, wanted.due, wanted.turn) }
+        let class = match wanted.due.saturating_sub(now) < URGENT {
+            _ if oldest => return (1, 0, wanted.due, wanted.turn),
+            true => 2,
+            false => 3,
+        };
+        (class, sent, wanted.due, wanted.turn)
     }
 
     fn span_of(&self, index: u64) -> u64 {
@@ -246,7 +264,7 @@ impl Serving {
     /// wait if they took turns. Who has waited for three quarters of that goes before who has not, so that
     /// all get about as much; a holder of parts serves what a reader needs at once before that.
     pub fn next_turn(&self, now: Duration, crowd: Option<&Sent>, cycle: Duration) -> Option<Turn> {
-        let next = self.wanted.iter().map(|wanted| self.turn(wanted, crowd)).min()?;
+        let next = self.wanted.iter().map(|wanted| self.turn(now, wanted, crowd)).min()?;
         let waited = now.saturating_sub(self.served_at);
         let (class, sent, due, _) = next;
         let urgent = crowd.is_none() && due.saturating_sub(now) < URGENT;
@@ -262,11 +280,13 @@ impl Serving {
 
     /// The request to answer next.
     pub fn next_wanted(&mut self, now: Duration, crowd: Option<&mut Sent>) -> Option<Position> {
-        let keys = self.wanted.iter().map(|wanted| self.turn(wanted, crowd.as_deref()));
+        let keys = self.wanted.iter().map(|wanted| self.turn(now, wanted, crowd.as_deref()));
         let (at, _) = keys.enumerate().min_by_key(|(_, key)| *key)?;
         let Wanted { position, .. } = self.wanted.swap_remove(at);
         self.served_at = now;
-        if let (Position::Data(index), Some(crowd)) = (position, crowd) {
+        if let (Position::Data(index), Some(crowd)) = (position, crowd)
+            && self.spans.is_some_and(|spans| spans.contains(index))
+        {
             let span = self.span_of(index);
             *crowd.0.entry(span).or_default() += 1;
             *self.sent.entry(span).or_default() += 1;
@@ -330,12 +350,13 @@ mod tests {
         let mut crowd = Sent::default();
         // One viewer gets the first span, another the second, and each goes on with its own.
         let far = u16::MAX - 1;
-        let both = [(0, 0), (1, 0), (16, far), (17, far)];
+        let both = [(0, far), (1, far), (16, far), (17, far), (40, 3_000)];
         let (mut one, mut two) = (serving(&both), serving(&both));
         for serving in [&mut one, &mut two] {
             serving.spans = Geometry::of(10_000).map(Spans::of);
         }
         let mut next = |s: &mut Serving| s.next_wanted(NOW, Some(&mut crowd)).map(|p| p.index());
+        assert_eq!((next(&mut one), next(&mut two)), (Some(40), Some(40)), "what is due soon comes first");
         assert_eq!((next(&mut one), next(&mut two)), (Some(0), Some(16)));
         assert_eq!((next(&mut one), next(&mut two)), (Some(1), Some(17)));
         assert_eq!(order(&mut one, None), [16, 17]);

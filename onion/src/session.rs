@@ -61,6 +61,11 @@ impl Spans {
         self.data.div_ceil(self.blocks)
     }
 
+    /// Whether the object has a data block.
+    pub const fn contains(self, index: u64) -> bool {
+        index < self.data
+    }
+
     /// The span of a data block.
     pub const fn of_block(self, index: u64) -> u64 {
         index / self.blocks

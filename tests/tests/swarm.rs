@@ -1,9 +1,9 @@
 //! Swarms of viewers, with the shipped decisions, and fetches over long paths. The full tables:
 //! `cargo run --release -p kith-tests --example tables -- --table swarm`.
 
-use kith_onion::Route;
 use kith_onion::catalogue::Audience;
-use kith_onion::fetch::Rules;
+use kith_onion::fetch::{Place, Rules};
+use kith_onion::{Rates, Route};
 use kith_tests::sim::{Mischief, Outcome, Quality, World, seeds};
 use kith_tests::swarm::{Leaves, Scenario, play};
 use std::time::Duration;
@@ -79,6 +79,53 @@ fn three_sources_are_three_times_as_fast_as_one() {
         for mischief in [Mischief::Corrupt, Mischief::Silent, Mischief::Lacking] {
             let two = fetch(3, mischief);
             assert!(two < one / 2.0 + 5.0, "{mischief:?}: {two:.1} s where one alone takes {one:.1} s");
+        }
+    });
+}
+
+/// Viewers of the same film, friends of its publisher and of each other: who comes later gets much of it from
+/// who came before, and the publisher is spared.
+#[test]
+fn viewers_give_each_other_what_they_have() {
+    seeds::run("viewers_give_each_other_what_they_have", 1, |seed| {
+        let mut world = World::with_nodes(seed, 5);
+        for (a, b) in [(0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (2, 3), (3, 4), (1, 3), (2, 4)] {
+            world.link(a, b);
+        }
+        let cap = world.publish(0, "film", 24_000_000, Audience::Fof);
+        let known = |w: &World| (1..5).all(|n| w.distance(n, &cap).is_some());
+        assert!(world.run_until(MINUTE, known));
+        let up = |rate| Rates { up: Some(rate), ..Rates::default() };
+        world.act(0, |core, now| core.set_rates(now, up(1_600_000)));
+        for id in 1..5 {
+            world.act(id, |core, now| core.set_rates(now, up(600_000)));
+            world.fetch(id, &cap, Route::Auto);
+            let fetch = world.nodes[id].fetches[&cap.root].id;
+            world.act(id, |core, now| {
+                core.set_whole(now, fetch, false);
+                core.set_reader(now, fetch, 1, Some(Place { block: 0, pace: 400_000 }));
+            });
+            world.run(6 * Duration::from_secs(1));
+            eprintln!("SESS {id} {:?}", world.nodes[id].fetches[&cap.root].sessions);
+        }
+        for second in 0..90 {
+            for id in 1..5 {
+                let fetch = world.nodes[id].fetches[&cap.root].id;
+                let block = (second + (4 - id as u64) * 6) * 400_000 / 65_536;
+                world.act(id, |core, now| {
+                    core.set_reader(now, fetch, 1, Some(Place { block: block.min(366), pace: 400_000 }));
+                });
+            }
+            world.run(Duration::from_secs(1));
+        }
+        for id in 0..5 {
+            let of: Vec<u64> =
+                (0..5).map(|o| world.nodes[id].core().traffic(world.nodes[o].key()).sent >> 10).collect();
+            eprintln!(
+                "SENT {id} {of:?} KiB outcome {:?} sessions {:?}",
+                world.nodes[id].fetches.get(&cap.root).and_then(|f| f.outcome),
+                world.nodes[id].fetches.get(&cap.root).map(|f| f.sessions.clone())
+            );
         }
     });
 }

@@ -263,6 +263,11 @@ async fn open_stream(
     let mut value = json!({"url": url, "name": name, "expires_s": crate::stream::LIFETIME.as_secs()});
     add(&mut value, "who_learns", json!(begun.told.who_learns));
     if !request.hold {
+        let streams = api.streams.clone();
+        api.tasks.spawn("end of a stream", async move {
+            tokio::time::sleep(crate::stream::LIFETIME).await;
+            streams.close(&name);
+        });
         return Ok(Json(value).into_response());
     }
     add(&mut value, "event", json!("open"));

@@ -84,7 +84,7 @@ impl Shell {
             copied = &mut copy => match copied {
                 Ok(written) => (follow.await?, written),
                 // A reader who has gone is no reason to go on; a fetch that failed says more.
-                Err(failure) if failure.exit == Exit::Failure => return Err(failure),
+                Err(failure) if matches!(failure.exit, Exit::Failure | Exit::Verification) => return Err(failure),
                 Err(failure) => return Err(follow.await.err().unwrap_or(failure)),
             },
         };

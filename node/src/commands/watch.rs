@@ -130,7 +130,10 @@ impl Playing {
                 std::io::Write::write_all(&mut file, format!("#EXTM3U\n{start}{url}\n").as_bytes())
                     .context(unwritten)?;
                 let mut command = Command::new("vlc");
-                command.arg("--play-and-exit").arg(file.path()).stdin(std::process::Stdio::null());
+                command
+                    .args(["--no-one-instance", "--play-and-exit"])
+                    .arg(file.path())
+                    .stdin(std::process::Stdio::null());
                 list = Some(file);
                 ("vlc", command)
             }

@@ -275,8 +275,12 @@ pub(super) struct Plan {
 
 impl Core {
     /// Sets how much speed is given up for privacy, from the next fetch and the next request on.
-    pub fn set_privacy(&mut self, _now: Now, privacy: Privacy) {
+    pub fn set_privacy(&mut self, now: Now, privacy: Privacy) {
         self.circuits.privacy = privacy;
+        // Parts show what is being watched.
+        if privacy != Privacy::Fast {
+            self.end_parts(now);
+        }
     }
 
     /// The privacy mode in effect.

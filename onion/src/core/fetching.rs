@@ -169,7 +169,9 @@ impl Core {
     /// Ends a fetch; what came is kept by the owner.
     pub fn cancel_fetch(&mut self, now: Now, id: FetchId) {
         if let Some(state) = self.fetches.remove(&id) {
-            self.keep_parts(&state.fetch);
+            if state.asks_friends() {
+                self.keep_parts(&state.fetch);
+            }
             for (conn, circ) in self.tunnels_of(id) {
                 self.end_tunnel(now, conn, circ, true);
             }
@@ -308,7 +310,10 @@ impl Core {
             ONION => !has_session,
             _ => links.get(&s.friend).is_some_and(|f| f.link.is_some()),
         };
-        let candidates = state.sources.iter().enumerate().filter(|(_, s)| ready(s) && online(s));
+        // What a friend has whole is not fetched over somebody else's line besides: it may be the same holder.
+        let near = state.has_whole_friend();
+        let wanted = |s: &Source| ready(s) && online(s) && !(near && s.links == 2);
+        let candidates = state.sources.iter().enumerate().filter(|(_, s)| wanted(s));
         let found = candidates.min_by_key(|(_, s)| (s.extra, s.failures)).map(|(at, s)| (at, *s));
         let cap = state.fetch.cap().clone();
         let Some((place, source)) = found else {
@@ -558,10 +563,24 @@ impl FetchState {
         self.sources.iter().any(|s| matches!(s.state, SourceState::Open(_)))
     }
 
-    /// Sessions with friends' nodes or through them.
+    /// Sessions with friends' nodes or through them that have something which is missing.
     fn friend_sessions(&self) -> usize {
-        let is_open = |s: &&Source| matches!(s.state, SourceState::Open((conn, _)) if conn & OWN == 0);
+        let is_open = |s: &&Source| match s.state {
+            SourceState::Open(id) => id.0 & OWN == 0 && self.fetch.is_useful(id),
+            _ => false,
+        };
         self.sources.iter().filter(is_open).count()
+    }
+
+    /// It may show that it is fetched: friends are asked for it.
+    pub(super) fn asks_friends(&self) -> bool {
+        self.sources.iter().any(|s| s.links != ONION)
+    }
+
+    /// A friend who has all of it gives it directly.
+    fn has_whole_friend(&self) -> bool {
+        let is_whole = |s: &Source| matches!(s.state, SourceState::Open(id) if self.fetch.holds_all(id));
+        self.sources.iter().any(|s| s.links == 1 && is_whole(s))
     }
 
     /// Whether another source may be asked: while a circuit gives something that is missing nobody else is.

@@ -154,8 +154,9 @@ impl Core {
         if let Some(held) = self.held.get(root) {
             return Some(Holding::Held(held));
         }
-        let fetches = self.fetches.values().map(|state| &state.fetch);
-        fetches.filter(|f| f.cap().root == *root && f.geometry().is_some()).map(Holding::Fetch).next()
+        // What comes through circuits is nobody's business.
+        let shown = self.fetches.values().filter(|state| state.asks_friends()).map(|state| &state.fetch);
+        shown.filter(|f| f.cap().root == *root && f.geometry().is_some()).map(Holding::Fetch).next()
     }
 
     /// Whether somebody can be served: parts only in `fast`, where they show what is being watched, and as
@@ -164,6 +165,24 @@ impl Core {
         let parts = self.circuits.privacy == Privacy::Fast;
         let has = |spans: Option<&[u32]>| spans.is_none_or(|spans| parts && !spans.is_empty());
         self.holding(root).is_some_and(|holding| has(holding.spans()))
+    }
+
+    /// Whether all of it is here.
+    pub(super) fn holds_all(&self, root: &Root) -> bool {
+        self.held.get(root).is_some_and(Held::is_whole)
+    }
+
+    /// Ends the sessions in which parts are served.
+    pub(super) fn end_parts(&mut self, now: Now) {
+        let mut ended = Vec::new();
+        for (conn, connection) in &mut self.connections {
+            let Some(open) = connection.open() else { continue };
+            let tunnels = open.tunnels.iter_mut();
+            let parts =
+                tunnels.filter_map(|(circ, t)| t.serving().filter(|s| s.told.is_some()).map(|_| *circ));
+            ended.extend(parts.map(|circ| (*conn, circ)));
+        }
+        ended.into_iter().for_each(|(conn, circ)| self.end_tunnel(now, conn, circ, true));
     }
 
     pub(super) fn crowd_of(&mut self, root: Root) -> &mut Crowd<At> {
@@ -243,9 +262,19 @@ impl Core {
             Message::Want(wants) => {
                 let whole = self.held.get(&serving.root).is_some_and(Held::is_whole);
                 let crowd = self.crowds.get(&serving.root).and_then(|crowd| crowd.of_all(whole));
+                let spans = serving.spans;
+                // What the object does not have waits for nothing.
+                let is_in =
+                    |p: Position| !matches!(p, Position::Data(i) if spans.is_some_and(|s| !s.contains(i)));
+                let (wants, beyond): (Vec<Want>, Vec<Want>) =
+                    wants.into_iter().partition(|want| is_in(want.position));
                 let put_off = wants.into_iter().filter_map(|want| serving.want(now.at, want, crowd));
                 let put_off: Vec<Position> = put_off.collect();
-                if serving.waiting() > MAX_WANTED {
+                let waiting = serving.waiting();
+                for want in beyond {
+                    self.say(now, conn, circ, Message::Lack(want.position));
+                }
+                if waiting > MAX_WANTED {
                     return Err(Broken);
                 }
                 for position in put_off {
@@ -300,7 +329,10 @@ impl Core {
         }
         // Where the owner limits what leaves, friends share that by the rules of limits.
         let by_turn = self.rates.up.is_none();
-        if by_turn && (!crowd.gate.is_open((conn, circ)) || (!turn && !crowd.waiting.is_empty())) {
+        if by_turn
+            && (!crowd.gate.is_open((conn, circ))
+                || (!turn && crowd.waiting.iter().any(|other| *other != (conn, circ))))
+        {
             crowd.waiting.insert((conn, circ));
             return false;
         }
@@ -308,8 +340,9 @@ impl Core {
         let whole = held.get(&root).is_some_and(Held::is_whole);
         let Some(position) = serving.next_wanted(now.at, crowd.of_all_mut(whole)) else { return false };
         serving.reading.push_back((position, None));
-        crowd.gate.note(now.at, (conn, circ), ahead + SEALED_LEN);
         if self.holding(&root).is_some_and(|holding| holding.has(position)) {
+            let crowd = self.crowds.entry(root).or_default();
+            crowd.gate.note(now.at, (conn, circ), ahead + SEALED_LEN);
             self.outputs.push_back(Output::Read(conn, circ, root, position));
         } else {
             self.answer_read(now, conn, circ, position, None);
@@ -321,9 +354,9 @@ impl Core {
     pub(super) fn serve_waiting(&mut self, now: Now) {
         for _ in 0..self.serve_queue.len() {
             if self.serving + SEALED_LEN > self.budgets.serving.1 {
-                return;
+                break;
             }
-            let Some((conn, circ)) = self.serve_queue.pop_front() else { return };
+            let Some((conn, circ)) = self.serve_queue.pop_front() else { break };
             if let Some(serving) = self.tunnel(conn, circ).and_then(Tunnel::serving) {
                 serving.queued = false;
                 if self.serve_one(now, conn, circ, true) {
@@ -344,6 +377,9 @@ impl Core {
             let Self { connections, crowds, held, rates, .. } = self;
             let by_turn = rates.up.is_none();
             let Some(crowd) = crowds.get_mut(&root) else { return };
+            if by_turn && !crowd.gate.has_room() && crowd.waiting.len() > 1 {
+                return;
+            }
             let whole = held.get(&root).is_some_and(Held::is_whole);
             let cycle = crowd.gate.cycle(crowd.waiting.len());
             let turn = |at: &At| {
@@ -371,7 +407,11 @@ impl Core {
 
     pub(super) fn next_gate_step(&self) -> Option<Duration> {
         let crowded = self.crowds.values().filter(|crowd| !crowd.waiting.is_empty());
-        crowded.filter_map(|crowd| crowd.gate.poll_timeout()).min()
+        let step = |crowd: &Crowd<At>| match crowd.gate.is_idle() {
+            true => Some(Duration::ZERO),
+            false => crowd.gate.poll_timeout(),
+        };
+        crowded.filter_map(step).min()
     }
 
     /// Storage answered [`Output::Read`]; `None` when the block cannot be read.

@@ -183,7 +183,22 @@ impl Core {
         // What this node asked for itself, and what came back by a circuit, it does not give itself.
         let is_own = self.circuits.is_own_nonce(&request.nonce);
         if let Some(root) = located.filter(|r| !is_own && self.holds(r) && serves(r)) {
-            return self.hold_out(now, conn, circ, asker, root, &request).unwrap_or(Role::Refusing);
+            let all = self.holds_all(&root);
+            // A request for others' copies gets parts from here when there is nothing better, and this copy
+            // once. Circuits get what is whole.
+            let others = !request.spreads && request.sealed && request.hops_left > 0;
+            let again = others && self.serves_on(conn, root);
+            if !again && (all || !others && !request.spreads) {
+                return self.hold_out(now, conn, circ, asker, root, &request).unwrap_or(Role::Refusing);
+            }
+            if !again && others {
+                let passed = self.pass_or_refuse(now, conn, circ, asker, root, &request);
+                return match passed {
+                    Role::Refusing => self.hold_out(now, conn, circ, asker, root, &request),
+                    passed => Some(passed),
+                }
+                .unwrap_or(Role::Refusing);
+            }
         }
         if request.spreads {
             return self.spread_on(now, conn, asker, &request);
@@ -192,7 +207,19 @@ impl Core {
         if request.hops_left == 0 || !request.sealed {
             return Role::Refusing;
         }
-        let others = self.pass_on(now, asker, root, &request);
+        self.pass_or_refuse(now, conn, circ, asker, root, &request)
+    }
+
+    fn pass_or_refuse(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        circ: CircId,
+        asker: FriendKey,
+        root: Root,
+        request: &TunOpen,
+    ) -> Role {
+        let others = self.pass_on(now, asker, root, request);
         if others.is_empty() {
             return Role::Refusing;
         }
@@ -201,6 +228,13 @@ impl Core {
         }
         let own = self.circuits.is_own_nonce(&request.nonce);
         Role::Passing { others, locator: request.locator, own }
+    }
+
+    /// Whether an object is served on a link already.
+    fn serves_on(&mut self, conn: ConnId, root: Root) -> bool {
+        self.open_link(conn).is_some_and(|open| {
+            open.tunnels.values_mut().any(|tunnel| tunnel.serving().is_some_and(|s| s.root == root))
+        })
     }
 
     /// A request that spreads from the end of a circuit: each passes it on once.
@@ -303,11 +337,15 @@ impl Core {
         if publishers.is_empty() {
             return others;
         }
-        let seekers = self.seekers.of(now, &root).into_iter().filter(|friend| *friend != asker);
-        let mut friends = publishers.clone();
-        friends.extend(seekers.filter(|friend| !publishers.contains(friend)));
-        self.seekers.note(now, root, asker);
         let known = self.passed_to(from, root);
+        let online = |friend: &FriendKey| self.friends.get(friend).is_some_and(|f| f.link.is_some());
+        // The first goes to who published it: whoever else asked may answer with anything.
+        let mut friends = publishers.clone();
+        if !known.is_empty() || !publishers.iter().any(online) {
+            let seekers = self.seekers.of(now, &root).into_iter();
+            friends.extend(seekers.filter(|friend| *friend != asker && !publishers.contains(friend)));
+        }
+        self.seekers.note(now, root, asker);
         let links = friends.iter().filter_map(|friend| self.friends.get(friend)?.link);
         let links: Vec<ConnId> = links.filter(|link| !known.contains(link)).take(4).collect();
         let flow = Flow { class: Class::Fof, from };

@@ -217,11 +217,25 @@ impl Fetch {
         position: Position,
         due: Duration,
     ) -> Option<Pick> {
-        let asked = self.asked.get(&position)?;
-        if due >= URGENT || asked.second.is_some() || asked.first == id {
+        if due >= URGENT {
             return None;
         }
-        let (takes, waits) = self.sessions.get(&asked.first)?.takes_for(now, position)?;
+        // What cannot be verified yet comes later; the node block that it waits for may come sooner.
+        let position = match position {
+            Position::Data(index) => {
+                let geometry = self.geometry()?;
+                let above = || geometry.parent(index).map(Position::Node);
+                self.with_node(geometry, index, id).or_else(above)?
+            }
+            other => other,
+        };
+        let Some(asked) = self.asked.get(&position) else { return Some(Pick::new(position, Some(due))) };
+        if asked.second.is_some() || asked.first == id || !session.may_have(position) {
+            return None;
+        }
+        let other = self.sessions.get(&asked.first)?;
+        let (takes, waits) = other.takes_for(now, position)?;
+        let waits = waits && other.may_release(now);
         let mine = session.takes(now, Some(due));
         let late = takes > due && takes > mine * 2 + if waits { Duration::ZERO } else { TAKEOVER };
         let from = waits.then_some(asked.first);
@@ -279,7 +293,7 @@ impl Fetch {
             return true;
         }
         // What would come too late from here and sooner from somebody with room.
-        let has_room = |other: &Session| other.owed.len() < other.depth(sessions);
+        let has_room = |other: &Session| other.owed.len() < other.depth(sessions, self.whole);
         due.is_some_and(|due| mine > due)
             && others().any(|other| other.takes(now, due) < mine && has_room(other))
     }
@@ -357,8 +371,15 @@ impl Fetch {
         if let Some(position) = begun.and_then(|span| self.free_in_span(now, geometry, span, id)) {
             return Some(position);
         }
-        let (span, position) = self.rarest_span(now, geometry, id)?;
-        self.sessions.get_mut(&id)?.span = Some(span);
+        // Nothing was found lately, and nothing has changed since.
+        if self.sessions.get(&id)?.found_nothing.is_some_and(|until| now < until) {
+            return None;
+        }
+        let found = self.rarest_span(now, geometry, id);
+        let session = self.sessions.get_mut(&id)?;
+        session.found_nothing = found.is_none().then_some(now + LOOK_EVERY);
+        let (span, position) = found?;
+        session.span = Some(span);
         Some(position)
     }
 
@@ -417,21 +438,22 @@ impl Fetch {
         let slow = of_others.filter_map(|(position, asked)| {
             let other = self.sessions.get(&asked.first)?;
             let (takes, waits) = other.takes_for(now, *position)?;
+            let waits = waits && other.may_release(now);
+            let first = match position {
+                Position::Data(index) => self.with_node(self.geometry()?, *index, id)?,
+                other => *other,
+            };
             let spares = session.is_partial()
                 || !other.is_partial()
                 || takes > TOO_LONG
                 || !self.parts_suffice(session);
             let may = waits || self.may_ask_twice();
             let late = may && takes > mine * 2 + if waits { TAKEOVER } else { SILENT };
-            (spares && late).then_some((takes, *position, asked.first, waits))
+            let from = (first == *position && waits).then_some(asked.first);
+            (spares && late).then_some((takes, first, from))
         });
-        let (_, position, from, waits) = slow.max_by_key(|(takes, ..)| *takes)?;
-        let first = match position {
-            Position::Data(index) => self.with_node(self.geometry()?, index, id)?,
-            other => other,
-        };
-        let back = first == position && waits;
-        Some(Pick { position: first, due: None, from: back.then_some(from) })
+        let (_, position, from) = slow.max_by_key(|(takes, ..)| *takes)?;
+        Some(Pick { position, due: None, from })
     }
 
     /// A holder of parts has got spans: what still waits for them at complete holders is asked of it

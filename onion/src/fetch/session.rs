@@ -76,6 +76,10 @@ pub(super) struct Session {
     turns: u64,
     /// The span that it is asked for when nothing is urgent.
     pub(super) span: Option<u64>,
+    /// It has something that is missing, as far as is known.
+    pub(super) useful: bool,
+    /// Until when nothing more is looked for that it could be asked for ahead of readers.
+    pub(super) found_nothing: Option<Duration>,
 }
 
 impl Session {
@@ -96,6 +100,8 @@ impl Session {
             tick: None,
             turns: 0,
             span: None,
+            useful: true,
+            found_nothing: None,
         }
     }
 
@@ -163,10 +169,16 @@ impl Session {
     pub(super) fn put_off(&mut self, now: Duration, position: Position) -> bool {
         let hurries = |owed: &Owed| is_hurry(owed.due.saturating_sub(owed.asked));
         self.later.retain(|_, until| *until > now);
-        if self.owed.get(&position).is_some_and(hurries) || self.later.len() >= MAX_LATER {
+        // What was taken back meanwhile, and perhaps asked for again, is no fault of the holder's.
+        let taken_back = self.released.iter().any(|(released, _)| *released == position);
+        if !matches!(position, Position::Data(_))
+            || self.owed.get(&position).is_some_and(hurries) && !taken_back
+        {
             return false;
         }
-        self.later.insert(position, now + LATER);
+        if self.later.len() < MAX_LATER {
+            self.later.insert(position, now + LATER);
+        }
         true
     }
 
@@ -220,6 +232,22 @@ impl Session {
         self.cancels.push(position);
         self.settle();
         true
+    }
+
+    /// When a block was asked for, among the others that are owed.
+    pub(super) fn turn_of(&self, position: Position) -> Option<u64> {
+        self.owed.get(&position).map(|owed| owed.turn)
+    }
+
+    /// Whether it still owes a block that it was asked for before that one.
+    pub(super) fn owes_before(&self, position: Position, turn: Option<u64>) -> bool {
+        self.turn_of(position).zip(turn).is_some_and(|(before, turn)| before < turn)
+    }
+
+    /// Whether something may be taken back from it.
+    pub(super) fn may_release(&self, now: Duration) -> bool {
+        let lives = |(_, at): &&(Position, Duration)| now.saturating_sub(*at) <= RELEASED_FOR;
+        self.released.iter().filter(lives).count() < MAX_RELEASED
     }
 
     /// A block came, or the answer that there is none. `None`: it was not asked for; else when it was,
@@ -286,12 +314,14 @@ impl Session {
 
     /// Blocks that should be on their way: twice what the path holds, as it holds whole blocks and the first
     /// of them has to leave before the time is measured that it takes.
-    pub(super) fn depth(&self, sessions: usize) -> usize {
+    pub(super) fn depth(&self, sessions: usize, whole: bool) -> usize {
         if self.tick.is_some() {
-            // All that is needed until its next turn and a round trip after it, with room to grow.
+            // All that is needed until its next turn and a round trip after it, with room to grow: less where
+            // somebody may go elsewhere and would wait for what is under way.
             let ahead = TICK_AHEAD * sessions as u32 + self.round_trip.min(Duration::from_secs(5));
-            let in_path = 1.5 * self.rate * ahead.as_secs_f64() / SEALED_LEN as f64;
-            return (in_path as usize + 8).min(MAX_DEPTH_ONION);
+            let (room, least) = if whole { (1.5, 8) } else { (1.25, 4) };
+            let in_path = room * self.rate * ahead.as_secs_f64() / SEALED_LEN as f64;
+            return (in_path as usize + least).min(MAX_DEPTH_ONION);
         }
         let in_path = 2.0 * self.rate * self.round_trip.as_secs_f64() / SEALED_LEN as f64;
         (in_path.ceil() as usize + 1).clamp(MIN_DEPTH, MAX_DEPTH)
@@ -314,7 +344,11 @@ impl Session {
         let before = self.owed.values().filter(|o| (o.due, o.turn) < (owed.due, owed.turn)).count();
         // What should have been here by now is not nearer for it.
         let late = now.saturating_sub(self.last_arrival);
-        Some((self.time_for(before + 1).max(late), before > 0))
+        // Holders have an order of their own: what was due long ago is not.
+        let age = now.saturating_sub(owed.asked);
+        let takes = self.time_for(before + 1);
+        let takes = if age > takes * 2 { age } else { takes };
+        Some((takes.max(late), before > 0))
     }
 }
 

@@ -182,7 +182,7 @@ impl Core {
         }
         if let Some(root) = self.catalogue.located(&request.locator)
             && !self.circuits.is_own_nonce(&request.nonce)
-            && self.holds(&root)
+            && self.holds_all(&root)
             && self.serves_circuits(from, &root)
         {
             self.offer_here(now, at, from, base, root, request);
