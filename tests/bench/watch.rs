@@ -19,7 +19,8 @@ use crate::players::chromium::Chromium;
 use crate::players::mpv::Mpv;
 use crate::wan::{Path, Wan};
 
-/// `-- watch [PLAYS]`: plays and seeks of each kind.
+/// `-- watch [PLAYS] [PART..]`: plays and seeks of each kind; parts: direct, relays, sources, pictures,
+/// copies5, copies10, copies20, leaves.
 pub(crate) fn run(words: &[String]) {
     let only: Vec<&str> = words.iter().map(String::as_str).filter(|w| w.parse::<u64>().is_err()).collect();
     let plays = words.iter().find_map(|w| w.parse().ok()).unwrap_or(10_usize);
@@ -37,8 +38,10 @@ pub(crate) fn run(words: &[String]) {
     if wants("pictures") {
         pictures(&mut table);
     }
-    if wants("copies") {
-        [5, 10, 20].into_iter().for_each(|viewers| copies(viewers, &mut table));
+    for (part, viewers) in [("copies5", 5), ("copies10", 10), ("copies20", 20)] {
+        if wants(part) {
+            copies(viewers, &mut table);
+        }
     }
     if wants("leaves") {
         leaves(10, &mut table);

@@ -207,48 +207,56 @@ fn mean(scenario: impl Fn(u64) -> Scenario, runs: u64) -> Outcome {
 }
 
 fn print_swarm(options: &Options) {
-    const RUNS: u64 = 3;
+    let runs = options.trials.min(3) as u64;
     let shipped = Rules::default();
     let in_order = Rules { rarest: false, ..shipped };
     let rarest = Rules { by_deadline: false, ..shipped };
+    let any = Rules { parts_first: false, ..shipped };
     let row = |name: &str, o: Outcome| {
         println!(
-            "| {name} | {:.1} / {:.1} s | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.3} |",
+            "| {name} | {:.1} / {:.1} s | {:.3} | {:.2} | {:.2} | {:.2} | {:.2} | {:.3} |",
             o.start_s.0, o.start_s.1, o.stalled, o.disturbed, o.finished, o.alive, o.copies, o.useful
         );
     };
-    println!("\n## Swarm: 80 viewers within 300 s, 600 s of 1 Mbit/s, 6 sessions each, {RUNS} runs a row\n");
-    let head = "start mean / p90 | stalled | > 2 % stalled | finished | alive | copies | useful |";
-    println!("| viewer upload, rules | {head}\n|---|---|---|---|---|---|---|---|");
+    let head = |what: &str| {
+        println!(
+            "\n| {what} | start mean / p90 | stalled | > 2 % stalled | finished | alive | copies | useful |"
+        );
+        println!("|---|---|---|---|---|---|---|---|");
+    };
+    println!("\n## Swarm: 600 s of film, six sessions a viewer, {runs} runs a row");
     let base = |upload: (f64, f64), seed: u64| Scenario::eighty(upload, seed + options.seed * 1000);
-    for upload in [0.6, 1.0, 1.5, 2.5] {
-        for (name, rules) in [("shipped", shipped), ("in order", in_order), ("rarest only", rarest)] {
-            let outcome = mean(|seed| Scenario { rules, ..base((upload, 4.0), seed) }, RUNS);
-            row(&format!("{upload} {name}"), outcome);
-        }
+    head("4 Mbit/s, within 60 s, uploads 1.5 and 4");
+    for viewers in [5, 10, 20] {
+        let few =
+            move |seed| Scenario { viewers, arrive_s: 60.0, bitrate: 500_000, ..base((1.5, 4.0), seed) };
+        row(&format!("{viewers} viewers"), mean(few, runs));
     }
-    println!("\n| the publisher leaves, rules | {head}\n|---|---|---|---|---|---|---|---|");
-    let any = Rules { parts_first: false, ..shipped };
-    for leaves in [Leaves::After(240.0), Leaves::After(400.0), Leaves::Sent(1.2)] {
+    head("1 Mbit/s, 80 viewers within 300 s, uploads 1.5 and 6, some leave; the publisher leaves");
+    for leaves in [Leaves::Sent(1.2), Leaves::After(240.0), Leaves::After(400.0)] {
         for (name, rules, least_sent) in [
-            ("any source", any, false),
-            ("+ parts first", shipped, false),
-            ("+ least sent (shipped)", shipped, true),
-            ("in order, both rules", in_order, true),
+            ("**shipped**", shipped, true),
+            ("any source, in order of asking", any, false),
+            ("parts first", shipped, false),
+            ("in order ahead, both rules", in_order, true),
         ] {
             let scenario = |seed| {
                 let leaves = Some(leaves);
                 Scenario { rules, least_sent, leaves, quit: 0.0005, ..base((1.5, 6.0), seed) }
             };
-            row(&format!("{leaves:?}, {name}"), mean(scenario, RUNS));
+            row(&format!("{leaves:?}, {name}"), mean(scenario, runs));
         }
     }
-    println!("\n| others, shipped | {head}\n|---|---|---|---|---|---|---|---|");
-    let more = |viewers: usize| move |seed| Scenario { viewers, ..base((1.5, 4.0), seed) };
-    for viewers in [5, 10, 20] {
-        row(&format!("{viewers} viewers"), mean(more(viewers), RUNS));
+    head("1 Mbit/s, 80 viewers within 300 s, publisher 4; viewers' upload, rules");
+    for upload in [2.5, 1.5, 1.0, 0.6] {
+        for (name, rules) in [("**shipped**", shipped), ("in order", in_order), ("rarest only", rarest)] {
+            row(
+                &format!("{upload}, {name}"),
+                mean(|seed| Scenario { rules, ..base((upload, 4.0), seed) }, runs),
+            );
+        }
     }
-    let four = |seed| Scenario { bitrate: 500_000, ..base((1.5, 4.0), seed) };
-    row("80 viewers, 4 Mbit/s", mean(four, 1));
-    row("1,000 viewers", mean(more(1000), 1));
+    head("larger");
+    row("80 viewers, 4 Mbit/s", mean(|seed| Scenario { bitrate: 500_000, ..base((1.5, 4.0), seed) }, 1));
+    row("1,000 viewers, 1 Mbit/s", mean(|seed| Scenario { viewers: 1000, ..base((1.5, 4.0), seed) }, 1));
 }
