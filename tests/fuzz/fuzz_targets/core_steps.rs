@@ -727,7 +727,9 @@ fn message(r: &mut Reader<'_>, object: &Object) -> Result<Vec<u8>, DecodeError> 
         }
         9 => Message::Lack(position(r)?),
         10 => Message::Busy(r.u16()?),
-        11 => Message::More((0..r.u8()? % 70).map(|_| Ok(r.u8()?.into())).collect::<Result<_, DecodeError>>()?),
+        11 => {
+            Message::More((0..r.u8()? % 70).map(|_| Ok(r.u8()?.into())).collect::<Result<_, DecodeError>>()?)
+        }
         _ => return Ok(r.bytes8(255, "raw")?.to_vec()),
     };
     let mut queue = ByteQueue::default();
