@@ -162,7 +162,7 @@ fn other_players_get_the_address_where_nobody_else_sees_it() {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
     };
     let shown = seen.display();
-    fake("vlc", format!("stat -c %a \"$2\" >{shown}; cat \"$2\" >>{shown}; echo \"$*\" >>{shown}"));
+    fake("vlc", format!("stat -c %a \"$3\" >{shown}; cat \"$3\" >>{shown}; echo \"$*\" >>{shown}"));
     fake("xdg-open", format!("echo \"$1\" >{shown}.part; mv {shown}.part {shown}"));
     let watch = |player: &str| {
         let mut command = command(&a.home, &["watch", &id, "--player", player, "--from", "1"]);

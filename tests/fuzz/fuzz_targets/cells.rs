@@ -26,12 +26,14 @@ fn bodies(body: &[u8]) {
 fn window(steps: &[u8]) {
     let mut window = InWindow::default();
     let (mut credit, mut held) = (WINDOW_START, 0_u32);
+    let mut now = Duration::ZERO;
     for step in steps {
+        now += Duration::from_millis(u64::from(*step));
         let n = u32::from(step >> 2) + 1;
         match step % 4 {
             0 | 1 => {
                 for _ in 0..n {
-                    let arrived = window.arrived();
+                    let arrived = window.arrived(now);
                     assert_eq!(arrived.is_ok(), credit > 0, "exactly what was granted is accepted");
                     if arrived.is_err() {
                         return;
