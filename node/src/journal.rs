@@ -570,6 +570,10 @@ mod tests {
         node.until(|d| matches!(d, Done::Full(_)));
         node.storage.log(Log::Compact(Vec::new()));
         node.until(|d| matches!(d, Done::Compacted(Err(_))));
+        // All before it were looked at when this one, as large, is answered.
+        let last = node.durable(&"x".repeat(500_000));
+        let is_kept = matches!(last, Err(Unstored::Waits { .. }));
+        assert!(last.is_err());
         node.disk.heal();
         node.storage.log(Log::Retry);
         let told = node.until(|d| matches!(d, Done::Room(_)));
@@ -580,7 +584,7 @@ mod tests {
         assert!(node.durable("three").is_ok());
         let (records, memory) = node.reopened();
         assert_eq!((records[0].as_str(), records[1].as_str()), ("one", "two"));
-        assert_eq!(records.len(), stored.len() + 3);
+        assert_eq!(records.len(), stored.len() + 3 + usize::from(is_kept));
         let store = Store::open_on(Arc::new(memory), &options()).unwrap().store;
         assert!(store.view_log(&[7; 32]).unwrap().1.is_empty(), "a view without a gap: it is pulled anew");
     }
