@@ -3,7 +3,8 @@
 //!
 //! What a reader needs soon is asked for by its deadline, the rest rarest first; whom each block is
 //! asked of is decided in `pick`. Invariants: at most [`MAX_UNDER_WAY`] blocks are on their way or not yet
-//! written, whatever the object's size; a block is asked of two sessions at most. Opening tunnels and finding holders is the core's work.
+//! written, whatever the object's size; a block is asked of two sessions at most. Opening tunnels and
+//! finding holders is the core's work.
 
 mod pick;
 mod session;
@@ -59,6 +60,14 @@ impl Asked {
     fn is_of(&self, id: SessionId) -> bool {
         self.first == id || self.second == Some(id)
     }
+}
+
+/// What came of an object of which something is missing.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) have: Slots,
+    /// Spans that are here whole, in the order in which they came.
+    pub(crate) spans: Vec<u32>,
 }
 
 /// What a fetch tells its owner.
@@ -225,6 +234,12 @@ impl Fetch {
         &self.spans
     }
 
+    /// What is left of it when it ends; `None` if not even the root came.
+    pub(crate) fn into_parts(self) -> Option<(VerifyCap, Geometry, Parts)> {
+        let geometry = self.geometry()?;
+        Some((self.cap, geometry, Parts { have: self.have, spans: self.spans }))
+    }
+
     /// The same as a map of bits.
     pub fn span_map(&self) -> Vec<u8> {
         self.geometry().map(Spans::of).map_or_else(Vec::new, |spans| spans.map(&self.spans))
@@ -369,29 +384,21 @@ impl Fetch {
                 if may { Ok(None) } else { Err(Over::Lied) }
             }
             Message::More(spans) => {
-                if !session.tell_more(&spans, all) {
-                    return Err(Over::Lied);
+                if session.tell_more(&spans, all).ok_or(Over::Lied)? {
+                    self.look_for_use();
+                    self.hand_over(now, id, &spans);
                 }
-                self.look_for_use();
-                self.hand_over(now, id, &spans);
                 Ok(None)
             }
             Message::Later(position) => {
                 let may = session.put_off(now, position);
-                let asked = session.answered(now, position).filter(|_| may).ok_or(Over::Lied)?;
-                if asked.is_some() && self.asked.get_mut(&position).is_some_and(|a| !a.drop(id)) {
-                    self.asked.remove(&position);
-                }
+                session.answered(now, position).filter(|_| may).ok_or(Over::Lied)?;
+                self.not_from(id, position);
                 Ok(None)
             }
             Message::Lack(position) => {
-                let asked = session.answered(now, position).ok_or(Over::Lied)?;
-                if asked.is_some() {
-                    self.asked.entry(position).and_modify(|a| a.at = now);
-                    if self.asked.get_mut(&position).is_some_and(|a| !a.drop(id)) {
-                        self.asked.remove(&position);
-                    }
-                }
+                session.answered(now, position).ok_or(Over::Lied)?;
+                self.not_from(id, position);
                 // The first burst may name what the object does not have. A holder that lacks what it
                 // said it has is no use: asking it again and again would never end.
                 let exists = match self.geometry() {
@@ -431,11 +438,19 @@ impl Fetch {
                     session.release(now, position);
                 }
             }
-            if here || self.asked.get_mut(&position).is_some_and(|asked| !asked.drop(id)) {
+            self.not_from(id, position);
+            if here {
                 self.asked.remove(&position);
             }
         }
         result
+    }
+
+    /// A session does not owe a block any more.
+    fn not_from(&mut self, id: SessionId, position: Position) {
+        if self.asked.get_mut(&position).is_some_and(|asked| !asked.drop(id)) {
+            self.asked.remove(&position);
+        }
     }
 
     fn verified(

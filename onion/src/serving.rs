@@ -22,6 +22,8 @@ const RECENT: Duration = Duration::from_millis(500);
 const STUCK: Duration = Duration::from_secs(1);
 /// What is due no sooner than this may be put off.
 const PUT_OFF_DUE: Duration = Duration::from_secs(8);
+/// Blocks that are put off in one session, at most.
+const MAX_PUT_OFF: usize = 4096;
 /// A request that so many later ones went before is next.
 const MAX_OVERTAKEN: u64 = 64;
 
@@ -87,11 +89,13 @@ pub struct Gate<K> {
     busy: BTreeMap<K, (usize, Option<Duration>)>,
     /// Bytes that left, older ones counting less, and as of when.
     left: (f64, Duration),
+    /// When the last of them was gone.
+    idle_at: Duration,
 }
 
 impl<K> Default for Gate<K> {
     fn default() -> Self {
-        Self { busy: BTreeMap::new(), left: (0.0, Duration::ZERO) }
+        Self { busy: BTreeMap::new(), left: (0.0, Duration::ZERO), idle_at: Duration::ZERO }
     }
 }
 
@@ -105,7 +109,7 @@ impl<K: Ord + Copy> Gate<K> {
             self.left = (left * (-passed).exp() + (before - bytes) as f64, now);
         }
         if bytes == 0 {
-            self.busy.remove(&session);
+            self.forget(now, session);
         } else {
             // A path that trickles is slow, too.
             let fewer = bytes.div_ceil(SEALED_LEN) < before.div_ceil(SEALED_LEN);
@@ -115,8 +119,10 @@ impl<K: Ord + Copy> Gate<K> {
     }
 
     /// A session is over.
-    pub fn forget(&mut self, session: K) {
-        self.busy.remove(&session);
+    pub fn forget(&mut self, now: Duration, session: K) {
+        if self.busy.remove(&session).is_some() && self.busy.is_empty() {
+            self.idle_at = now;
+        }
     }
 
     /// Finds those of which nothing has left for too long.
@@ -141,11 +147,6 @@ impl<K: Ord + Copy> Gate<K> {
         busy < AT_ONCE.max((self.left.0 / SEALED_LEN as f64) as usize)
     }
 
-    /// Whether nothing is on its way out.
-    pub fn is_idle(&self) -> bool {
-        self.busy.is_empty()
-    }
-
     /// How long each of so many sessions waits for its turn at the rate at which blocks left lately.
     pub fn cycle(&self, sessions: usize) -> Duration {
         let rate = self.left.0 / RECENT.as_secs_f64();
@@ -153,8 +154,12 @@ impl<K: Ord + Copy> Gate<K> {
         Duration::from_secs_f64(seconds.min(LEAST_EVERY.as_secs_f64()))
     }
 
-    /// When [`Gate::expire`] may find something next.
+    /// When those that wait are to be looked at: at once when nothing is on its way out, or when
+    /// [`Gate::expire`] may find something.
     pub fn poll_timeout(&self) -> Option<Duration> {
+        if self.busy.is_empty() {
+            return Some(self.idle_at);
+        }
         self.busy.values().filter_map(|(_, moved)| *moved).map(|at| at + STUCK).min()
     }
 }
@@ -165,7 +170,7 @@ pub struct Serving {
     /// Of which object.
     pub root: Root,
     /// Its spans.
-    pub spans: Option<Spans>,
+    pub spans: Spans,
     wanted: Vec<Wanted>,
     turns: u64,
     /// Reads under way in the order of the answers: storage may answer out of order, and the requester
@@ -189,10 +194,10 @@ pub struct Serving {
 
 impl Serving {
     /// A session for an object, in which nothing was asked for yet.
-    pub const fn new(root: Root) -> Self {
+    pub const fn new(root: Root, spans: Spans) -> Self {
         Self {
             root,
-            spans: None,
+            spans,
             wanted: Vec::new(),
             turns: 0,
             reading: VecDeque::new(),
@@ -222,10 +227,9 @@ impl Serving {
         if let Position::Data(index) = want.position
             && !hurries
         {
-            let span = self.span_of(index);
-            let blocks = self.spans.map_or(1, Spans::blocks);
-            let is_out = crowd.is_some_and(|crowd| self.to_others(span, crowd) >= blocks);
-            if is_out && self.put_off.insert(index) {
+            let span = self.spans.of_block(index);
+            let is_out = crowd.is_some_and(|crowd| self.to_others(span, crowd) >= self.spans.blocks());
+            if is_out && self.put_off.len() < MAX_PUT_OFF && self.put_off.insert(index) {
                 return Some(want.position);
             }
         }
@@ -246,7 +250,7 @@ impl Serving {
     fn turn(&self, now: Duration, wanted: &Wanted, crowd: Option<&Sent>) -> Turn {
         let Position::Data(index) = wanted.position else { return (0, 0, Duration::ZERO, wanted.turn) };
         let oldest = self.turns.saturating_sub(wanted.turn) >= MAX_OVERTAKEN + self.wanted.len() as u64;
-        let span = self.span_of(index);
+        let span = self.spans.of_block(index);
         let sent = crowd.map_or(0, |crowd| self.to_others(span, crowd));
         let class = match wanted.due.saturating_sub(now) < URGENT {
             _ if oldest => return (1, 0, wanted.due, wanted.turn),
@@ -254,10 +258,6 @@ impl Serving {
             false => 3,
         };
         (class, sent, wanted.due, wanted.turn)
-    }
-
-    fn span_of(&self, index: u64) -> u64 {
-        self.spans.map_or(index, |spans| spans.of_block(index))
     }
 
     /// Where its next request stands among those of other sessions. `cycle`: how long each of them would
@@ -284,10 +284,8 @@ impl Serving {
         let (at, _) = keys.enumerate().min_by_key(|(_, key)| *key)?;
         let Wanted { position, .. } = self.wanted.swap_remove(at);
         self.served_at = now;
-        if let (Position::Data(index), Some(crowd)) = (position, crowd)
-            && self.spans.is_some_and(|spans| spans.contains(index))
-        {
-            let span = self.span_of(index);
+        if let (Position::Data(index), Some(crowd)) = (position, crowd) {
+            let span = self.spans.of_block(index);
             *crowd.0.entry(span).or_default() += 1;
             *self.sent.entry(span).or_default() += 1;
         }
@@ -323,8 +321,13 @@ mod tests {
 
     const NOW: Duration = Duration::from_secs(100);
 
+    /// Spans of 16 blocks.
+    fn empty() -> Serving {
+        Serving::new(Root([0; 32]), Spans::of(Geometry::of(10_000).expect("it is small")))
+    }
+
     fn serving(wants: &[(u64, u16)]) -> Serving {
-        let mut serving = Serving::new(Root([0; 32]));
+        let mut serving = empty();
         let want = |(index, deadline_ms): &(u64, u16)| Want {
             position: Position::Data(*index),
             deadline_ms: *deadline_ms,
@@ -352,9 +355,6 @@ mod tests {
         let far = u16::MAX - 1;
         let both = [(0, far), (1, far), (16, far), (17, far), (40, 3_000)];
         let (mut one, mut two) = (serving(&both), serving(&both));
-        for serving in [&mut one, &mut two] {
-            serving.spans = Geometry::of(10_000).map(Spans::of);
-        }
         let mut next = |s: &mut Serving| s.next_wanted(NOW, Some(&mut crowd)).map(|p| p.index());
         assert_eq!((next(&mut one), next(&mut two)), (Some(40), Some(40)), "what is due soon comes first");
         assert_eq!((next(&mut one), next(&mut two)), (Some(0), Some(16)));
@@ -365,13 +365,20 @@ mod tests {
     #[test]
     fn what_others_were_given_is_put_off_once_unless_it_is_due() {
         let mut crowd = Sent::default();
-        crowd.0.insert(3, 1);
-        let mut serving = Serving::new(Root([0; 32]));
+        crowd.0.insert(0, 15);
+        let mut serving = empty();
         let want = |deadline_ms| Want { position: Position::Data(3), deadline_ms };
+        assert_eq!(serving.want(NOW, want(u16::MAX), Some(&crowd)), None, "not all of its span is out");
+        crowd.0.insert(0, 16);
         assert_eq!(serving.want(NOW, want(7_000), Some(&crowd)), None);
         assert_eq!(serving.want(NOW, want(u16::MAX), Some(&crowd)), Some(Position::Data(3)));
         assert_eq!(serving.want(NOW, want(u16::MAX), Some(&crowd)), None, "once");
-        assert_eq!(serving.waiting(), 2);
+        assert_eq!(serving.waiting(), 3);
+        // What is put off is remembered, and so not without end.
+        let others = (100..).map(|index| Want { position: Position::Data(index), deadline_ms: u16::MAX });
+        crowd.0.extend((0..10_000).map(|span| (span, 16)));
+        let put_off = others.take(9_000).filter_map(|want| serving.want(NOW, want, Some(&crowd))).count();
+        assert_eq!(put_off, MAX_PUT_OFF - 1);
     }
 
     #[test]
@@ -399,9 +406,12 @@ mod tests {
         }
         gate.note(NOW + Duration::from_millis(100), 1, 7 * block);
         assert!(gate.is_open(2));
-        gate.forget(1);
-        gate.forget(9);
-        assert!(gate.is_open(2) && gate.poll_timeout().is_none());
+        gate.forget(NOW + STUCK, 1);
+        assert_eq!(gate.poll_timeout(), Some(NOW + STUCK), "nothing left of the other");
+        gate.forget(NOW + STUCK * 3, 9);
+        gate.forget(NOW + STUCK * 4, 9);
+        assert!(gate.is_open(2));
+        assert_eq!(gate.poll_timeout(), Some(NOW + STUCK * 3), "not long ago, but when it was over");
     }
 
     #[test]
@@ -423,7 +433,7 @@ mod tests {
 
     #[test]
     fn blocks_leave_in_the_order_of_the_reads() {
-        let mut serving = Serving::new(Root([0; 32]));
+        let mut serving = empty();
         let positions = [Position::Root, Position::Head, Position::Data(0)];
         serving.reading.extend(positions.map(|p| (p, None)));
         assert!(serving.read(Position::Data(0), Some(vec![3])).is_empty());

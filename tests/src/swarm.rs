@@ -328,8 +328,7 @@ impl Swarm {
         self.opened += 1;
         let session = (holder as u32, self.opened);
         let start = fetch.session_opened(now, session);
-        let mut serving = Serving::new(root);
-        serving.spans = Some(Spans::of(self.object.geometry));
+        let serving = Serving::new(root, Spans::of(self.object.geometry));
         let out = Out { serving, nth: self.opened, told: None, sending: None };
         self.nodes[holder].out.insert(viewer, out);
         self.nodes[holder].crowd.sessions += 1;
@@ -339,7 +338,7 @@ impl Swarm {
     fn close(&mut self, viewer: usize, holder: usize) {
         let Some(out) = self.nodes[holder].out.remove(&viewer) else { return };
         self.nodes[holder].crowd.sessions -= 1;
-        self.nodes[holder].crowd.gate.forget(viewer);
+        self.nodes[holder].crowd.gate.forget(self.now, viewer);
         if let Some(fetch) = &mut self.nodes[viewer].fetch {
             fetch.session_closed((holder as u32, out.nth));
         }

@@ -170,7 +170,7 @@ impl Core {
     pub fn cancel_fetch(&mut self, now: Now, id: FetchId) {
         if let Some(state) = self.fetches.remove(&id) {
             if state.asks_friends() {
-                self.keep_parts(&state.fetch);
+                self.keep_parts(state.fetch);
             }
             for (conn, circ) in self.tunnels_of(id) {
                 self.end_tunnel(now, conn, circ, true);
@@ -258,7 +258,11 @@ impl Core {
     pub(super) fn drive_fetches(&mut self, now: Now) {
         let ids: Vec<FetchId> = self.fetches.keys().copied().collect();
         for id in ids {
-            let stalled = self.fetches.get(&id).map(|s| s.fetch.stalled(now.at)).unwrap_or_default();
+            let Some(state) = self.fetches.get_mut(&id) else { continue };
+            if state.fetch.has_use() && state.fetch.asked_count() == 0 {
+                state.alive_at = now.at; // nothing is wanted of those who would give it
+            }
+            let stalled = state.fetch.stalled(now.at);
             for (conn, circ) in stalled {
                 self.end_tunnel(now, conn, circ, true);
                 // Whatever became of the tunnel, the session is over.
@@ -442,7 +446,12 @@ impl Core {
         let Some(state) = self.fetches.get_mut(&id) else {
             return self.end_tunnel(now, conn, circ, true);
         };
-        match state.fetch.message(now.at, (conn, circ), message) {
+        let had_enough = !state.may_ask_more();
+        let result = state.fetch.message(now.at, (conn, circ), message);
+        if had_enough && state.may_ask_more() {
+            state.next_attempt = state.next_attempt.max(now.at);
+        }
+        match result {
             Ok(progress) => {
                 if let Some(progress) = progress {
                     state.alive_at = now.at;

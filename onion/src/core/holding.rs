@@ -3,7 +3,7 @@
 use super::connections::Connection;
 use super::relaying::At;
 use super::*;
-use crate::fetch::{self, Slots};
+use crate::fetch;
 use crate::link::Broken;
 use crate::serving::{Crowd, MAX_WANTED, ReadAnswer, SERVE_AHEAD, Serving};
 use crate::session::{Have, MAX_POSITIONS, Message, Spans, Want};
@@ -21,15 +21,8 @@ const SEEKER_LIFE: Duration = Duration::from_secs(3600);
 pub(crate) struct Held {
     cap: VerifyCap,
     geometry: Geometry,
-    /// What is here, if not all.
-    parts: Option<Parts>,
-}
-
-/// Parts of an object that was fetched, and is not being fetched now.
-#[derive(Debug)]
-struct Parts {
-    have: Slots,
-    spans: Vec<u32>,
+    /// What is here, if not all, when nobody fetches the rest.
+    parts: Option<fetch::Parts>,
 }
 
 impl Held {
@@ -41,14 +34,14 @@ impl Held {
 /// Something that can be served from.
 pub(super) enum Holding<'a> {
     Held(&'a Held),
-    Fetch(&'a Fetch),
+    Fetch(&'a Fetch, Geometry),
 }
 
 impl Holding<'_> {
     pub(super) fn cap(&self) -> &VerifyCap {
         match self {
             Self::Held(held) => &held.cap,
-            Self::Fetch(fetch) => fetch.cap(),
+            Self::Fetch(fetch, _) => fetch.cap(),
         }
     }
 
@@ -57,7 +50,7 @@ impl Holding<'_> {
             Self::Held(Held { geometry, parts, .. }) => geometry
                 .slot(position)
                 .is_some_and(|slot| parts.as_ref().is_none_or(|parts| parts.have.has(slot))),
-            Self::Fetch(fetch) => fetch.has(position),
+            Self::Fetch(fetch, _) => fetch.has(position),
         }
     }
 
@@ -65,14 +58,14 @@ impl Holding<'_> {
     fn spans(&self) -> Option<&[u32]> {
         match self {
             Self::Held(held) => held.parts.as_ref().map(|parts| parts.spans.as_slice()),
-            Self::Fetch(fetch) => Some(fetch.spans()),
+            Self::Fetch(fetch, _) => Some(fetch.spans()),
         }
     }
 
-    fn geometry(&self) -> Option<Geometry> {
+    /// All that there are.
+    pub(super) fn all_spans(&self) -> Spans {
         match self {
-            Self::Held(held) => Some(held.geometry),
-            Self::Fetch(fetch) => fetch.geometry(),
+            Self::Held(Held { geometry, .. }) | Self::Fetch(_, geometry) => Spans::of(*geometry),
         }
     }
 }
@@ -114,31 +107,15 @@ impl Core {
         self.tell_spans(now, root);
     }
 
-    /// Parts of an object are stored here, and nobody fetches the rest now.
-    pub fn hold_parts(&mut self, cap: VerifyCap, geometry: Geometry, has: &dyn Fn(Position) -> bool) {
-        let mut have = Slots::new(geometry.total());
-        for position in fetch::positions(geometry).filter(|p| has(*p)) {
-            geometry.slot(position).into_iter().for_each(|slot| have.set(slot, true));
-        }
-        let all = Spans::of(geometry);
-        let is_whole = |span: &u64| {
-            let blocks = all.range(*span);
-            have.next_empty(blocks.start, blocks.end).is_none()
-        };
-        let spans = (0..all.count()).filter(is_whole);
-        let spans = spans.map(|span| span as u32).collect();
-        self.held.entry(cap.root).or_insert(Held { cap, geometry, parts: Some(Parts { have, spans }) });
-    }
-
     /// An object is no longer stored here.
     pub fn release(&mut self, root: &Root) {
         self.held.remove(root);
     }
 
-    /// A fetch has ended: what it brought is held.
-    pub(super) fn keep_parts(&mut self, fetch: &Fetch) {
-        if let Some(geometry) = fetch.geometry() {
-            self.hold_parts(fetch.cap().clone(), geometry, &|position| fetch.has(position));
+    /// A fetch has ended: what it brought is held, until somebody wants the rest.
+    pub(super) fn keep_parts(&mut self, fetch: Fetch) {
+        if let Some((cap, geometry, parts)) = fetch.into_parts() {
+            self.held.entry(cap.root).or_insert(Held { cap, geometry, parts: Some(parts) });
         }
     }
 
@@ -156,7 +133,8 @@ impl Core {
         }
         // What comes through circuits is nobody's business.
         let shown = self.fetches.values().filter(|state| state.asks_friends()).map(|state| &state.fetch);
-        shown.filter(|f| f.cap().root == *root && f.geometry().is_some()).map(Holding::Fetch).next()
+        let of_root = |f: &&Fetch| f.cap().root == *root;
+        shown.filter(of_root).find_map(|f| Some(Holding::Fetch(f, f.geometry()?)))
     }
 
     /// Whether somebody can be served: parts only in `fast`, where they show what is being watched, and as
@@ -185,6 +163,10 @@ impl Core {
         ended.into_iter().for_each(|(conn, circ)| self.end_tunnel(now, conn, circ, true));
     }
 
+    pub(super) fn spans_of(&self, root: &Root) -> Option<Spans> {
+        self.holding(root).map(|holding| holding.all_spans())
+    }
+
     pub(super) fn crowd_of(&mut self, root: Root) -> &mut Crowd<At> {
         self.crowds.entry(root).or_default()
     }
@@ -193,8 +175,7 @@ impl Core {
     fn have_of(&self, root: &Root) -> (Have, Option<usize>) {
         let Some(holding) = self.holding(root) else { return (Have::Spans(Vec::new()), Some(0)) };
         let Some(spans) = holding.spans() else { return (Have::All, None) };
-        let map = holding.geometry().map_or_else(Vec::new, |geometry| Spans::of(geometry).map(spans));
-        (Have::Spans(map), Some(spans.len()))
+        (Have::Spans(holding.all_spans().map(spans)), Some(spans.len()))
     }
 
     /// Tells who is served parts of an object what has come since.
@@ -242,45 +223,19 @@ impl Core {
                 if count > 64 || std::mem::replace(&mut serving.started, true) {
                     return Err(Broken);
                 }
-                if !resume {
-                    let burst = fetch::burst(u64::from(first), count);
-                    for position in burst {
-                        let _ = serving.want(now.at, Want { position, deadline_ms: 0 }, None);
-                    }
-                }
-                if serving.waiting() > MAX_WANTED {
-                    return Err(Broken);
-                }
                 let root = serving.root;
                 let (have, told) = self.have_of(&root);
-                let spans = self.holding(&root).and_then(|holding| holding.geometry()).map(Spans::of);
                 if let Some(serving) = self.tunnel(conn, circ).and_then(Tunnel::serving) {
-                    (serving.told, serving.spans) = (told, spans);
+                    serving.told = told;
                 }
                 self.say(now, conn, circ, Message::Have(have));
-            }
-            Message::Want(wants) => {
-                let whole = self.held.get(&serving.root).is_some_and(Held::is_whole);
-                let crowd = self.crowds.get(&serving.root).and_then(|crowd| crowd.of_all(whole));
-                let spans = serving.spans;
-                // What the object does not have waits for nothing.
-                let is_in =
-                    |p: Position| !matches!(p, Position::Data(i) if spans.is_some_and(|s| !s.contains(i)));
-                let (wants, beyond): (Vec<Want>, Vec<Want>) =
-                    wants.into_iter().partition(|want| is_in(want.position));
-                let put_off = wants.into_iter().filter_map(|want| serving.want(now.at, want, crowd));
-                let put_off: Vec<Position> = put_off.collect();
-                let waiting = serving.waiting();
-                for want in beyond {
-                    self.say(now, conn, circ, Message::Lack(want.position));
-                }
-                if waiting > MAX_WANTED {
-                    return Err(Broken);
-                }
-                for position in put_off {
-                    self.say(now, conn, circ, Message::Later(position));
+                if !resume {
+                    let burst = fetch::burst(u64::from(first), count);
+                    let burst = burst.map(|position| Want { position, deadline_ms: 0 }).collect();
+                    self.take_wants(now, conn, circ, burst)?;
                 }
             }
+            Message::Want(wants) => self.take_wants(now, conn, circ, wants)?,
             Message::Cancel(positions) => serving.cancel(&positions),
             Message::Bye => {
                 self.end_tunnel(now, conn, circ, true);
@@ -294,6 +249,30 @@ impl Core {
             | Message::Busy(_) => return Err(Broken),
         }
         self.serve_more(now, conn, circ);
+        Ok(())
+    }
+
+    fn take_wants(&mut self, now: Now, conn: ConnId, circ: CircId, wants: Vec<Want>) -> Result<(), Broken> {
+        let Self { connections, held, crowds, .. } = self;
+        let open = connections.get_mut(&conn).and_then(Connection::open);
+        let serving = open.and_then(|open| open.tunnels.get_mut(&circ)).and_then(Tunnel::serving);
+        let Some(serving) = serving else { return Ok(()) };
+        let whole = held.get(&serving.root).is_some_and(Held::is_whole);
+        let crowd = crowds.get(&serving.root).and_then(|crowd| crowd.of_all(whole));
+        let mut answers = Vec::new();
+        for want in wants {
+            match want.position {
+                // What the object does not have waits for nothing.
+                Position::Data(index) if !serving.spans.contains(index) => {
+                    answers.push(Message::Lack(want.position));
+                }
+                _ => answers.extend(serving.want(now.at, want, crowd).map(Message::Later)),
+            }
+        }
+        if serving.waiting() > MAX_WANTED {
+            return Err(Broken);
+        }
+        answers.into_iter().for_each(|answer| self.say(now, conn, circ, answer));
         Ok(())
     }
 
@@ -407,11 +386,7 @@ impl Core {
 
     pub(super) fn next_gate_step(&self) -> Option<Duration> {
         let crowded = self.crowds.values().filter(|crowd| !crowd.waiting.is_empty());
-        let step = |crowd: &Crowd<At>| match crowd.gate.is_idle() {
-            true => Some(Duration::ZERO),
-            false => crowd.gate.poll_timeout(),
-        };
-        crowded.filter_map(step).min()
+        crowded.filter_map(|crowd| crowd.gate.poll_timeout()).min()
     }
 
     /// Storage answered [`Output::Read`]; `None` when the block cannot be read.
@@ -443,11 +418,11 @@ impl Core {
     }
 
     /// A session that was served is over.
-    pub(super) fn serving_over(&mut self, at: At, serving: &Serving) {
+    pub(super) fn serving_over(&mut self, now: Now, at: At, serving: &Serving) {
         self.serving = self.serving.saturating_sub(serving.counted);
         if let Some(crowd) = self.crowds.get_mut(&serving.root) {
             crowd.sessions = crowd.sessions.saturating_sub(1);
-            crowd.gate.forget(at);
+            crowd.gate.forget(now.at, at);
             crowd.waiting.remove(&at);
             if crowd.sessions == 0 {
                 self.crowds.remove(&serving.root);

@@ -162,55 +162,45 @@ impl Core {
         let asker = self.friend_of(conn).ok_or(Broken)?;
         let in_budget = self.within(asker, now, |asks| &mut asks.opens);
         self.at(now.at + REFUSE_AFTER, conn, circ, Timer::Refuse(conn, circ));
-        let role = self.role_for(now, conn, circ, request, in_budget);
+        let role = in_budget.then(|| self.role_for(now, (conn, circ), asker, &request)).flatten();
         if let Some(tunnel) = self.tunnel(conn, circ) {
-            tunnel.role = role;
+            tunnel.role = role.unwrap_or(Role::Refusing);
         }
         Ok(())
     }
 
-    fn role_for(&mut self, now: Now, conn: ConnId, circ: CircId, request: TunOpen, in_budget: bool) -> Role {
-        let asker = match self.open_link(conn).map(|o| o.who) {
-            Some(Who::Friend(key)) if in_budget => key,
-            _ => return Role::Refusing,
-        };
+    /// What a request comes to; `None` is a refusal.
+    fn role_for(&mut self, now: Now, (conn, circ): At, asker: FriendKey, request: &TunOpen) -> Option<Role> {
         let located = self.catalogue.located(&request.locator);
-        // What spreads is for somebody else than who passed it on, whatever that friend may have.
-        let serves = |root: &Root| match request.spreads {
-            true => self.serves_circuits(asker, root),
-            false => self.serves(asker, root),
-        };
         // What this node asked for itself, and what came back by a circuit, it does not give itself.
-        let is_own = self.circuits.is_own_nonce(&request.nonce);
-        if let Some(root) = located.filter(|r| !is_own && self.holds(r) && serves(r)) {
-            let all = self.holds_all(&root);
-            // A request for others' copies gets parts from here when there is nothing better, and this copy
-            // once. Circuits get what is whole.
-            let others = !request.spreads && request.sealed && request.hops_left > 0;
-            let again = others && self.serves_on(conn, root);
-            if !again && (all || !others && !request.spreads) {
-                return self.hold_out(now, conn, circ, asker, root, &request).unwrap_or(Role::Refusing);
-            }
-            if !again && others {
-                let passed = self.pass_or_refuse(now, conn, circ, asker, root, &request);
-                return match passed {
-                    Role::Refusing => self.hold_out(now, conn, circ, asker, root, &request),
-                    passed => Some(passed),
-                }
-                .unwrap_or(Role::Refusing);
-            }
-        }
+        let may = |root: &Root| !self.circuits.is_own_nonce(&request.nonce) && self.holds(root);
         if request.spreads {
-            return self.spread_on(now, conn, asker, &request);
+            // It is for somebody else than who passed it on, whatever that friend may have; and circuits
+            // get what is whole.
+            let whole = |root: &Root| may(root) && self.holds_all(root) && self.serves_circuits(asker, root);
+            return match located.filter(whole) {
+                Some(root) => self.hold_out(now, conn, circ, asker, root, request),
+                None => self.spread_on(now, conn, asker, request),
+            };
         }
-        let Some(root) = located else { return Role::Refusing };
-        if request.hops_left == 0 || !request.sealed {
-            return Role::Refusing;
+        let root = located?;
+        let here = may(&root) && self.serves(asker, &root);
+        if !request.sealed || request.hops_left == 0 {
+            return if here { self.hold_out(now, conn, circ, asker, root, request) } else { None };
         }
-        self.pass_or_refuse(now, conn, circ, asker, root, &request)
+        // Who asks for others' copies gets this one once: first if it is whole, else if there is no other.
+        let here = here && !self.serves_on(conn, root);
+        if here && self.holds_all(&root) {
+            return self.hold_out(now, conn, circ, asker, root, request);
+        }
+        let passed = self.pass(now, conn, circ, asker, root, request);
+        if passed.is_none() && here {
+            return self.hold_out(now, conn, circ, asker, root, request);
+        }
+        passed
     }
 
-    fn pass_or_refuse(
+    fn pass(
         &mut self,
         now: Now,
         conn: ConnId,
@@ -218,16 +208,19 @@ impl Core {
         asker: FriendKey,
         root: Root,
         request: &TunOpen,
-    ) -> Role {
+    ) -> Option<Role> {
         let others = self.pass_on(now, asker, root, request);
-        if others.is_empty() {
-            return Role::Refusing;
-        }
+        let role = self.passing(others, request)?;
         if let Some(tunnel) = self.tunnel(conn, circ) {
             tunnel.root = Some(root);
         }
+        Some(role)
+    }
+
+    /// It waits for those that it was passed on to, if there are any.
+    fn passing(&self, others: Vec<At>, request: &TunOpen) -> Option<Role> {
         let own = self.circuits.is_own_nonce(&request.nonce);
-        Role::Passing { others, locator: request.locator, own }
+        (!others.is_empty()).then_some(Role::Passing { others, locator: request.locator, own })
     }
 
     /// Whether an object is served on a link already.
@@ -238,20 +231,16 @@ impl Core {
     }
 
     /// A request that spreads from the end of a circuit: each passes it on once.
-    fn spread_on(&mut self, now: Now, conn: ConnId, asker: FriendKey, request: &TunOpen) -> Role {
+    fn spread_on(&mut self, now: Now, conn: ConnId, asker: FriendKey, request: &TunOpen) -> Option<Role> {
         self.circuits.spread += 1;
         // Those that spread further cost most.
         let friend = self.friends.get_mut(&asker).filter(|_| request.hops_left > 0);
         let may = friend.is_none_or(|f| f.onion.spreads.take(now.at));
         if !may || !self.may_relay_more(conn) || !self.note_nonce(now, request.nonce) {
-            return Role::Refusing;
+            return None;
         }
-        let own = self.circuits.is_own_nonce(&request.nonce);
         let others = self.spread(now, conn, asker, request.hops_left, request, Role::Passed);
-        if others.is_empty() {
-            return Role::Refusing;
-        }
-        Role::Passing { others, locator: request.locator, own }
+        self.passing(others, request)
     }
 
     /// This node holds the object: the handshake's answer leaves at once on a direct session, after
@@ -299,19 +288,19 @@ impl Core {
         root: Root,
     ) {
         let Some(Who::Friend(asker)) = self.open_link(conn).map(|o| o.who) else { return };
-        let may_serve = self.serves(asker, &root);
+        let spans = self.spans_of(&root).filter(|_| self.serves(asker, &root));
         let Some(open) = self.open_link(conn) else { return };
         let Some(tunnel) = open.tunnels.get_mut(&circ) else { return };
         if !matches!(tunnel.role, Role::Answering) {
             return;
         }
-        if !may_serve {
+        let Some(spans) = spans else {
             // Withdrawn while the answer waited: refused at the time of every refusal.
             tunnel.role = Role::Refusing;
             return;
-        }
+        };
         tunnel.role =
-            Role::Serving { serving: Box::new(Serving::new(root)), assembler: Assembler::default() };
+            Role::Serving { serving: Box::new(Serving::new(root, spans)), assembler: Assembler::default() };
         // Sealed: the friend asks for one of its own friends.
         let sealed = matches!(outgoing, Outgoing::Session { seal: Some(_), .. });
         tunnel.flow = Flow { class: if sealed { Class::Fof } else { Class::Own }, from: 0 };
@@ -751,7 +740,7 @@ impl Core {
                 }
             }
             Role::Passed => self.no_longer_passed(conn, circ),
-            Role::Serving { serving, .. } => self.serving_over((conn, circ), &serving),
+            Role::Serving { serving, .. } => self.serving_over(now, (conn, circ), &serving),
             Role::CircuitIn(circuit) => self.circuit_gone(now, (conn, circ), *circuit),
             Role::CircuitOut { circuit } => self.circuit_out_gone(now, (conn, circ), circuit),
             Role::Origin { own } => self.own_lost(now, own),

@@ -147,13 +147,15 @@ impl Session {
         true
     }
 
-    /// Takes news of spans. False: it may not say that.
-    pub(super) fn tell_more(&mut self, spans: &[u32], all: Option<u64>) -> bool {
-        let Has::Spans(map) = &mut self.has else { return false };
+    /// Takes spans that have come. Whether one of them is new; `None`: it may not say that.
+    pub(super) fn tell_more(&mut self, spans: &[u32], all: Option<u64>) -> Option<bool> {
+        let Has::Spans(map) = &mut self.has else { return None };
+        let mut news = false;
         for span in spans {
             if all.is_some_and(|all| u64::from(*span) >= all) || *span >= MAX_SPANS {
-                return false;
+                return None;
             }
+            news |= !has_span(map, (*span).into());
             let byte = (*span / 8) as usize;
             if map.len() <= byte {
                 map.resize(byte + 1, 0);
@@ -162,7 +164,7 @@ impl Session {
                 *byte |= 1 << (*span % 8);
             }
         }
-        true
+        Some(news)
     }
 
     /// It puts a block off. False: a block that is due is not put off.
@@ -408,13 +410,16 @@ mod tests {
     fn holders_of_parts_say_more_and_at_last_all() {
         let mut session = Session::new(Duration::ZERO, None);
         session.spans = Geometry::of(10_000).map(Spans::of);
-        assert!(!session.tell_more(&[1], None), "nothing was told yet");
+        assert_eq!(session.tell_more(&[1], None), None, "nothing was told yet");
         assert!(session.has_data(99) && session.tell(Have::Spans(vec![1])));
         assert!(session.has_data(15) && !session.has_data(16));
-        assert!(session.tell_more(&[1, 9], Some(10)) && session.has_data(16) && session.has_data(9 * 16));
-        assert!(!session.tell_more(&[10], Some(10)) && !session.tell_more(&[MAX_SPANS], None));
+        assert_eq!(session.tell_more(&[1, 9], Some(10)), Some(true));
+        assert!(session.has_data(16) && session.has_data(9 * 16));
+        assert_eq!(session.tell_more(&[9, 1], Some(10)), Some(false), "nothing new");
+        assert_eq!(session.tell_more(&[10], Some(10)), None);
+        assert_eq!(session.tell_more(&[MAX_SPANS], None), None);
         assert!(!session.tell(Have::Spans(vec![7])) && session.tell(Have::All) && session.has_data(999));
-        assert!(!session.tell(Have::All) && !session.tell_more(&[2], None));
+        assert!(!session.tell(Have::All) && session.tell_more(&[2], None).is_none());
     }
 
     #[test]

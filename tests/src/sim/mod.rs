@@ -52,6 +52,8 @@ const DAY_S: u64 = 86_400;
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Wakes of one node in one instant that do nothing; more means a busy loop.
 const MAX_IDLE_WAKES: u32 = 50;
+/// No node asks to be woken at a time longer ago than this, unless it slept.
+const LONG_PAST: Duration = Duration::from_secs(20);
 
 /// A write on a wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -848,7 +850,12 @@ impl World {
         self.check(id);
         let node = &self.nodes[id];
         let next = node.core.as_ref().filter(|_| !node.asleep).and_then(Core::poll_timeout);
-        self.wakes[id] = next.map(|at| at + node.uncounted);
+        let next = next.map(|at| at + node.uncounted);
+        // A time long past would be taken for a sleep of the machine.
+        let is_long_past = |at: Duration| at + LONG_PAST < self.now;
+        let was_right = self.wakes[id].is_some_and(|at| !is_long_past(at));
+        assert!(!was_right || !next.is_some_and(is_long_past), "{} asks for a time long past", node.name);
+        self.wakes[id] = next;
         any
     }
 

@@ -303,13 +303,14 @@ impl Core {
         let is_here = |end: &mut End| end.streams.values().any(|s| matches!(s, Stream::Here(_)));
         let may = self.open_link(at.0).is_some_and(|open| open.account.may_shake_hands(now))
             && !self.circuit_end(at).is_some_and(is_here);
-        let Some(psk) = self.holding(&root).filter(|_| may).map(|h| h.cap().tunnel_psk()) else { return };
+        let Some(holding) = self.holding(&root).filter(|_| may) else { return };
+        let (psk, spans) = (holding.cap().tunnel_psk(), holding.all_spans());
         let Ok(mut noise) = Handshake::respond(Pattern::Tunnel, &psk, TUNNEL_PROLOGUE, &mut self.rng) else {
             return;
         };
         let answer = noise.read(&request.message).and_then(|_| noise.write(&[]));
         let (Ok(answer), Ok(seal)) = (answer, noise.into_session()) else { return };
-        let here = Here { serving: Serving::new(root), assembler: Assembler::default(), seal };
+        let here = Here { serving: Serving::new(root, spans), assembler: Assembler::default(), seal };
         let wait = self.fixed_delay(&request.locator, from);
         self.at(now.at + wait, at.0, at.1, Timer::Here(at, base, Box::new((answer, here))));
     }
@@ -464,7 +465,7 @@ impl Core {
                 self.used_up(now, circuit, queued);
                 self.end_tunnel(now, at.0, at.1, true);
             }
-            Stream::Here(here) => self.serving_over(circuit, &here.serving),
+            Stream::Here(here) => self.serving_over(now, circuit, &here.serving),
         }
     }
 
