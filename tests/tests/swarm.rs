@@ -126,3 +126,34 @@ fn viewers_give_each_other_what_they_have() {
         assert!(given > published / 2 && published < 3 * 24_000_000, "{published} and {given} bytes");
     });
 }
+
+/// A reader pauses for an hour, with enough ahead, while the holder's link comes and goes.
+#[test]
+fn a_paused_reader_does_not_lose_its_fetch() {
+    let mut world = World::with_nodes(1, 2);
+    world.link(0, 1);
+    let cap = world.publish(0, "film", 24_000_000, Audience::Friends);
+    assert!(world.run_until(MINUTE, |w| w.distance(1, &cap).is_some()));
+    world.fetch(1, &cap, Route::Auto);
+    let fetch = world.nodes[1].fetches[&cap.root].id;
+    let read = |world: &mut World, block| {
+        world.act(1, |core, now| {
+            core.set_whole(now, fetch, false);
+            core.set_reader(now, fetch, 1, Some(Place { block, pace: 20_000 }));
+        });
+    };
+    read(&mut world, 0);
+    for _ in 0..6 {
+        world.run(10 * MINUTE);
+        let wires = world.wires_between(0, 1);
+        wires.into_iter().for_each(|wire| world.cut(wire, true));
+    }
+    assert_eq!(world.outcome(1, &cap), None, "it waits");
+    world.run(MINUTE);
+    let have = |w: &World| w.nodes[1].core().fetch_progress(fetch).map_or(0, |(have, _)| have);
+    let before = have(&world);
+    assert!((5..300).contains(&before), "{before}");
+    read(&mut world, before);
+    world.run(MINUTE);
+    assert!(have(&world) > before + 20, "{before} {}", have(&world));
+}
