@@ -6,6 +6,8 @@
 //! written, whatever the object's size; a block is asked of two sessions at most. Opening tunnels and
 //! finding holders is the core's work.
 
+#[cfg(test)]
+mod chaos;
 mod pick;
 mod session;
 mod slots;
