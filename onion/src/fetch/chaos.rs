@@ -214,7 +214,7 @@ proptest! {
                 4 => play.pass(Duration::from_millis(n % 4_000)),
                 5 => {
                     let parts = nth.filter(|id| play.holders[id].kind == Kind::Parts);
-                    for id in parts {
+                    if let Some(id) = parts {
                         let span = n as u32 % play.spans().count() as u32;
                         play.holders.get_mut(&id).expect("it stands").told.insert(span);
                         play.hear(id, Message::More(vec![span]));
