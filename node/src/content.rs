@@ -13,8 +13,8 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::ops::Range;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -35,11 +35,71 @@ const USUAL_PACE: u64 = Place::unpaced(0).pace;
 
 /// And no more than this: 20 Mbit/s.
 const MOST_PACE: u64 = 2_500_000;
+/// A player that asks again from here goes on, with what it has in hand. It may have lost what was on its way.
+const GOES_ON: Range<u64> = 0..4 << 20;
+/// More than this a player is not taken to have in hand: it may have skipped some of it.
+const MOST_IN_HAND: Duration = Duration::from_secs(8);
 
 /// How fast an object is played.
 fn pace_of(head: &Head) -> Option<u64> {
     let pace = u128::from(head.len) * 1000 / u128::from(head.duration_ms.max(1));
     (head.duration_ms > 0 && head.len > 0).then_some(u64::try_from(pace).unwrap_or(u64::MAX).max(1))
+}
+
+/// Where a reader is: up to which byte it has been given the object, and when the picture gets there if it
+/// never stands still, by the object's pace.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    at: u64,
+    due: Instant,
+}
+
+impl Mark {
+    /// The next bytes were given to the player: the picture comes to them after what it has in hand.
+    fn took(&mut self, now: Instant, len: u64, pace: u64) {
+        self.due = self.due.max(now) + time_of(len, pace);
+        self.at += len;
+    }
+
+    fn in_hand(&self, now: Instant) -> Duration {
+        self.due.saturating_duration_since(now).min(MOST_IN_HAND)
+    }
+
+    /// Where a player is that asks for the bytes from `start` on, by where it was last.
+    fn begin(last: Option<Self>, now: Instant, start: u64, pace: u64) -> Self {
+        let going_on = last.and_then(|last| {
+            let lost = last.at.checked_sub(start).filter(|lost| GOES_ON.contains(lost))?;
+            last.due.checked_sub(time_of(lost, pace))
+        });
+        Self { at: start, due: going_on.unwrap_or(now) }
+    }
+}
+
+fn time_of(len: u64, pace: u64) -> Duration {
+    Duration::from_secs_f64((len as f64 / pace.max(1) as f64).min(1e6))
+}
+
+/// How far the player of one address has got; each of its requests goes on from there.
+#[derive(Debug, Default)]
+pub struct Played(Mutex<Option<(Mark, Option<u64>)>>);
+
+impl Played {
+    fn mark(&self, mark: Mark, pace: Option<u64>) {
+        if let Ok(mut played) = self.0.lock() {
+            *played = Some((mark, pace));
+        }
+    }
+
+    fn last(&self) -> Option<Mark> {
+        self.0.lock().ok()?.map(|(mark, _)| mark)
+    }
+
+    /// Which byte the picture has come to, as far as is known.
+    pub fn playing_at(&self) -> u64 {
+        let Some((mark, pace)) = self.0.lock().ok().and_then(|played| *played) else { return 0 };
+        let left = mark.due.saturating_duration_since(Instant::now()).as_secs_f64();
+        mark.at.saturating_sub(pace.map_or(0, |pace| (left * pace as f64) as u64))
+    }
 }
 
 /// One reader of one object.
@@ -51,12 +111,14 @@ pub struct Reader {
     fetch: Option<Arc<FetchHandle>>,
     commands: mpsc::Sender<Command>,
     id: u64,
-    /// Bytes a second that its player needs, or is seen to take.
-    pace: AtomicU64,
-    /// The pace is known.
-    paced: AtomicBool,
+    /// Bytes a second that its player goes through, if the object says how long it is.
+    pace: OnceLock<u64>,
+    /// Bytes a second that it is seen to take.
+    seen: AtomicU64,
+    /// Where it is.
+    mark: Mutex<Option<Mark>>,
     /// Where it says how far it has read.
-    read_to: Arc<AtomicU64>,
+    played: Arc<Played>,
     /// What is read does not give way.
     _in_use: InUse,
 }
@@ -73,7 +135,6 @@ impl Reader {
         let id = NEXT_READER.fetch_add(1, Ordering::Relaxed);
         READERS.fetch_add(1, Ordering::Relaxed);
         let in_use = store.begin_use(&cap.root);
-        let pace = AtomicU64::new(USUAL_PACE);
         Self {
             store,
             cap,
@@ -81,16 +142,17 @@ impl Reader {
             fetch,
             commands,
             id,
-            pace,
-            paced: AtomicBool::new(false),
-            read_to: Arc::default(),
+            pace: OnceLock::new(),
+            seen: AtomicU64::new(USUAL_PACE),
+            mark: Mutex::default(),
+            played: Arc::default(),
             _in_use: in_use,
         }
     }
 
     /// Says there how far it has read.
-    pub fn telling(mut self, read_to: Arc<AtomicU64>) -> Self {
-        self.read_to = read_to;
+    pub fn telling(mut self, played: Arc<Played>) -> Self {
+        self.played = played;
         self
     }
 
@@ -106,8 +168,7 @@ impl Reader {
             Failure::new(Exit::Verification, "the video's description is malformed: its publisher made it so")
         })?;
         if let Some(pace) = pace_of(&head) {
-            self.pace.store(pace, Ordering::Relaxed);
-            self.paced.store(true, Ordering::Relaxed);
+            self.pace.get_or_init(|| pace);
         }
         Ok(head)
     }
@@ -201,10 +262,25 @@ impl Reader {
         })
     }
 
+    /// Where the fetch is to take it to be, when that block is what it reads next.
+    fn place(&self, block: u64) -> Place {
+        let Some(pace) = self.pace.get() else { return Place::new(block, self.seen.load(Ordering::Relaxed)) };
+        let in_hand = self.mark().map_or(Duration::ZERO, |mark| mark.in_hand(Instant::now()));
+        Place { in_hand, ..Place::new(block, *pace) }
+    }
+
+    fn mark(&self) -> Option<Mark> {
+        *self.mark.lock().ok()?
+    }
+
+    fn set_mark(&self, mark: Mark) {
+        self.mark.lock().into_iter().for_each(|mut place| *place = Some(mark));
+        self.played.mark(mark, self.pace.get().copied());
+    }
+
     async fn steer(&self, fetch: Option<&FetchHandle>, position: Position) {
         if let (Some(fetch), Position::Data(block)) = (fetch, position) {
-            let (fetch, id) = (fetch.id, self.id);
-            let place = Some(Place { block, pace: self.pace.load(Ordering::Relaxed) });
+            let (fetch, id, place) = (fetch.id, self.id, Some(self.place(block)));
             let job = Command::Run(Box::new(move |cx| cx.core.set_reader(cx.now, fetch, id, place)));
             let _ = self.commands.send(job).await;
         }
@@ -222,6 +298,9 @@ impl Reader {
         let mut at = start;
         let begun = Instant::now();
         let mut told = None::<Instant>;
+        let pace = self.pace.get().copied().unwrap_or(USUAL_PACE);
+        let mut mark = Mark::begin(self.played.last(), begun, start, pace);
+        self.set_mark(mark);
         while let Some((range, read)) = groups.take(&self) {
             // Where it reads decides what is fetched next, also where everything is here already.
             if let Some(fetch) = self.under_way()
@@ -229,10 +308,8 @@ impl Reader {
             {
                 told = Some(Instant::now());
                 // Of unknown length: as fast as it is taken, within what films are like.
-                if self.pace.load(Ordering::Relaxed) >= USUAL_PACE && !self.paced.load(Ordering::Relaxed) {
-                    let taken = (at - start) as f64 / begun.elapsed().as_secs_f64().max(1.0);
-                    self.pace.store((taken as u64).clamp(USUAL_PACE, MOST_PACE), Ordering::Relaxed);
-                }
+                let taken = (at - start) as f64 / begun.elapsed().as_secs_f64().max(1.0);
+                self.seen.store((taken as u64).clamp(USUAL_PACE, MOST_PACE), Ordering::Relaxed);
                 self.steer(Some(fetch), Position::Data(range.start)).await;
             }
             let mut read = read.await.unwrap_or_default().into_iter();
@@ -250,7 +327,8 @@ impl Reader {
                     return Ok(());
                 }
                 at += len as u64;
-                self.read_to.store(at, Ordering::Relaxed);
+                mark.took(Instant::now(), len as u64, pace);
+                self.set_mark(mark);
             }
         }
         Ok(())
@@ -361,5 +439,37 @@ impl Body for ChannelBody {
 
     fn size_hint(&self) -> SizeHint {
         self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PACE: u64 = 100_000;
+
+    #[test]
+    fn what_a_player_was_given_it_has_in_hand_until_the_picture_gets_there() {
+        let second = Duration::from_secs(1);
+        let begun = Instant::now();
+        let mut mark = Mark::begin(None, begun, 0, PACE);
+        assert_eq!(mark.in_hand(begun), Duration::ZERO);
+        mark.took(begun, 3 * PACE, PACE);
+        assert_eq!(mark.in_hand(begun + second), 2 * second);
+        // It stood still for a second, and goes on with what comes.
+        mark.took(begun + 4 * second, PACE, PACE);
+        assert_eq!(mark.in_hand(begun + 4 * second), second);
+        mark.took(begun + 4 * second, 100 * PACE, PACE);
+        assert_eq!(mark.in_hand(begun + 4 * second), MOST_IN_HAND);
+    }
+
+    #[test]
+    fn who_asks_again_goes_on_and_who_goes_elsewhere_begins() {
+        let begun = Instant::now();
+        let mut mark = Mark::begin(None, begun, 0, PACE);
+        mark.took(begun, 6 * PACE, PACE);
+        let in_hand = |start: u64| Mark::begin(Some(mark), begun, start, PACE).in_hand(begun);
+        let seconds = [6, 4, 0, 7, 100].map(|at| in_hand(at * PACE).as_secs_f64().round());
+        assert_eq!(seconds, [6.0, 4.0, 0.0, 0.0, 0.0]);
     }
 }

@@ -16,6 +16,7 @@ pub mod content;
 pub mod demo;
 pub mod doctor;
 pub mod driver;
+pub mod duration;
 pub mod exit;
 pub mod frames;
 pub mod heal;

@@ -1,6 +1,7 @@
 //! Publishing: from a stream of bytes of unknown length to a stored object, in one pass and with
 //! memory bounded by the tree's ids. One thread takes in and seals, another writes the pack.
 
+use crate::duration::Meter;
 use crate::exit::{Exit, Failure};
 use crate::media_type;
 use axum::body::Bytes;
@@ -85,6 +86,8 @@ pub struct Stored {
     pub len: u64,
     /// Media type.
     pub mime: String,
+    /// Seconds, 0 when the file does not say.
+    pub duration_s: u32,
 }
 
 /// Blocks of full length out of chunks of any length.
@@ -117,6 +120,7 @@ impl<F: FnMut() -> Result<Option<Bytes>, Failure>> Blocks<F> {
 struct Sealing {
     builder: Builder,
     len: u64,
+    meter: Meter,
 }
 
 impl Sealing {
@@ -130,6 +134,7 @@ impl Sealing {
         let mut block = first;
         loop {
             self.len += block.len() as u64;
+            self.meter.take(&block);
             let last = block.len() < BLOCK_LEN;
             if (!block.is_empty() || self.len == 0) && !self.push(block, to)? {
                 return Ok(());
@@ -186,7 +191,7 @@ pub fn run(
         }
     };
     let publishing = store.publish()?;
-    let mut sealing = Sealing { builder: Builder::new(key), len: 0 };
+    let mut sealing = Sealing { builder: Builder::new(key), len: 0, meter: Meter::new(mime) };
     let mut publishing = std::thread::scope(|scope| {
         let (sender, sealed) = sync_channel(QUEUE);
         let writing = scope.spawn(move || write(publishing, &sealed));
@@ -197,7 +202,8 @@ pub fn run(
         let publishing = writing.join().map_err(|_| ended())??;
         done.map(|()| publishing)
     })?;
-    let Sealing { builder, len } = sealing;
+    let Sealing { builder, len, meter } = sealing;
+    let duration_ms = meter.finish();
     let head = Head {
         title: meta.title.clone(),
         text: meta.text.clone(),
@@ -206,7 +212,7 @@ pub fn run(
         lang: meta.lang.clone(),
         licence: meta.licence.clone(),
         len,
-        duration_ms: 0,
+        duration_ms,
     };
     let mut failed = None;
     let (cap, geometry) = builder.finish(&head, |sealed| {
@@ -217,7 +223,8 @@ pub fn run(
     if let Some(e) = failed {
         return Err(e.into());
     }
-    let stored = Stored { cap, geometry, len, mime: mime.to_owned() };
+    let duration_s = duration_ms.div_ceil(1000) as u32;
+    let stored = Stored { cap, geometry, len, mime: mime.to_owned(), duration_s };
     let record = record(&stored);
     publishing.commit(&stored.cap, geometry, now_s, record)?;
     Ok(stored)

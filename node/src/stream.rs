@@ -4,7 +4,7 @@
 //! Loopback is hostile ground: any page in a browser can send requests here. So the Host header must
 //! be ours to the letter, nothing but `/media/CAPABILITY` answers, and only GET and HEAD.
 
-use crate::content::{ChannelBody, Reader};
+use crate::content::{ChannelBody, Played, Reader};
 use crate::exit::{Exit, Failure};
 use crate::ranges::{self, RangeAnswer};
 use crate::service::{Command, FetchHandle, Purpose, Wanted};
@@ -21,7 +21,6 @@ use kith_onion::Route;
 use kith_store::{InUse, Store};
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -46,8 +45,8 @@ struct Stream {
     fetch: Option<Arc<FetchHandle>>,
     route: Route,
     made: Instant,
-    /// Up to which byte the reader that moved last has read.
-    read_to: Arc<AtomicU64>,
+    /// How far its player has got.
+    played: Arc<Played>,
     /// What a player may ask for does not give way.
     _in_use: InUse,
 }
@@ -56,8 +55,8 @@ struct Stream {
 pub struct StreamState {
     /// What it gives.
     pub cap: ReadCap,
-    /// Up to which byte the reader that moved last has read.
-    pub read_to: u64,
+    /// Which byte the picture has come to, as far as is known; else up to which it has been given.
+    pub playing_at: u64,
     /// What brings it.
     pub fetch: Option<Arc<FetchHandle>>,
 }
@@ -101,7 +100,7 @@ impl Streams {
             let in_use = self.store.begin_use(&cap.root);
             let fetch = fetch.map(Arc::new);
             let made = Instant::now();
-            let stream = Stream { cap, fetch, route, made, read_to: Arc::default(), _in_use: in_use };
+            let stream = Stream { cap, fetch, route, made, played: Arc::default(), _in_use: in_use };
             streams.insert(name.clone(), stream);
         }
         Ok((format!("http://{}/media/{name}", self.addr), name))
@@ -132,8 +131,8 @@ impl Streams {
         let mut streams = self.streams.lock().ok()?;
         streams.retain(|_, s| s.made.elapsed() < LIFETIME);
         let stream = streams.get(name)?;
-        let read_to = stream.read_to.load(Ordering::Relaxed);
-        Some(StreamState { cap: stream.cap.clone(), read_to, fetch: stream.fetch.clone() })
+        let playing_at = stream.played.playing_at();
+        Some(StreamState { cap: stream.cap.clone(), playing_at, fetch: stream.fetch.clone() })
     }
 
     /// Names of the addresses that live.
@@ -147,9 +146,9 @@ impl Streams {
         let failed = |fetch: &Arc<FetchHandle>| matches!(fetch.status.borrow().end, Some(Err(_)));
         let fetch =
             if fetch.as_ref().is_some_and(failed) { self.fetch_again(name, &cap).await? } else { fetch };
-        let read_to = self.streams.lock().ok().and_then(|s| s.get(name).map(|s| Arc::clone(&s.read_to)));
+        let played = self.streams.lock().ok().and_then(|s| s.get(name).map(|s| Arc::clone(&s.played)));
         let reader = Reader::new(self.store.clone(), cap, fetch, self.commands.clone());
-        Ok(read_to.map(|read_to| reader.telling(read_to)))
+        Ok(played.map(|played| reader.telling(played)))
     }
 
     async fn fetch_again(&self, name: &str, cap: &ReadCap) -> Result<Option<Arc<FetchHandle>>, Failure> {

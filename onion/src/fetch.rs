@@ -559,8 +559,10 @@ impl Fetch {
                 }
                 self.asked.remove(&position);
             }
-            // Who waits for all of it is in no hurry, but is not put off.
-            let due = due.or(self.whole.then_some(WHOLE_DUE)).map(|due| due.min(WHOLE_DUE));
+            // Who waits for all of it is in no hurry, but is not put off; nor is who knows nobody who could
+            // pass it on.
+            let may_wait = !self.whole && self.sessions.values().any(Session::is_partial);
+            let due = due.or((!may_wait).then_some(WHOLE_DUE)).map(|due| due.min(WHOLE_DUE));
             self.owe(now, id, position, due);
             owed += 1;
             let deadline_ms = due.map_or(u16::MAX, |due| due.as_millis() as u16);

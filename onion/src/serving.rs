@@ -22,8 +22,6 @@ const RECENT: Duration = Duration::from_millis(500);
 const STUCK: Duration = Duration::from_secs(1);
 /// What is due no sooner than this may be put off.
 const PUT_OFF_DUE: Duration = Duration::from_secs(8);
-/// Blocks that are put off in one session, at most.
-const MAX_PUT_OFF: usize = 4096;
 /// A request that so many later ones went before is next.
 const MAX_OVERTAKEN: u64 = 64;
 
@@ -40,15 +38,33 @@ struct Wanted {
     position: Position,
     /// When it is late; the largest time when there is no hurry.
     due: Duration,
+    /// There was no hurry when it came.
+    may_wait: bool,
     turn: u64,
 }
 
 /// Who goes first: by class, how often it was sent, deadline, and how long it has waited.
 pub type Turn = (u8, u64, Duration, u64);
 
-/// How often each span of an object has left, in blocks, in all its sessions.
+/// What of an object has left, in all its sessions.
 #[derive(Debug, Default)]
-pub struct Sent(BTreeMap<u64, u64>);
+pub struct Sent {
+    /// Blocks of each span, as often as they left.
+    spans: BTreeMap<u64, u64>,
+    /// Which data blocks have left, 64 to a number.
+    blocks: BTreeMap<u64, u64>,
+}
+
+impl Sent {
+    fn note(&mut self, span: u64, index: u64) {
+        *self.spans.entry(span).or_default() += 1;
+        *self.blocks.entry(index / 64).or_default() |= 1 << (index % 64);
+    }
+
+    fn has(&self, index: u64) -> bool {
+        self.blocks.get(&(index / 64)).is_some_and(|bits| bits >> (index % 64) & 1 == 1)
+    }
+}
 
 /// The sessions in which one object is served.
 #[derive(Debug)]
@@ -147,6 +163,12 @@ impl<K: Ord + Copy> Gate<K> {
         busy < AT_ONCE.max((self.left.0 / SEALED_LEN as f64) as usize)
     }
 
+    /// Bytes that may wait to leave in one session: as much as left lately in all, and two blocks at least.
+    /// What waits there can be neither overtaken nor taken back.
+    pub fn ahead(&self) -> usize {
+        (self.left.0 as usize).max(2 * SEALED_LEN)
+    }
+
     /// How long each of so many sessions waits for its turn at the rate at which blocks left lately.
     pub fn cycle(&self, sessions: usize) -> Duration {
         let rate = self.left.0 / RECENT.as_secs_f64();
@@ -186,8 +208,6 @@ pub struct Serving {
     pub(crate) told: Option<usize>,
     /// Blocks of each span that left in this session.
     sent: BTreeMap<u64, u64>,
-    /// Blocks that were put off.
-    put_off: BTreeSet<u64>,
     /// When its last block began.
     served_at: Duration,
 }
@@ -206,7 +226,6 @@ impl Serving {
             queued: false,
             told: None,
             sent: BTreeMap::new(),
-            put_off: BTreeSet::new(),
             served_at: Duration::ZERO,
         }
     }
@@ -216,55 +235,52 @@ impl Serving {
         self.wanted.len()
     }
 
-    /// Takes a request. What there is no hurry for, and others were given, is put off once (`crowd`: of a
-    /// holder of all): they may pass it on. Then the position comes back, to be said.
-    pub fn want(&mut self, now: Duration, want: Want, crowd: Option<&Sent>) -> Option<Position> {
+    /// Takes a request.
+    pub fn want(&mut self, now: Duration, want: Want) {
         let due = match want.deadline_ms {
             u16::MAX => Duration::MAX,
             ms => now + Duration::from_millis(ms.into()),
         };
-        let hurries = is_hurry(due.saturating_sub(now));
-        if let Position::Data(index) = want.position
-            && !hurries
-        {
-            let span = self.spans.of_block(index);
-            let is_out = crowd.is_some_and(|crowd| self.to_others(span, crowd) >= self.spans.blocks());
-            if is_out && self.put_off.len() < MAX_PUT_OFF && self.put_off.insert(index) {
-                return Some(want.position);
-            }
-        }
+        let may_wait = !is_hurry(due.saturating_sub(now));
         self.turns += 1;
-        self.wanted.push(Wanted { position: want.position, due, turn: self.turns });
-        None
+        self.wanted.push(Wanted { position: want.position, due, may_wait, turn: self.turns });
+    }
+
+    /// Takes out what is put off: what there is no hurry for, and has left already (`crowd`: of a holder of all
+    /// who serves several), as who has it may pass it on. To be said.
+    pub fn put_off(&mut self, now: Duration, crowd: Option<&Sent>) -> Vec<Position> {
+        let Some(crowd) = crowd else { return Vec::new() };
+        let is_out = |wanted: &mut Wanted| match wanted.position {
+            Position::Data(index) => {
+                wanted.may_wait && !is_hurry(wanted.due.saturating_sub(now)) && crowd.has(index)
+            }
+            _ => false,
+        };
+        self.wanted.extract_if(.., is_out).map(|wanted| wanted.position).collect()
     }
 
     /// Blocks of a span that left in other sessions.
     fn to_others(&self, span: u64, crowd: &Sent) -> u64 {
-        let all = crowd.0.get(&span).copied().unwrap_or_default();
+        let all = crowd.spans.get(&span).copied().unwrap_or_default();
         all.saturating_sub(self.sent.get(&span).copied().unwrap_or_default())
     }
 
-    /// Where a request stands among all that wait: what proves other blocks first, then what is due soon, and
-    /// of each what a holder of all who serves several (`crowd`) has sent to others least often; then by
-    /// deadline.
-    fn turn(&self, now: Duration, wanted: &Wanted, crowd: Option<&Sent>) -> Turn {
+    /// Where a request stands among all that wait: what proves other blocks first; then, at a holder of all
+    /// who serves several (`crowd`), what it has sent to others least often, so that all of it is out soon;
+    /// then by deadline.
+    fn turn(&self, wanted: &Wanted, crowd: Option<&Sent>) -> Turn {
         let Position::Data(index) = wanted.position else { return (0, 0, Duration::ZERO, wanted.turn) };
         let oldest = self.turns.saturating_sub(wanted.turn) >= MAX_OVERTAKEN + self.wanted.len() as u64;
         let span = self.spans.of_block(index);
         let sent = crowd.map_or(0, |crowd| self.to_others(span, crowd));
-        let class = match wanted.due.saturating_sub(now) < URGENT {
-            _ if oldest => return (1, 0, wanted.due, wanted.turn),
-            true => 2,
-            false => 3,
-        };
-        (class, sent, wanted.due, wanted.turn)
+        if oldest { (1, 0, wanted.due, wanted.turn) } else { (2, sent, wanted.due, wanted.turn) }
     }
 
     /// Where its next request stands among those of other sessions. `cycle`: how long each of them would
     /// wait if they took turns. Who has waited for three quarters of that goes before who has not, so that
     /// all get about as much; a holder of parts serves what a reader needs at once before that.
     pub fn next_turn(&self, now: Duration, crowd: Option<&Sent>, cycle: Duration) -> Option<Turn> {
-        let next = self.wanted.iter().map(|wanted| self.turn(now, wanted, crowd)).min()?;
+        let next = self.wanted.iter().map(|wanted| self.turn(wanted, crowd)).min()?;
         let waited = now.saturating_sub(self.served_at);
         let (class, sent, due, _) = next;
         let urgent = crowd.is_none() && due.saturating_sub(now) < URGENT;
@@ -280,13 +296,13 @@ impl Serving {
 
     /// The request to answer next.
     pub fn next_wanted(&mut self, now: Duration, crowd: Option<&mut Sent>) -> Option<Position> {
-        let keys = self.wanted.iter().map(|wanted| self.turn(now, wanted, crowd.as_deref()));
+        let keys = self.wanted.iter().map(|wanted| self.turn(wanted, crowd.as_deref()));
         let (at, _) = keys.enumerate().min_by_key(|(_, key)| *key)?;
         let Wanted { position, .. } = self.wanted.swap_remove(at);
         self.served_at = now;
         if let (Position::Data(index), Some(crowd)) = (position, crowd) {
             let span = self.spans.of_block(index);
-            *crowd.0.entry(span).or_default() += 1;
+            crowd.note(span, index);
             *self.sent.entry(span).or_default() += 1;
         }
         Some(position)
@@ -332,7 +348,7 @@ mod tests {
             position: Position::Data(*index),
             deadline_ms: *deadline_ms,
         };
-        wants.iter().for_each(|w| assert!(serving.want(NOW, want(w), None).is_none()));
+        wants.iter().for_each(|w| serving.want(NOW, want(w)));
         serving
     }
 
@@ -344,7 +360,7 @@ mod tests {
     fn by_deadline_and_then_as_asked() {
         let mut serving = serving(&[(1, u16::MAX), (2, 5), (3, u16::MAX), (4, 9), (5, 5), (6, 0)]);
         serving.cancel(&[Position::Data(4), Position::Data(3)]);
-        serving.want(NOW, Want { position: Position::Node(7), deadline_ms: u16::MAX }, None);
+        serving.want(NOW, Want { position: Position::Node(7), deadline_ms: u16::MAX });
         assert_eq!(order(&mut serving, None), [7, 6, 2, 5, 1]);
     }
 
@@ -353,32 +369,34 @@ mod tests {
         let mut crowd = Sent::default();
         // One viewer gets the first span, another the second, and each goes on with its own.
         let far = u16::MAX - 1;
-        let both = [(0, far), (1, far), (16, far), (17, far), (40, 3_000)];
+        let both = [(0, far), (1, far), (16, far), (17, far)];
         let (mut one, mut two) = (serving(&both), serving(&both));
         let mut next = |s: &mut Serving| s.next_wanted(NOW, Some(&mut crowd)).map(|p| p.index());
-        assert_eq!((next(&mut one), next(&mut two)), (Some(40), Some(40)), "what is due soon comes first");
         assert_eq!((next(&mut one), next(&mut two)), (Some(0), Some(16)));
+        // Also before what is due soon.
+        let soon = Want { position: Position::Data(17), deadline_ms: 3_000 };
+        one.want(NOW, soon);
         assert_eq!((next(&mut one), next(&mut two)), (Some(1), Some(17)));
-        assert_eq!(order(&mut one, None), [16, 17]);
+        assert_eq!(order(&mut one, None), [17, 16, 17]);
     }
 
     #[test]
-    fn what_others_were_given_is_put_off_once_unless_it_is_due() {
+    fn what_others_were_given_is_put_off_unless_it_is_due() {
         let mut crowd = Sent::default();
-        crowd.0.insert(0, 15);
-        let mut serving = empty();
-        let want = |deadline_ms| Want { position: Position::Data(3), deadline_ms };
-        assert_eq!(serving.want(NOW, want(u16::MAX), Some(&crowd)), None, "not all of its span is out");
-        crowd.0.insert(0, 16);
-        assert_eq!(serving.want(NOW, want(7_000), Some(&crowd)), None);
-        assert_eq!(serving.want(NOW, want(u16::MAX), Some(&crowd)), Some(Position::Data(3)));
-        assert_eq!(serving.want(NOW, want(u16::MAX), Some(&crowd)), None, "once");
+        let mut other = serving(&[(3, 0), (5, 0)]);
+        let mut serving =
+            serving(&[(3, u16::MAX), (3, 9_000), (3, 7_000), (3, WHOLE_DUE.as_millis() as u16)]);
+        assert_eq!(serving.put_off(NOW, Some(&crowd)), [], "nothing is out");
+        while other.next_wanted(NOW, Some(&mut crowd)).is_some() {}
+        assert_eq!(serving.put_off(NOW, None), [], "it is served alone");
+        assert_eq!(serving.put_off(NOW, Some(&crowd)), [Position::Data(3); 2]);
+        // What is said of one is what is done: not that which has become due since.
+        let want = |index, deadline_ms| Want { position: Position::Data(index), deadline_ms };
+        serving.want(NOW, want(4, u16::MAX));
+        serving.want(NOW, want(5, 9_000));
+        assert_eq!(serving.put_off(NOW + Duration::from_secs(2), Some(&crowd)), []);
+        assert_eq!(serving.put_off(NOW, Some(&crowd)), [Position::Data(5)]);
         assert_eq!(serving.waiting(), 3);
-        // What is put off is remembered, and so not without end.
-        let others = (100..).map(|index| Want { position: Position::Data(index), deadline_ms: u16::MAX });
-        crowd.0.extend((0..10_000).map(|span| (span, 16)));
-        let put_off = others.take(9_000).filter_map(|want| serving.want(NOW, want, Some(&crowd))).count();
-        assert_eq!(put_off, MAX_PUT_OFF - 1);
     }
 
     #[test]
@@ -417,12 +435,12 @@ mod tests {
     #[test]
     fn nobody_waits_for_ever() {
         let mut crowd = Sent::default();
-        crowd.0.insert(0, 1_000);
+        crowd.spans.insert(0, 1_000);
         let mut serving = serving(&[(0, u16::MAX)]);
         let mut served = 0;
         for index in 16.. {
             let position = Position::Data(index * 16);
-            serving.want(NOW, Want { position, deadline_ms: u16::MAX }, None);
+            serving.want(NOW, Want { position, deadline_ms: u16::MAX });
             served += 1;
             if serving.next_wanted(NOW, Some(&mut crowd)) == Some(Position::Data(0)) {
                 break;

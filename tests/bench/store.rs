@@ -18,6 +18,9 @@ mod figures;
 mod harness;
 // The node's own way of publishing, with a file for the request.
 #[allow(dead_code, unreachable_pub, unused_imports)]
+#[path = "../../node/src/duration.rs"]
+mod duration;
+#[allow(dead_code, unreachable_pub, unused_imports)]
 #[path = "../../node/src/media_type.rs"]
 mod media_type;
 #[allow(dead_code, unreachable_pub)]

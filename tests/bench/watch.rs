@@ -167,11 +167,27 @@ fn percentiles(table: &mut Table, what: &str, reach: [&'static str; 2], values: 
     table.add(&format!("{what}, p95: s"), reach[1], at(0.95));
 }
 
-fn publish_film(node: &Node, title: &str, len: u64, to: &str) -> (String, String) {
+/// A film of noise that says how long it is.
+fn publish_film(node: &Node, title: &str, len: u64, seconds: u32, to: &str) -> (String, String) {
     let file = node.scratch(title);
     write_random(&file, len);
+    let mut written = std::fs::OpenOptions::new().write(true).open(&file).unwrap();
+    written.write_all(&mp4_beginning(len, seconds)).unwrap();
     let answer = publish(node, &file, title, to);
     (id_of(&answer), answer["link"].as_str().unwrap().to_owned())
+}
+
+/// `ftyp`, `moov` with an `mvhd` of thousandths of seconds, and the header of an `mdat` to the end.
+fn mp4_beginning(len: u64, seconds: u32) -> Vec<u8> {
+    let boxed = |kind: &[u8; 4], body: &[u8]| {
+        [&(body.len() as u32 + 8).to_be_bytes(), kind.as_slice(), body].concat()
+    };
+    let times = [[0; 4], [0; 4], [0; 4], 1_000_u32.to_be_bytes(), (seconds * 1_000).to_be_bytes()];
+    let mvhd = boxed(b"mvhd", &[times.concat().as_slice(), &[0; 80]].concat());
+    let mut all = [boxed(b"ftyp", b"isom\0\0\0\0isom"), boxed(b"moov", &mvhd)].concat();
+    let left = u32::try_from(len - all.len() as u64).unwrap();
+    all.extend([left.to_be_bytes(), *b"mdat"].concat());
+    all
 }
 
 /// Waits until a film with this title and id can be had.
@@ -194,7 +210,7 @@ fn measure(
     for n in 0..plays {
         let title = format!("{who}{n}");
         let size = second * 120;
-        let (id, link) = publish_film(publisher, &title, size, "fof");
+        let (id, link) = publish_film(publisher, &title, size, 120, "fof");
         wait(&title, &id);
         let begun = Instant::now();
         let stream = Stream::open(viewer, &link, route);
@@ -213,7 +229,7 @@ fn measure(
     percentiles(table, &format!("{who}: seek"), reach[1], &mut seeks);
 
     let rate = path * 7 / 10;
-    let (id, link) = publish_film(publisher, &format!("{who}film"), rate * 60, "fof");
+    let (id, link) = publish_film(publisher, &format!("{who}film"), rate * 60, 60, "fof");
     wait(&format!("{who}film"), &id);
     let received = || {
         let friends = json(viewer, &["friend", "list"]);
@@ -273,7 +289,7 @@ fn three_sources(table: &mut Table) {
         befriend(one, other);
     }
     let film = |title: &str, holders: &[&Node]| {
-        let (id, _) = publish_film(&a, title, 12 * MIB, "fof");
+        let (id, _) = publish_film(&a, title, 12 * MIB, 60, "fof");
         for node in holders.iter().chain([&&c]) {
             wait_until(STEP, "it is known", || found(node, title, &id).is_some());
         }
@@ -346,12 +362,14 @@ fn pictures(table: &mut Table) {
 
 // ---- swarms -------------------------------------------------------------------------------------
 
-/// Bytes a second of the films that swarms watch.
-const SWARM_RATE: u64 = 400_000;
-const SWARM_S: u64 = 60;
+/// Bytes a second of the films that swarms watch, and how long they are: as in the simulations.
+const SWARM_RATE: u64 = 125_000;
+const SWARM_S: u64 = 600;
+/// All viewers come within this.
+const ARRIVE_S: f64 = 60.0;
 
 /// A publisher with four times the film's rate, and viewers with one and a half, who are friends of the
-/// publisher and each of the two before and the two after.
+/// publisher and of the three before and the three after each.
 fn swarm(viewers: usize, title: &str) -> (Node, Vec<Node>, String) {
     let up = |name: &str, rate: u64| {
         let mut node = Node::stopped(name, &[]);
@@ -363,13 +381,13 @@ fn swarm(viewers: usize, title: &str) -> (Node, Vec<Node>, String) {
     let nodes: Vec<Node> = (0..viewers).map(|n| up(&format!("Viewer{n}"), SWARM_RATE * 3 / 2)).collect();
     for (n, node) in nodes.iter().enumerate() {
         befriend(&publisher, node);
-        for before in [1, 2] {
+        for before in [1, 2, 3] {
             if n >= before {
                 befriend(&nodes[n - before], node);
             }
         }
     }
-    let (id, _) = publish_film(&publisher, title, SWARM_RATE * SWARM_S, "fof");
+    let (id, _) = publish_film(&publisher, title, SWARM_RATE * SWARM_S, SWARM_S as u32, "fof");
     for node in &nodes {
         wait_until(STEP, "it is known", || found(node, title, &id).is_some());
     }
@@ -405,9 +423,9 @@ fn watch(stream: &Stream) -> (bool, f64) {
     (arrivals.come == SWARM_RATE * SWARM_S, shift)
 }
 
-/// All watch, one after the other within half a minute; `meanwhile` runs until they are done.
+/// All watch, one after the other; `meanwhile` runs until they are done.
 fn all_watch(nodes: &[Node], id: &str, meanwhile: impl FnOnce()) -> Vec<(bool, f64)> {
-    let gap = Duration::from_secs_f64(30.0 / nodes.len() as f64);
+    let gap = Duration::from_secs_f64(ARRIVE_S / nodes.len() as f64);
     thread::scope(|scope| {
         let watching: Vec<_> = nodes
             .iter()
@@ -445,7 +463,7 @@ fn leaves(viewers: usize, table: &mut Table) {
     let before = sent(&publisher);
     let enough = 1.2 * (SWARM_RATE * SWARM_S) as f64;
     let watched = all_watch(&nodes, &id, || {
-        wait_until(STEP, "it has sent 1.2 copies", || sent(&publisher) - before >= enough);
+        wait_until(STEP * 10, "it has sent 1.2 copies", || sent(&publisher) - before >= enough);
         publisher.kill9();
     });
     let share = watched.iter().filter(|(all, _)| *all).count() as f64 / viewers as f64;

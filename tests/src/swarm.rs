@@ -262,7 +262,7 @@ impl Swarm {
                 self.nodes[id].online = true;
                 if let Some(fetch) = &mut self.nodes[id].fetch {
                     fetch.set_whole(self.now, false);
-                    fetch.set_reader(self.now, 1, Some(Place { block: 0, pace: self.scenario.bitrate }));
+                    fetch.set_reader(self.now, 1, Some(Place::new(0, self.scenario.bitrate)));
                 }
                 (0..self.scenario.degree).for_each(|_| self.befriend(id));
             }
@@ -377,7 +377,7 @@ impl Swarm {
                     let positions = burst(u64::from(first), count);
                     let want = |p| Want { position: p, deadline_ms: 0 };
                     for position in positions {
-                        let _ = out.serving.want(now, want(position), None);
+                        out.serving.want(now, want(position));
                     }
                 }
                 let have = match spans.filter(|_| !whole) {
@@ -390,8 +390,8 @@ impl Swarm {
                 self.letters.push(Letter::Answer(session, viewer, Message::Have(have)));
             }
             Message::Want(wants) => {
-                let crowd = crowd.of_all(whole && least_sent);
-                let put_off = wants.into_iter().filter_map(|want| out.serving.want(now, want, crowd));
+                wants.into_iter().for_each(|want| out.serving.want(now, want));
+                let put_off = out.serving.put_off(now, crowd.of_all(whole && least_sent)).into_iter();
                 let letter = |position| Letter::Answer(session, viewer, Message::Later(position));
                 self.letters.extend(put_off.map(letter));
             }
@@ -455,7 +455,11 @@ impl Swarm {
             if !crowd.gate.is_open(*viewer) {
                 return;
             }
-            let Some(position) = out.serving.next_wanted(now, crowd.of_all_mut(several)) else { return };
+            let session = (holder as u32, out.nth);
+            for position in out.serving.put_off(now, crowd.of_all(several)) {
+                self.letters.push(Letter::Answer(session, *viewer, Message::Later(position)));
+            }
+            let Some(position) = out.serving.next_wanted(now, crowd.of_all_mut(several)) else { continue };
             let has = match fetch {
                 Some(fetch) => fetch.has(position),
                 None => self.object.geometry.slot(position).is_some(),
@@ -464,7 +468,6 @@ impl Swarm {
                 out.sending = Some((position, SEALED_LEN as f64));
                 crowd.gate.note(now, *viewer, SEALED_LEN);
             } else {
-                let session = (holder as u32, out.nth);
                 self.letters.push(Letter::Answer(session, *viewer, Message::Lack(position)));
             }
         }
@@ -556,7 +559,7 @@ impl Swarm {
             }
             let now_at = ((node.at / block_s) as u64).min(last);
             if now_at != block || !here {
-                let place = Place { block: now_at, pace: bitrate };
+                let place = Place::new(now_at, bitrate);
                 fetch.set_reader(self.now, 1, Some(place));
                 busy.insert(id);
             }

@@ -246,14 +246,14 @@ fn read_ahead(seed: u64, budgets: Budgets) -> usize {
 fn what_is_read_ahead_is_bounded() {
     seeds::run("what_is_read_ahead_is_bounded", 2, |seed| {
         let most = read_ahead(seed, Budgets::default());
-        // A share of 4 MiB each, and a block for each of 64 sessions.
-        assert!((MIB..=8 * MIB + 300_000).contains(&most), "{most} bytes for one friend");
+        // 4 MiB, shared by its sessions.
+        assert!((MIB..=5 * MIB).contains(&most), "{most} bytes for one friend");
         let small = Budgets { serving: (4 * MIB, MIB), ..Budgets::default() };
         let most = read_ahead(seed, small);
         assert!((MIB / 2..=MIB + 100_000).contains(&most), "{most} bytes in all");
         let off = Budgets { serving: (usize::MAX / 4, usize::MAX / 4), ..Budgets::default() };
         let most = read_ahead(seed, off);
-        assert!(most > 10 * MIB, "without the account {most} bytes");
+        assert!(most > 6 * MIB, "without the account {most} bytes");
     });
 }
 

@@ -103,7 +103,7 @@ fn viewers_give_each_other_what_they_have() {
             let fetch = world.nodes[id].fetches[&cap.root].id;
             world.act(id, |core, now| {
                 core.set_whole(now, fetch, false);
-                core.set_reader(now, fetch, 1, Some(Place { block: 0, pace: 400_000 }));
+                core.set_reader(now, fetch, 1, Some(Place::new(0, 400_000)));
             });
             world.run(6 * Duration::from_secs(1));
         }
@@ -112,7 +112,7 @@ fn viewers_give_each_other_what_they_have() {
                 let fetch = world.nodes[id].fetches[&cap.root].id;
                 let block = (second + (4 - id as u64) * 6) * 400_000 / 65_536;
                 world.act(id, |core, now| {
-                    core.set_reader(now, fetch, 1, Some(Place { block: block.min(366), pace: 400_000 }));
+                    core.set_reader(now, fetch, 1, Some(Place::new(block.min(366), 400_000)));
                 });
             }
             world.run(Duration::from_secs(1));
@@ -139,7 +139,7 @@ fn a_paused_reader_does_not_lose_its_fetch() {
     let read = |world: &mut World, block| {
         world.act(1, |core, now| {
             core.set_whole(now, fetch, false);
-            core.set_reader(now, fetch, 1, Some(Place { block, pace: 20_000 }));
+            core.set_reader(now, fetch, 1, Some(Place::new(block, 20_000)));
         });
     };
     read(&mut world, 0);

@@ -318,7 +318,7 @@ async fn stream_json(api: &Api, name: &str) -> Option<Value> {
     let failed = status.as_ref().and_then(|status| status.end.clone()).and_then(Result::err);
     let fetch = state.fetch.as_ref().map(|fetch| fetch.id);
     let buffer = match fetch {
-        Some(fetch) => api.call(move |cx| Ok(cx.core.fetch_buffer(fetch))).await.ok()?,
+        Some(fetch) => api.call(move |cx| Ok(cx.core.fetch_buffer(cx.now, fetch))).await.ok()?,
         None => None,
     };
     // Without a fetch that goes on, what is stored is what there is.
@@ -341,7 +341,7 @@ async fn stream_json(api: &Api, name: &str) -> Option<Value> {
         "have_bytes": blocks(have),
         "total_bytes": blocks(data),
         "asked_bytes": blocks(buffer.as_ref().map_or(0, |buffer| buffer.asked_blocks)),
-        "playing_at_bytes": state.read_to,
+        "playing_at_bytes": state.playing_at,
         "ahead_s": buffer.as_ref().and_then(|buffer| buffer.ahead).map(|ahead| ahead.as_secs().min(86_400)),
         "sources": buffer.as_ref().map_or(0, |buffer| buffer.sessions),
         "span_bytes": blocks(geometry.map_or(0, |g| Spans::of(g).blocks())),

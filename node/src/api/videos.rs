@@ -250,7 +250,7 @@ async fn store_publication(api: Api, meta: Meta, audience: Audience, body: Body)
                 tags: about.tags.clone(),
                 mime: stored.mime.clone(),
                 bytes: stored.len,
-                duration_s: 0,
+                duration_s: stored.duration_s,
                 blocks: stored.geometry.data_count(),
                 audience: Some(audience),
                 created_s: now_s,

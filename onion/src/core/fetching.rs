@@ -4,7 +4,7 @@ use super::circuits::OWN;
 use super::*;
 use crate::fetch::{Over, Place, Progress};
 use crate::schedule::Flow;
-use crate::session::Message;
+use crate::session::{Have, Message};
 use crate::tunnel::{ONION, Role, Source, SourceState};
 
 /// The next source is asked when one has not answered for so long (decision 19).
@@ -196,14 +196,14 @@ impl Core {
     }
 
     /// What is on its way, and how much is here ahead of the reader with the least.
-    pub fn fetch_buffer(&self, id: FetchId) -> Option<FetchBuffer> {
+    pub fn fetch_buffer(&self, now: Now, id: FetchId) -> Option<FetchBuffer> {
         let fetch = &self.fetches.get(&id)?.fetch;
         let received = fetch.received();
         Some(FetchBuffer {
             spans: fetch.span_map(),
             asked_blocks: fetch.asked_count() as u64,
             sessions: fetch.session_ids().len(),
-            ahead: fetch.buffered(),
+            ahead: fetch.buffered(now.at),
             wasted_blocks: received.wasted,
         })
     }
@@ -447,6 +447,7 @@ impl Core {
             return self.end_tunnel(now, conn, circ, true);
         };
         let had_enough = !state.may_ask_more();
+        let has_all = matches!(message, Message::Have(Have::All));
         let result = state.fetch.message(now.at, (conn, circ), message);
         if had_enough && state.may_ask_more() {
             state.next_attempt = state.next_attempt.max(now.at);
@@ -466,6 +467,9 @@ impl Core {
                         },
                     ));
                 }
+                if has_all {
+                    self.end_detours(now, conn, circ, id);
+                }
                 self.ask_session(now, conn, circ, id);
                 self.pass_news(now, id);
             }
@@ -476,6 +480,25 @@ impl Core {
                 }
                 self.attempt(now, id);
             }
+        }
+    }
+
+    /// A friend gives all of it directly: what others send through that friend takes the same link.
+    fn end_detours(&mut self, now: Now, conn: ConnId, circ: CircId, id: FetchId) {
+        let Some(state) = self.fetches.get(&id) else { return };
+        let Some(direct) = state.sources.iter().find(|s| s.links == 1 && s.uses((conn, circ))) else {
+            return;
+        };
+        let detours = state.sources.iter().filter(|s| s.links == 2 && s.friend == direct.friend);
+        let tunnels: Vec<(ConnId, CircId)> = detours
+            .filter_map(|s| match s.state {
+                SourceState::Asked(at) | SourceState::Open(at) => Some(at),
+                _ => None,
+            })
+            .collect();
+        for (conn, circ) in tunnels {
+            self.end_tunnel(now, conn, circ, true);
+            self.session_gone(now, conn, circ, id, Gone::Lost);
         }
     }
 

@@ -266,9 +266,10 @@ impl Core {
                 Position::Data(index) if !serving.spans.contains(index) => {
                     answers.push(Message::Lack(want.position));
                 }
-                _ => answers.extend(serving.want(now.at, want, crowd).map(Message::Later)),
+                _ => serving.want(now.at, want),
             }
         }
+        answers.extend(serving.put_off(now.at, crowd).into_iter().map(Message::Later));
         if serving.waiting() > MAX_WANTED {
             return Err(Broken);
         }
@@ -296,7 +297,7 @@ impl Core {
         let root = serving.root;
         let crowd = crowds.entry(root).or_default();
         crowd.gate.note(now.at, (conn, circ), ahead);
-        let most = SERVE_AHEAD.min(per_friend / open.account.serving.max(1));
+        let most = SERVE_AHEAD.min(per_friend / open.account.serving.max(1)).min(crowd.gate.ahead());
         if serving.waiting() == 0 || (ahead > 0 && ahead + SEALED_LEN > most) {
             return false;
         }
@@ -317,8 +318,12 @@ impl Core {
         }
         // Who holds parts of it serves by deadline alone.
         let whole = held.get(&root).is_some_and(Held::is_whole);
-        let Some(position) = serving.next_wanted(now.at, crowd.of_all_mut(whole)) else { return false };
-        serving.reading.push_back((position, None));
+        // Others may have been given it since it was asked for.
+        let later = serving.put_off(now.at, crowd.of_all(whole));
+        let next = serving.next_wanted(now.at, crowd.of_all_mut(whole));
+        serving.reading.extend(next.map(|position| (position, None)));
+        later.into_iter().for_each(|position| self.say(now, conn, circ, Message::Later(position)));
+        let Some(position) = next else { return false };
         if self.holding(&root).is_some_and(|holding| holding.has(position)) {
             let crowd = self.crowds.entry(root).or_default();
             crowd.gate.note(now.at, (conn, circ), ahead + SEALED_LEN);

@@ -188,11 +188,13 @@ impl Core {
         if !request.sealed || request.hops_left == 0 {
             return if here { self.hold_out(now, conn, circ, asker, root, request) } else { None };
         }
-        // Who asks for others' copies gets this one once: first if it is whole, else if there is no other.
-        let here = here && !self.serves_on(conn, root);
+        // Who asks for others' copies gets this one once: if it is whole, and then the link can bring no
+        // more, or if there is no other.
+        let again = self.serves_on(conn, root);
         if here && self.holds_all(&root) {
-            return self.hold_out(now, conn, circ, asker, root, request);
+            return if again { None } else { self.hold_out(now, conn, circ, asker, root, request) };
         }
+        let here = here && !again;
         let passed = self.pass(now, conn, circ, asker, root, request);
         if passed.is_none() && here {
             return self.hold_out(now, conn, circ, asker, root, request);

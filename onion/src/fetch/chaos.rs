@@ -203,7 +203,7 @@ proptest! {
                 }
                 1 if n % 4 == 0 => nth.into_iter().for_each(|id| play.close(id)),
                 2 => {
-                    let place = Place { block: n % BLOCKS, pace: 200_000 + n % 1_000_000 };
+                    let place = Place { in_hand: Duration::from_millis(n % 30_000), ..Place::new(n % BLOCKS, 200_000 + n % 1_000_000) };
                     play.fetch.set_reader(play.now, n % 2, (n % 5 > 0).then_some(place));
                     play.ask();
                 }

@@ -17,22 +17,30 @@ pub struct Place {
     pub block: u64,
     /// Bytes a second that it goes through.
     pub pace: u64,
+    /// How much it has in hand before it needs that block.
+    pub in_hand: Duration,
 }
 
 impl Place {
     /// A place in something of unknown length: four megabits a second.
     pub const fn unpaced(block: u64) -> Self {
-        Self { block, pace: 500_000 }
+        Self::new(block, 500_000)
+    }
+
+    /// A place with nothing in hand.
+    pub const fn new(block: u64, pace: u64) -> Self {
+        Self { block, pace, in_hand: Duration::ZERO }
     }
 
     /// When a reader who goes on from here needs a block.
     fn due(&self, block: u64) -> Duration {
         let ahead = block.saturating_sub(self.block) as f64;
-        Duration::from_secs_f64((ahead * SEALED_LEN as f64 / self.pace.max(1) as f64).min(1e6))
+        self.in_hand + Duration::from_secs_f64((ahead * SEALED_LEN as f64 / self.pace.max(1) as f64).min(1e6))
     }
 
     /// Blocks that it needs within so much time.
     fn within(&self, time: Duration) -> u64 {
+        let time = time.saturating_sub(self.in_hand);
         (time.as_secs_f64() * self.pace as f64 / SEALED_LEN as f64).ceil().min(1e9) as u64
     }
 }
@@ -41,6 +49,8 @@ impl Place {
 pub(super) struct Reader {
     pub(super) id: u64,
     pub(super) place: Place,
+    /// When it stood there.
+    at: Duration,
 }
 
 /// A block to ask for: when it is due, if a reader needs it soon, and from whom it is taken back.
@@ -67,6 +77,10 @@ const CALM: Duration = Duration::from_secs(5);
 const RARE_SHARE: u64 = 4;
 /// With less than this ahead a reader waits, or is about to.
 const STARVED: Duration = Duration::from_secs(1);
+/// All that it needs within this is due at once then.
+const CATCH_UP: Duration = Duration::from_secs(2);
+/// What is due soon is left to holders of parts if twice what they take, and this, is soon enough.
+const SPARE: Duration = Duration::from_secs(1);
 /// Of so many blocks one is asked of a complete holder although a holder of parts has it.
 const COMPLETE_SHARE: u64 = 20;
 /// Holders of parts together suffice when they bring this much of what the complete one would, or of the
@@ -89,6 +103,8 @@ const TOO_LONG: Duration = Duration::from_secs(8);
 /// there.
 const TAKEOVER: Duration = Duration::from_millis(500);
 const SILENT: Duration = Duration::from_secs(2);
+/// A reader that moves on by fewer blocks goes on reading; else it has gone elsewhere.
+const STRIDE: u64 = 64;
 /// Blocks of a window that are looked at for one request.
 const MAX_LOOKED_AT: usize = 512;
 /// Deadlines are looked at so often while something else than an arrival may decide.
@@ -103,34 +119,82 @@ impl Fetch {
             self.moved_at = Some(now);
         }
         match place {
-            Some(place) => self.readers.push(Reader { id, place }),
-            None => self.last_place = before.or(self.last_place),
+            Some(place) => self.readers.push(Reader { id, place, at: now }),
+            None => {
+                let before = before.map(|place| Place { in_hand: Duration::ZERO, ..place });
+                self.last_place = before.or(self.last_place);
+            }
+        }
+        let goes_on = |before: Place| {
+            place.is_some_and(|place| (before.block..before.block + STRIDE).contains(&place.block))
+        };
+        if !before.is_some_and(goes_on) {
+            self.forsake(now);
         }
     }
 
+    /// What was asked for by deadline and no reader needs soon any more is taken back, where it waits: it
+    /// would come before what is needed now.
+    fn forsake(&mut self, now: Duration) {
+        if self.whole {
+            return;
+        }
+        let time = self.window();
+        let wanted: Vec<_> =
+            self.places(now).map(|p| p.block..p.block.saturating_add(p.within(time).max(1))).collect();
+        let of_no_use = |position: &Position| match position {
+            Position::Data(index) => !wanted.iter().any(|range| range.contains(index)),
+            _ => false,
+        };
+        let mut back = Vec::new();
+        for (position, asked) in self.asked.iter().filter(|(position, _)| of_no_use(position)) {
+            for id in [Some(asked.first), asked.second].into_iter().flatten() {
+                let waits = self.sessions.get(&id).is_some_and(|s| s.waits_by_deadline(now, *position));
+                back.extend(waits.then_some((*position, id)));
+            }
+        }
+        for (position, id) in back {
+            if self.sessions.get_mut(&id).is_some_and(|s| s.release(now, position))
+                && !self.asked.get_mut(&position).is_some_and(|asked| asked.drop(id))
+            {
+                self.asked.remove(&position);
+            }
+        }
+    }
+
+    /// How far ahead readers are served by deadline.
+    fn window(&self) -> Duration {
+        let slowest = self.sessions.values().map(|s| s.round_trip).max().unwrap_or_default();
+        WINDOW.max(slowest * WINDOW_TRIPS)
+    }
+
     /// What was read last, or is read: the last reader first. Where nobody reads yet, it will be from
-    /// the beginning.
-    fn places(&self) -> impl Iterator<Item = Place> + '_ {
+    /// the beginning. What readers have in hand they use up.
+    fn places(&self, now: Duration) -> impl Iterator<Item = Place> + '_ {
         let gone = self.readers.is_empty() && !self.whole;
         let rest = gone.then(|| self.last_place.unwrap_or(Place::unpaced(0)));
-        self.readers.iter().rev().map(|reader| reader.place).chain(rest)
+        let aged = move |reader: &Reader| {
+            let in_hand = reader.place.in_hand.saturating_sub(now.saturating_sub(reader.at));
+            Place { in_hand, ..reader.place }
+        };
+        self.readers.iter().rev().map(aged).chain(rest)
     }
 
     pub(super) fn first_missing(&self) -> Option<u64> {
         let end = self.geometry()?.data_count();
-        let from = self.places().next().map_or(0, |place| place.block).min(end);
+        let from = self.places(Duration::ZERO).next().map_or(0, |place| place.block).min(end);
         self.have.next_empty(from, end).or_else(|| self.have.next_empty(0, from))
     }
 
     /// How much is here ahead of the reader with the least.
-    pub fn buffered(&self) -> Option<Duration> {
+    pub fn buffered(&self, now: Duration) -> Option<Duration> {
         let geometry = self.geometry()?;
         let end = geometry.data_count();
         let ahead = |place: Place| match self.have.next_empty(place.block.min(end), end) {
             Some(missing) => place.due(missing),
             None => Duration::MAX,
         };
-        self.readers.iter().map(|reader| ahead(reader.place)).min()
+        self.places(now).take(self.readers.len()).map(ahead).min()
     }
 
     pub(super) fn pick(&mut self, now: Duration, geometry: Geometry, id: SessionId) -> Option<Pick> {
@@ -143,7 +207,7 @@ impl Fetch {
         let ahead = self.may_go_ahead(now);
         if ahead
             && self.picks.is_multiple_of(RARE_SHARE)
-            && self.buffered().is_some_and(|buffered| buffered >= CALM)
+            && self.buffered(now).is_some_and(|buffered| buffered >= CALM)
             && let Some(pick) = self.pick_ahead(now, geometry, id)
         {
             return Some(pick);
@@ -161,9 +225,8 @@ impl Fetch {
     // By deadline.
 
     fn pick_due(&self, now: Duration, geometry: Geometry, id: SessionId) -> Option<Pick> {
-        let slowest = self.sessions.values().map(|s| s.round_trip).max().unwrap_or_default();
-        let time = WINDOW.max(slowest * WINDOW_TRIPS);
-        self.places().find_map(|place| {
+        let time = self.window();
+        self.places(now).find_map(|place| {
             let end = place.block.saturating_add(place.within(time)).min(geometry.data_count());
             self.pick_in_window(now, geometry, id, place, end)
         })
@@ -181,7 +244,7 @@ impl Fetch {
         let mut next = self.have.next_empty(place.block, end);
         // A reader that is about to wait goes on when it has a few seconds again: they are all due.
         let waits = next.is_some_and(|index| place.due(index) < STARVED);
-        let needs = if waits { CALM } else { Duration::ZERO };
+        let needs = if waits { CATCH_UP } else { Duration::ZERO };
         for _ in 0..MAX_LOOKED_AT {
             let Some(index) = next else { break };
             next = self.have.next_empty(index + 1, end);
@@ -285,10 +348,9 @@ impl Fetch {
         let exempt = (self.seed ^ index).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         if self.rules.parts_first
             && !session.is_partial()
-            && due.is_none_or(|due| due >= URGENT)
             && !exempt.is_multiple_of(COMPLETE_SHARE)
-            && others().any(|o| o.is_partial() && o.takes(now, due) < due.unwrap_or(TOO_LONG).min(TOO_LONG))
-            && self.parts_suffice(session)
+            && others().any(|other| other.is_partial() && is_in_time(other.takes(now, due), due))
+            && (!self.whole || self.parts_suffice(now, session))
         {
             return true;
         }
@@ -300,9 +362,9 @@ impl Fetch {
 
     /// Whether holders of parts bring enough together that a complete one is spared: as much as readers
     /// go through, and some, or at least half of what it would bring.
-    fn parts_suffice(&self, complete: &Session) -> bool {
+    fn parts_suffice(&self, now: Duration, complete: &Session) -> bool {
         let parts: f64 = self.sessions.values().filter(|s| s.is_partial()).map(Session::rate).sum();
-        let pace = self.places().map(|place| place.pace).max().unwrap_or_default() as f64;
+        let pace = self.places(now).map(|place| place.pace).max().unwrap_or_default() as f64;
         parts >= complete.rate() * PARTS_OF_COMPLETE || !self.whole && parts >= pace * PARTS_OF_PACE
     }
 
@@ -313,7 +375,7 @@ impl Fetch {
         if self.whole {
             return true;
         }
-        let pace = self.places().map(|place| place.pace).max().unwrap_or_default();
+        let pace = self.places(now).map(|place| place.pace).max().unwrap_or_default();
         let a_second = (AHEAD * pace as f64 / SEALED_LEN as f64).max(0.1);
         let (blocks, at) = self.ahead;
         let passed = now.saturating_sub(at).as_secs_f64();
@@ -332,7 +394,7 @@ impl Fetch {
     fn pick_ahead(&mut self, now: Duration, geometry: Geometry, id: SessionId) -> Option<Pick> {
         let found = match self.rules.rarest && self.sessions.values().any(Session::is_partial) {
             true => self.pick_rarest(now, geometry, id),
-            false => self.pick_in_order(geometry, id),
+            false => self.pick_in_order(now, geometry, id),
         };
         if found.is_some() && !self.whole {
             self.ahead.0 -= 1.0;
@@ -340,9 +402,9 @@ impl Fetch {
         found.map(|position| Pick::new(position, None))
     }
 
-    fn pick_in_order(&mut self, geometry: Geometry, id: SessionId) -> Option<Position> {
+    fn pick_in_order(&mut self, now: Duration, geometry: Geometry, id: SessionId) -> Option<Position> {
         let end = geometry.data_count();
-        let from = self.places().next().map(|place| place.block);
+        let from = self.places(now).next().map(|place| place.block);
         let found = from.and_then(|from| self.next_free(geometry, from, end, id));
         let found = found.or_else(|| self.next_free(geometry, self.cursor, end, id));
         let found = found.or_else(|| self.next_free(geometry, 0, self.cursor.min(end), id));
@@ -395,7 +457,7 @@ impl Fetch {
     /// The span that fewest sessions have; nearer ones, and then by chance, among equals.
     fn rarest_span(&self, now: Duration, geometry: Geometry, id: SessionId) -> Option<(u64, Position)> {
         let mut best: Option<(f64, u64, Position)> = None;
-        let place = self.places().next();
+        let place = self.places(now).next();
         let mine = self.sessions.get(&id)?;
         let maps: Vec<Option<&[u8]>> = self.sessions.values().map(|s| span_map(&s.has)).collect();
         let spans = Spans::of(geometry);
@@ -446,7 +508,7 @@ impl Fetch {
             let spares = session.is_partial()
                 || !other.is_partial()
                 || takes > TOO_LONG
-                || !self.parts_suffice(session);
+                || !self.parts_suffice(now, session);
             let may = waits || self.may_ask_twice();
             let late = may && takes > mine * 2 + if waits { TAKEOVER } else { SILENT };
             let from = (first == *position && waits).then_some(asked.first);
@@ -463,7 +525,7 @@ impl Fetch {
         if session.takes(now, None) >= TOO_LONG {
             return;
         }
-        let place = self.places().next();
+        let place = self.places(now).next();
         let urgent = |index: u64| place.is_some_and(|p| index >= p.block && p.due(index) < URGENT);
         let mut back = Vec::new();
         let Some(all) = self.geometry().map(Spans::of) else { return };
@@ -486,6 +548,15 @@ impl Fetch {
                 self.asked.remove(&position);
             }
         }
+    }
+}
+
+/// Whether it is soon enough when a holder of parts takes so long, with time to spare for what is due soon.
+fn is_in_time(takes: Duration, due: Option<Duration>) -> bool {
+    match due {
+        None => takes < TOO_LONG,
+        Some(due) if due < URGENT => takes * 2 + SPARE < due,
+        Some(due) => takes < due.min(TOO_LONG),
     }
 }
 

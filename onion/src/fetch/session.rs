@@ -18,9 +18,8 @@ const MAX_RELEASED: usize = 128;
 const RELEASED_FOR: Duration = Duration::from_secs(600);
 /// Blocks that a holder of parts said it has, and had not, before it is left.
 const MAX_LACKS: usize = 16;
-/// What a holder puts off is asked of it again after this, at most so many blocks at a time.
+/// A span of which a holder puts a block off is asked of it again after this.
 const LATER: Duration = Duration::from_secs(15);
-const MAX_LATER: usize = 4096;
 /// A holder of which nothing is known yet brings so much a round trip.
 const FIRST_BLOCKS: f64 = 4.0;
 /// What a measurement counts for after each later one.
@@ -58,8 +57,8 @@ pub(super) struct Session {
     released: VecDeque<(Position, Duration)>,
     /// To be taken back with the next message.
     pub(super) cancels: Vec<Position>,
-    /// What it put off, and until when.
-    later: BTreeMap<Position, Duration>,
+    /// Spans that it put off, and until when.
+    later: BTreeMap<u64, Duration>,
     /// What it said it has, and had not.
     lacks: BTreeSet<Position>,
     pub(super) last_arrival: Duration,
@@ -121,8 +120,11 @@ impl Session {
             Has::Untold | Has::All => true,
             Has::Spans(map) => self.spans.is_none_or(|spans| has_span(map, spans.of_block(index))),
         };
-        let position = Position::Data(index);
-        span && !self.lacks.contains(&position) && !self.later.contains_key(&position)
+        span && !self.lacks.contains(&Position::Data(index)) && !self.is_later(index)
+    }
+
+    fn is_later(&self, index: u64) -> bool {
+        self.spans.is_some_and(|spans| self.later.contains_key(&spans.of_block(index)))
     }
 
     /// Whether it may be asked for a block at all.
@@ -173,14 +175,11 @@ impl Session {
         self.later.retain(|_, until| *until > now);
         // What was taken back meanwhile, and perhaps asked for again, is no fault of the holder's.
         let taken_back = self.released.iter().any(|(released, _)| *released == position);
-        if !matches!(position, Position::Data(_))
-            || self.owed.get(&position).is_some_and(hurries) && !taken_back
-        {
+        let (Position::Data(index), Some(spans)) = (position, self.spans) else { return false };
+        if self.owed.get(&position).is_some_and(hurries) && !taken_back {
             return false;
         }
-        if self.later.len() < MAX_LATER {
-            self.later.insert(position, now + LATER);
-        }
+        self.later.insert(spans.of_block(index), now + LATER);
         true
     }
 
@@ -196,7 +195,7 @@ impl Session {
 
     /// Whether it may be asked for a block that a reader needs soon.
     pub(super) fn has_due(&self, index: u64) -> bool {
-        self.has_data(index) || self.later.contains_key(&Position::Data(index))
+        self.has_data(index) || self.is_later(index)
     }
 
     /// It has not what it was asked for. False: it is of no use.
@@ -338,6 +337,12 @@ impl Session {
     fn time_for(&self, blocks: usize) -> Duration {
         let seconds = blocks as f64 * SEALED_LEN as f64 / self.rate();
         Duration::from_secs_f64(seconds.min(3600.0)).max(self.round_trip)
+    }
+
+    /// Whether it owes a block by its deadline and others before it.
+    pub(super) fn waits_by_deadline(&self, now: Duration, position: Position) -> bool {
+        let has_deadline = self.owed.get(&position).is_some_and(|owed| owed.due != Duration::MAX);
+        has_deadline && self.takes_for(now, position).is_some_and(|(_, waits)| waits)
     }
 
     /// How long a block that it owes takes from now on, and whether others are before it.

@@ -906,7 +906,7 @@ fn step(world: &mut World, r: &mut Reader<'_>) -> Result<(), DecodeError> {
                         world.cores[0].fetch_stored(now, *id);
                     }
                     3 => {
-                        let place = (n > 9).then_some(Place { block: n.into(), pace: u64::from(n) << 12 });
+                        let place = (n > 9).then_some(Place::new(n.into(), u64::from(n) << 12));
                         world.cores[0].set_reader(now, *id, 1, place);
                         world.cores[0].set_whole(now, *id, n & 16 == 0);
                     }
