@@ -788,6 +788,71 @@ mod tests {
     }
 
     #[test]
+    fn who_has_nothing_leaves_it_to_another() {
+        let object = object(3);
+        let mut fetch = Fetch::new(object.0.verify_cap());
+        let now = Duration::ZERO;
+        fetch.session_opened(now, (1, 1));
+        let start = fetch.session_opened(now, (2, 2));
+        assert!(matches!(start, Message::Start { resume: true, count: 0, .. }));
+        assert_eq!(fetch.message(now, (1, 1), Message::Lack(Position::Root)).unwrap_err(), Over::Gone);
+        fetch.session_closed((1, 1));
+        let mut left = 100;
+        while let Some(Message::Want(wants)) = fetch.next_wants(now, (2, 2)) {
+            for want in wants {
+                let block = Message::Block(want.position, object.1[&want.position].clone());
+                assert!(fetch.message(now, (2, 2), block).unwrap().is_some());
+                fetch.written();
+            }
+            left -= 1;
+            assert!(left > 0);
+        }
+        assert!(fetch.is_complete());
+    }
+
+    /// A fetch of five hundred blocks whose session has brought what comes first.
+    fn reading(place: Place) -> Fetch {
+        let (mut fetch, _) = begun(&object(500), |_| true);
+        (0..MAX_UNWRITTEN).for_each(|_| fetch.written());
+        fetch.set_whole(Duration::ZERO, false);
+        fetch.set_reader(Duration::ZERO, 1, Some(place));
+        fetch
+    }
+
+    fn wants(fetch: &mut Fetch, now: Duration) -> Vec<(u64, u16)> {
+        let Some(Message::Want(wants)) = fetch.next_wants(now, (1, 1)) else { panic!("it wants nothing") };
+        wants.iter().map(|want| (want.position.index(), want.deadline_ms)).collect()
+    }
+
+    #[test]
+    fn a_reader_who_goes_elsewhere_takes_its_requests_back() {
+        let now = Duration::ZERO;
+        let mut fetch = reading(Place::unpaced(100));
+        let asked = wants(&mut fetch, now);
+        assert_eq!(asked[..2], [(100, 0), (101, 0)]);
+        fetch.set_reader(now, 1, Some(Place::unpaced(101)));
+        assert!(fetch.taking_back().is_empty(), "it goes on");
+        fetch.set_reader(now, 1, Some(Place::unpaced(300)));
+        let Some(Message::Cancel(back)) = fetch.next_wants(now, (1, 1)) else {
+            panic!("nothing is taken back")
+        };
+        // What is next there is on its way already.
+        let rest: Vec<u64> = asked[1..].iter().map(|(index, _)| *index).collect();
+        assert_eq!(back.iter().map(|position| position.index()).collect::<Vec<_>>(), rest);
+        assert_eq!(wants(&mut fetch, now)[0], (300, 0));
+    }
+
+    #[test]
+    fn what_a_player_has_in_hand_is_due_later_and_runs_out() {
+        let in_hand = Duration::from_secs(6);
+        let place = Place { in_hand, ..Place::new(100, 65_552) };
+        assert_eq!(wants(&mut reading(place), Duration::ZERO)[..2], [(100, 6_000), (101, 7_000)]);
+        let mut fetch = reading(place);
+        assert_eq!(fetch.buffered(Duration::from_secs(2)), Some(Duration::from_secs(4)));
+        assert_eq!(wants(&mut fetch, Duration::from_secs(2))[..2], [(100, 4_000), (101, 5_000)]);
+    }
+
+    #[test]
     fn silence_is_noticed() {
         let (cap, _) = object(2);
         let mut fetch = Fetch::new(cap.verify_cap());

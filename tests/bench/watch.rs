@@ -463,7 +463,7 @@ fn leaves(viewers: usize, table: &mut Table) {
     let before = sent(&publisher);
     let enough = 1.2 * (SWARM_RATE * SWARM_S) as f64;
     let watched = all_watch(&nodes, &id, || {
-        wait_until(STEP * 10, "it has sent 1.2 copies", || sent(&publisher) - before >= enough);
+        wait_until(STEP * 2, "it has sent 1.2 copies", || sent(&publisher) - before >= enough);
         publisher.kill9();
     });
     let share = watched.iter().filter(|(all, _)| *all).count() as f64 / viewers as f64;

@@ -163,6 +163,27 @@ fn what_began_through_circuits_stays_there() {
     });
 }
 
+/// What comes through circuits shows in nothing that is given to friends while it comes.
+#[test]
+fn parts_that_come_through_circuits_are_given_to_nobody() {
+    let mut world = World::ring(1, 7, quick());
+    let cap = world.publish(0, "Otters", 30_000_000, Audience::Fof);
+    assert!(world.run_until(MINUTE, |w| [1, 2].into_iter().all(|id| w.distance(id, &cap).is_some())));
+    world.wait_for_circuits(2, ALL);
+    (1..3).for_each(|id| world.listen(id, false));
+    world.fetch(2, &cap, Route::Onion);
+    let half = |w: &World| {
+        let fetch = w.nodes[2].fetches[&cap.root].id;
+        w.nodes[2].core().fetch_progress(fetch).is_some_and(|(have, all)| have > all / 10)
+    };
+    assert!(world.run_until(5 * MINUTE, half));
+    world.fetch(1, &cap, Route::Auto);
+    world.run(SECOND);
+    assert_eq!(world.outcome(2, &cap), None, "it has parts");
+    assert!(world.count_heard(2, 1, Command::TunOpen) > 0, "it is asked for them");
+    assert_eq!(world.count_heard(1, 2, Command::Data), 0);
+}
+
 // A first relay that is all three.
 
 const ROGUE: NodeId = 7;

@@ -1,9 +1,11 @@
 //! Swarms of viewers, with the shipped decisions, and fetches over long paths. The full tables:
 //! `cargo run --release -p kith-tests --example tables -- --table swarm`.
 
+use kith_crypto::content::ReadCap;
 use kith_onion::catalogue::Audience;
+use kith_onion::cell::Command;
 use kith_onion::fetch::{Place, Rules};
-use kith_onion::{Rates, Route};
+use kith_onion::{CircuitSettings, Privacy, Rates, Route};
 use kith_tests::sim::{Mischief, Outcome, Quality, World, seeds};
 use kith_tests::swarm::{Leaves, Scenario, play};
 use std::time::Duration;
@@ -156,4 +158,92 @@ fn a_paused_reader_does_not_lose_its_fetch() {
     read(&mut world, before);
     world.run(MINUTE);
     assert!(have(&world) > before + 20, "{before} {}", have(&world));
+}
+
+/// Three friends of each other behind slow links: 0 publishes.
+fn three(seed: u64, modes: [Privacy; 3]) -> (World, ReadCap) {
+    let mut world = World::with_nodes(seed, 3);
+    world.quality = Quality { latency: Duration::from_millis(20), bandwidth: 200_000, buffer: 64 * 1024 };
+    let circuits = CircuitSettings { relay: false, ..World::quick_circuits() };
+    (0..3).for_each(|id| world.set_circuits(id, modes[id], circuits));
+    [(0, 1), (0, 2), (1, 2)].into_iter().for_each(|(a, b)| world.link(a, b));
+    let cap = world.publish(0, "film", 8_000_000, Audience::Fof);
+    assert!(world.run_until(MINUTE, |w| (1..3).all(|id| w.distance(id, &cap).is_some())));
+    (1..3).for_each(|id| world.listen(id, false));
+    (world, cap)
+}
+
+/// Who watches shows it to friends in `fast` alone: by what is asked of them and by what is given to them.
+#[test]
+fn parts_are_sought_and_given_in_fast_alone() {
+    use Privacy::{Fast, Normal, Strict};
+    for (holder, asker) in [(Fast, Fast), (Normal, Fast), (Strict, Fast), (Fast, Normal)] {
+        let (mut world, cap) = three(1, [Fast, holder, asker]);
+        world.fetch(1, &cap, Route::Direct);
+        world.run(Duration::from_secs(8));
+        world.fetch(2, &cap, Route::Direct);
+        world.run(Duration::from_secs(8));
+        assert_eq!((world.outcome(1, &cap), world.outcome(2, &cap)), (None, None), "both have parts");
+        let asked = world.count_heard(1, 2, Command::TunOpen);
+        assert_eq!(asked > 0, asker == Fast, "{holder:?} {asker:?}: asked {asked} times");
+        let given = world.count_heard(2, 1, Command::Data);
+        let gives = holder == Fast && asker == Fast;
+        assert!(if gives { given > 100 } else { given == 0 }, "{holder:?} {asker:?}: {given} cells");
+        if gives {
+            // Who leaves `fast` gives no more.
+            world.set_circuits(1, Normal, CircuitSettings { relay: false, ..World::quick_circuits() });
+            world.run(Duration::from_secs(3)); // what is on its way arrives
+            let before = world.count_heard(2, 1, Command::Data);
+            world.run(Duration::from_secs(5));
+            // What it still asks for takes a cell now and then.
+            let more = world.count_heard(2, 1, Command::Data) - before;
+            assert!(more < given / 8, "{more} cells");
+        }
+    }
+}
+
+/// A friend who has all of it gives it over the one link that there is, and does not ask the publisher for
+/// the same besides; one who has parts does.
+#[test]
+fn a_common_friend_passes_on_what_it_cannot_give() {
+    for all in [true, false] {
+        for route in [Route::Auto, Route::Fof] {
+            let mut world = World::with_nodes(2, 3);
+            world.quality = Quality { bandwidth: 400_000, ..Quality::default() };
+            let circuits = CircuitSettings { relay: false, ..World::quick_circuits() };
+            (0..3).for_each(|id| world.set_circuits(id, Privacy::Fast, circuits));
+            [(0, 1), (1, 2)].into_iter().for_each(|(a, b)| world.link(a, b));
+            let cap = world.publish(0, "film", 8_000_000, Audience::Fof);
+            assert!(world.run_until(MINUTE, |w| w.distance(2, &cap).is_some()));
+            world.fetch(1, &cap, Route::Direct);
+            world.run(if all { MINUTE } else { Duration::from_secs(5) });
+            assert_eq!(world.outcome(1, &cap).is_some(), all);
+            world.listen(0, false);
+            assert_eq!(world.fetch_now(2, &cap, route, MINUTE), Outcome::Complete);
+            let passed = world.count_heard(0, 1, Command::TunOpen);
+            assert_eq!(passed > 0, !all, "{route:?}: passed on {passed} times");
+        }
+    }
+}
+
+/// Three viewers whose lines trickle hold nobody else up.
+#[test]
+fn slow_viewers_do_not_keep_a_quick_one_waiting() {
+    let time = |slow: bool| {
+        let mut world = World::with_nodes(3, 5);
+        let quality = |bandwidth| Quality { bandwidth, ..Quality::default() };
+        world.quality = quality(20_000);
+        (1..4).for_each(|id| world.link(0, id));
+        world.quality = quality(1_000_000);
+        world.link(0, 4);
+        let cap = world.publish(0, "film", 6_000_000, Audience::Friends);
+        assert!(world.run_until(MINUTE, |w| (1..5).all(|id| w.distance(id, &cap).is_some())));
+        (1..4).filter(|_| slow).for_each(|id| world.fetch(id, &cap, Route::Direct));
+        world.run(Duration::from_secs(10));
+        let begun = world.now;
+        assert_eq!(world.fetch_now(4, &cap, Route::Direct, 2 * MINUTE), Outcome::Complete);
+        (world.now - begun).as_secs_f64()
+    };
+    let (alone, beside) = (time(false), time(true));
+    assert!(beside < alone * 1.5, "{beside:.1} s beside slow ones, {alone:.1} s alone");
 }
