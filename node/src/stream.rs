@@ -29,6 +29,8 @@ use tokio::sync::mpsc;
 pub const LIFETIME: Duration = Duration::from_secs(12 * 3600);
 /// Addresses at once; the oldest goes when there are more.
 const MAX_STREAMS: usize = 64;
+/// Old addresses are looked for so often.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// An address that works once waits at most so long for that.
 const DOOR_LIFE: Duration = Duration::from_secs(60);
 /// Types that are shown in place; everything else is a download.
@@ -79,7 +81,18 @@ pub struct Streams {
 impl Streams {
     /// No addresses yet; `addr` is where they will be served.
     pub fn new(store: Arc<Store>, commands: mpsc::Sender<Command>, tasks: Tasks, addr: SocketAddr) -> Self {
-        Self { streams: Arc::default(), doors: Arc::default(), store, commands, tasks, addr }
+        let streams = Self { streams: Arc::default(), doors: Arc::default(), store, commands, tasks, addr };
+        let swept = streams.clone();
+        // What nobody looks at ends, too, and its fetch with it.
+        streams.tasks.spawn("end of old streams", async move {
+            loop {
+                tokio::time::sleep(SWEEP_EVERY).await;
+                if let Ok(mut streams) = swept.streams.lock() {
+                    streams.retain(|_, s| s.made.elapsed() < LIFETIME);
+                }
+            }
+        });
+        streams
     }
 
     /// Makes an address for a video.
@@ -177,7 +190,8 @@ impl Streams {
     pub fn router(self) -> Router {
         Router::new()
             .route("/media/{name}", get(media).head(media))
-            .route("/open/{door}", get(open_door))
+            // Whoever only asks what there is does not use it up.
+            .route("/open/{door}", get(open_door).head(|| async { refuse(StatusCode::METHOD_NOT_ALLOWED) }))
             .fallback(|| async { refuse(StatusCode::NOT_FOUND) })
             .layer(axum::middleware::from_fn_with_state(self.clone(), guard))
             .with_state(self)

@@ -371,11 +371,15 @@ pub(crate) struct FetchState {
     sources: Vec<Source>,
     /// Its spans that those know of who are served parts of it.
     spans_told: usize,
+    /// When they were told of them.
+    told_at: Duration,
     next_attempt: Duration,
     /// Last time that a block came, or that a source failed for the first time.
     alive_at: Duration,
     progressed: bool,
     sessions_used: BTreeSet<(FriendKey, u8, u8)>,
+    /// Blocks that came, by how many links away who gave them is.
+    brought: BTreeMap<u8, u64>,
     /// Ends of circuits that had nothing, and why the last one brought nothing.
     tried: BTreeSet<(crate::route::Pair, usize)>,
     /// All of them were asked once.

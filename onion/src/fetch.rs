@@ -428,6 +428,7 @@ impl Fetch {
     ) -> Result<Option<Progress>, Over> {
         let session = self.sessions.get_mut(&id).ok_or(Over::Gone)?;
         let turn = session.turn_of(position);
+        session.gives(position);
         let asked = session.answered(now, position).ok_or(Over::Lied)?;
         session.came(now, asked);
         let result = self.verified(id, turn, position, bytes);

@@ -246,11 +246,11 @@ impl InWindow {
         self.window.saturating_sub(self.granted + self.held)
     }
 
-    /// Credit to send now, if it is worth a cell: half a window, or anything when `tick` is due; at
-    /// most `most`. The window doubles when the sender ran dry and nothing piled up here. `paid`:
+    /// Credit to send now, if it is worth a cell: half a window; at a tick a quarter, or anything when the
+    /// peer may soon have none; at most `most`. The window doubles when the sender ran dry and nothing piled up here. `paid`:
     /// the caller charges a rate for it.
-    pub fn grant(&mut self, tick: bool, most: u32, paid: bool) -> Option<u16> {
-        if most == 0 || !self.would_grant(tick) {
+    pub fn grant(&mut self, now: Duration, tick: bool, most: u32, paid: bool) -> Option<u16> {
+        if most == 0 || !self.would_grant(now, tick) {
             return None;
         }
         if self.ran_dry && !self.slow && self.held <= self.window / 4 && self.window < self.most {
@@ -266,13 +266,21 @@ impl InWindow {
     }
 
     /// Whether [`InWindow::grant`] would give something.
-    pub const fn would_grant(&self, tick: bool) -> bool {
-        self.room() > 0 && (tick || self.room() >= self.window / 2)
+    pub fn would_grant(&self, now: Duration, tick: bool) -> bool {
+        self.room() > 0
+            && (self.room() >= self.window / 2
+                || tick && (self.room() >= self.window / 4 || self.is_short(now)))
     }
 
-    /// Whether anything waits to be granted.
-    pub const fn is_due(&self) -> bool {
-        self.room() > 0
+    /// Whether something is to be granted at a tick.
+    pub fn is_due(&self, now: Duration) -> bool {
+        self.would_grant(now, true)
+    }
+
+    /// At the pace of the last cells the peer uses up what it has before more could be there.
+    fn is_short(&self, now: Duration) -> bool {
+        let (since, cells) = self.round;
+        now.saturating_sub(since).saturating_mul(self.granted) <= QUICK_WINDOW * cells.max(1)
     }
 
     /// Cells that the peer may still send.
@@ -834,19 +842,45 @@ mod tests {
         }
         assert_eq!(w.arrived(Duration::ZERO), Err(Broken));
         w.consumed(WINDOW_START);
-        assert_eq!(w.grant(false, u32::MAX, false), Some(2 * WINDOW_START as u16));
+        assert_eq!(w.grant(Duration::ZERO, false, u32::MAX, false), Some(2 * WINDOW_START as u16));
         for _ in 0..16 {
             w.arrived(Duration::ZERO).unwrap();
         }
         w.consumed(16);
-        assert_eq!(w.grant(false, u32::MAX, false), None);
-        assert_eq!(w.grant(true, u32::MAX, false), Some(16), "no growth while credit was left");
+        assert_eq!(w.grant(Duration::ZERO, false, u32::MAX, false), None);
+        assert_eq!(
+            w.grant(Duration::ZERO, true, u32::MAX, false),
+            Some(16),
+            "no growth while credit was left"
+        );
         let mut slow = InWindow::default();
         for _ in 0..WINDOW_START {
             slow.arrived(Duration::ZERO).unwrap();
         }
         slow.consumed(16);
-        assert_eq!(slow.grant(false, u32::MAX, false), Some(16), "no growth while cells pile up here");
+        assert_eq!(
+            slow.grant(Duration::ZERO, false, u32::MAX, false),
+            Some(16),
+            "no growth while cells pile up here"
+        );
+    }
+
+    #[test]
+    fn a_slow_sender_costs_few_credits_and_a_quick_one_never_waits() {
+        // Cells one by one, and a tick after each.
+        let credits = |gap: Duration| {
+            let (mut w, mut now, mut given) = (InWindow::default(), Duration::from_secs(9), 0);
+            for _ in 0..800 {
+                now += gap;
+                w.arrived(now).unwrap();
+                w.consumed(1);
+                given += u32::from(w.grant(now, true, u32::MAX, false).is_some());
+            }
+            given
+        };
+        let slow = credits(Duration::from_millis(150));
+        assert!(slow <= 100, "{slow} credits for 800 cells");
+        assert!(credits(Duration::from_millis(2)) > 10);
     }
 
     #[test]
@@ -860,7 +894,7 @@ mod tests {
                     w.arrived(now).unwrap();
                 }
                 w.consumed(WINDOW_START / 2);
-                w.grant(true, u32::MAX, false);
+                w.grant(Duration::ZERO, true, u32::MAX, false);
                 now += gap;
             }
             w.window
@@ -878,23 +912,27 @@ mod tests {
             (0..n).for_each(|_| assert!(w.arrived(Duration::ZERO).is_ok()));
             w.consumed(n);
             w.waited(Duration::from_millis(delay), delays);
-            w.grant(true, u32::MAX, false)
+            w.grant(Duration::ZERO, true, u32::MAX, false)
         };
         assert_eq!(use_all(&mut w, 0), Some(64));
         assert_eq!(use_all(&mut w, 200), Some(64), "no growth with a delay");
         w.waited(Duration::from_millis(500), delays);
         (0..40).for_each(|_| assert!(w.arrived(Duration::ZERO).is_ok()));
         w.consumed(40);
-        assert_eq!(w.grant(true, u32::MAX, false), None, "24 are granted: more than the window now");
+        assert_eq!(
+            w.grant(Duration::ZERO, true, u32::MAX, false),
+            None,
+            "24 are granted: more than the window now"
+        );
         (0..24).for_each(|_| assert!(w.arrived(Duration::ZERO).is_ok()));
         assert!(w.arrived(Duration::ZERO).is_err());
         w.consumed(24);
-        assert_eq!(w.grant(true, u32::MAX, false), Some(WINDOW_MIN as u16));
+        assert_eq!(w.grant(Duration::ZERO, true, u32::MAX, false), Some(WINDOW_MIN as u16));
         assert_eq!(use_all(&mut w, 0), Some(32), "and grows when nothing waits");
         // What a rate allows is granted, the rest later; what was paid for is known.
         (0..32).for_each(|_| assert!(w.arrived(Duration::ZERO).is_ok()));
         w.consumed(32);
-        assert_eq!(w.grant(true, 5, true), Some(5));
+        assert_eq!(w.grant(Duration::ZERO, true, 5, true), Some(5));
         assert_eq!((w.paid(), w.granted()), (5, 5));
         assert_eq!(w.arrived(Duration::ZERO), Ok(false), "paid for");
         assert_eq!(InWindow::default().arrived(Duration::ZERO), Ok(true), "nobody paid for the first window");

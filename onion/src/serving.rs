@@ -163,10 +163,11 @@ impl<K: Ord + Copy> Gate<K> {
         busy < AT_ONCE.max((self.left.0 / SEALED_LEN as f64) as usize)
     }
 
-    /// Bytes that may wait to leave in one session: as much as left lately in all, and two blocks at least.
-    /// What waits there can be neither overtaken nor taken back.
-    pub fn ahead(&self) -> usize {
-        (self.left.0 as usize).max(2 * SEALED_LEN)
+    /// Bytes that may wait to leave in one session: as much as left lately in all, and a block at least; two
+    /// where it is the only one, so that its path is never idle. What waits there can be neither overtaken nor
+    /// taken back.
+    pub fn ahead(&self, sessions: usize) -> usize {
+        (self.left.0 as usize).max(if sessions > 1 { SEALED_LEN } else { 2 * SEALED_LEN })
     }
 
     /// How long each of so many sessions waits for its turn at the rate at which blocks left lately.

@@ -368,7 +368,7 @@ const SWARM_S: u64 = 600;
 /// All viewers come within this.
 const ARRIVE_S: f64 = 60.0;
 
-/// A publisher with four times the film's rate, and viewers with one and a half, who are friends of the
+/// A publisher who sends four times the film's rate, and viewers who send twice the rate, friends of the
 /// publisher and of the three before and the three after each.
 fn swarm(viewers: usize, title: &str) -> (Node, Vec<Node>, String) {
     let up = |name: &str, rate: u64| {
@@ -378,7 +378,7 @@ fn swarm(viewers: usize, title: &str) -> (Node, Vec<Node>, String) {
         node
     };
     let publisher = up("Ana", SWARM_RATE * 4);
-    let nodes: Vec<Node> = (0..viewers).map(|n| up(&format!("Viewer{n}"), SWARM_RATE * 3 / 2)).collect();
+    let nodes: Vec<Node> = (0..viewers).map(|n| up(&format!("Viewer{n}"), SWARM_RATE * 2)).collect();
     for (n, node) in nodes.iter().enumerate() {
         befriend(&publisher, node);
         for before in [1, 2, 3] {

@@ -182,6 +182,8 @@ fn other_players_get_the_address_where_nobody_else_sees_it() {
     let web = a.web();
     let path = url.trim().strip_prefix(&format!("http://{web}")).expect("the node's listener");
     let path = path.strip_suffix("#t=1").expect("the time is in the address");
+    let head = crate::watch::send(&web, "HEAD", path, &[("Host", &web)]);
+    assert_eq!(head.status, 405, "looking at it does not use it up");
     let first = crate::watch::get(&web, path, &[]);
     assert_eq!(first.status, 303);
     let media = first.header("location").to_owned();
@@ -191,4 +193,51 @@ fn other_players_get_the_address_where_nobody_else_sees_it() {
     assert!(watching.is_running(), "the browser plays on");
     watching.kill();
     wait_until(SOON, "the address dies", || crate::watch::get(&web, &media, &[]).status == 404);
+}
+
+#[test]
+fn get_writes_into_a_pipe_while_the_rest_arrives() {
+    use std::io::Read;
+    let Some(clip) = paced_video(SECONDS, KILOBITS) else { return };
+    let [a, c] = ["Ana", "Cleo"].map(|name| Wan::around(name, path(4.0), &[], &[]).1);
+    befriend(&a, &c);
+    let id = id_of(&publish(&a, &clip.path, "Bittern", "friends"));
+    wait_found(&c, "bittern", &id);
+    let mut get = command(&c.home, &["get", &id, "-o", "-"]);
+    let mut get = get.stdout(std::process::Stdio::piped()).spawn().expect("it starts");
+    let mut out = get.stdout.take().expect("it is piped");
+    let mut bytes = vec![0; 1000];
+    out.read_exact(&mut bytes).expect("the first bytes");
+    assert_eq!(json(&c, &["status"])["fetches"], 1, "the rest is still coming");
+    out.read_to_end(&mut bytes).expect("all of it");
+    assert!(bytes == clip.bytes && get.wait().expect("it ends").success());
+}
+
+/// What ffmpeg makes says how long it is, wherever it says it; people see it in search.
+#[test]
+fn videos_say_how_long_they_are() {
+    let Some(clip) = sample_video(3) else { return };
+    let a = Node::start("Ana");
+    let made = |name: &str, options: &[&str]| {
+        let file = a.scratch(name);
+        let mut ffmpeg = std::process::Command::new("ffmpeg");
+        ffmpeg.args(["-nostdin", "-loglevel", "error", "-i"]).arg(&clip.path).args(options).arg(&file);
+        assert!(ffmpeg.status().expect("ffmpeg starts").success(), "{name}");
+        file
+    };
+    let fragments = ["-c", "copy", "-movflags", "+frag_keyframe+empty_moov"];
+    for (name, options, seconds) in [
+        ("quick.mp4", &["-c", "copy", "-movflags", "+faststart"][..], 3),
+        ("late.mov", &["-c", "copy"], 3),
+        ("some.mkv", &["-c", "copy"], 3),
+        ("some.webm", &["-an", "-c:v", "libvpx", "-deadline", "realtime"], 3),
+        ("fragments.mp4", &fragments, 0),
+        ("transport.ts", &["-c", "copy"], 0),
+    ] {
+        let id = id_of(&publish(&a, &made(name, options), name, "friends"));
+        let said = json(&a, &["video", "show", &id])["duration_s"].as_u64();
+        // Sound may end a little after the picture.
+        let fits = said.map_or(seconds == 0, |said| (seconds..=seconds + 1).contains(&said));
+        assert!(fits, "{name}: {said:?}");
+    }
 }

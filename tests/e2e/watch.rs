@@ -63,7 +63,7 @@ impl Response {
 }
 
 /// One request on a connection of its own; headers as given, `Host` included.
-fn send(web: &str, method: &str, path: &str, headers: &[(&str, &str)]) -> Response {
+pub(crate) fn send(web: &str, method: &str, path: &str, headers: &[(&str, &str)]) -> Response {
     let mut stream = TcpStream::connect(web).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let mut request = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");

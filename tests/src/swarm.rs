@@ -47,6 +47,8 @@ pub struct Scenario {
     pub rules: Rules,
     /// The publisher sends what it has sent least.
     pub least_sent: bool,
+    /// Owners set limits: what leaves is shared among friends by those, and not by turns.
+    pub limited: bool,
     /// Decides the rest.
     pub seed: u64,
 }
@@ -75,6 +77,7 @@ impl Scenario {
             leaves: None,
             rules: Rules::default(),
             least_sent: true,
+            limited: false,
             seed,
         }
     }
@@ -440,6 +443,7 @@ impl Swarm {
         let now = self.now;
         let whole = self.nodes[holder].fetch.as_ref().is_none_or(Fetch::is_complete);
         let several = whole && self.scenario.least_sent;
+        let limited = self.scenario.limited;
         loop {
             let Node { out, crowd, fetch, .. } = &mut self.nodes[holder];
             let crowd_now = crowd.of_all(several);
@@ -452,7 +456,7 @@ impl Swarm {
             let Some((_, viewer)) = next else { return };
             let Some(out) = out.get_mut(&viewer) else { return };
             let viewer = &viewer;
-            if !crowd.gate.is_open(*viewer) {
+            if !limited && !crowd.gate.is_open(*viewer) {
                 return;
             }
             let session = (holder as u32, out.nth);

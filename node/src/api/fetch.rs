@@ -263,11 +263,6 @@ async fn open_stream(
     let mut value = json!({"url": url, "name": name, "expires_s": crate::stream::LIFETIME.as_secs()});
     add(&mut value, "who_learns", json!(begun.told.who_learns));
     if !request.hold {
-        let streams = api.streams.clone();
-        api.tasks.spawn("end of a stream", async move {
-            tokio::time::sleep(crate::stream::LIFETIME).await;
-            streams.close(&name);
-        });
         return Ok(Json(value).into_response());
     }
     add(&mut value, "event", json!("open"));
@@ -322,7 +317,8 @@ async fn stream_json(api: &Api, name: &str) -> Option<Value> {
         None => None,
     };
     // Without a fetch that goes on, what is stored is what there is.
-    let pack = api.store.pack(&root).ok();
+    let store = api.store.clone();
+    let pack = tokio::task::spawn_blocking(move || store.pack(&root).ok()).await.ok().flatten();
     let geometry = pack.as_ref().map(|pack| pack.geometry());
     let spans = match (&buffer, &pack) {
         (Some(buffer), _) => buffer.spans.clone(),

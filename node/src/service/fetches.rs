@@ -13,7 +13,7 @@ pub struct FetchStatus {
     pub have_blocks: u64,
     /// All blocks, 0 until known.
     pub total_blocks: u64,
-    /// Friend links to the latest source, 0 before the first.
+    /// Friend links to those who gave most of it, before the first block to the latest source; 0 before that.
     pub links: u8,
     /// Different sources so far.
     pub sources: usize,
@@ -194,17 +194,18 @@ impl Service {
     /// Blocks were written.
     pub fn fetch_moved(&self, core: &Core, id: FetchId) {
         if let (Some(fetching), Some((have, total))) = (self.fetches.get(&id), core.fetch_progress(id)) {
-            let sources = core.fetch_sources(id);
-            fetching
-                .status
-                .send_modify(|s| (s.have_blocks, s.total_blocks, s.sources) = (have, total, sources));
+            let (sources, links) = (core.fetch_sources(id), core.fetch_links(id));
+            fetching.status.send_modify(|s| {
+                (s.have_blocks, s.total_blocks, s.sources) = (have, total, sources);
+                s.links = links.unwrap_or(s.links);
+            });
         }
     }
 
     /// A source was found.
     pub fn fetch_session(&self, core: &Core, id: FetchId, links: u8) {
         if let Some(fetching) = self.fetches.get(&id) {
-            let sources = core.fetch_sources(id);
+            let (sources, links) = (core.fetch_sources(id), core.fetch_links(id).unwrap_or(links));
             fetching.status.send_modify(|s| (s.links, s.sources) = (links, sources));
         }
     }

@@ -201,9 +201,9 @@ impl Account {
 }
 
 /// Classes of tunnels that have credit to give.
-fn due_classes(tunnels: &BTreeMap<CircId, Tunnel>) -> [bool; 3] {
+fn due_classes(now: Now, tunnels: &BTreeMap<CircId, Tunnel>) -> [bool; 3] {
     let mut due = [false; 3];
-    for tunnel in tunnels.values().filter(|t| t.window.is_due()) {
+    for tunnel in tunnels.values().filter(|t| t.window.is_due(now.at)) {
         if let Some(due) = due.get_mut(tunnel.flow.class.index()) {
             *due = true;
         }
@@ -368,11 +368,11 @@ impl Core {
             if index == 0 && down.is_limited() {
                 for (conn, connection) in &mut *connections {
                     let Some(open) = connection.open() else { continue };
-                    let due = due_classes(&open.tunnels);
+                    let due = due_classes(now, &open.tunnels);
                     open.account.down.want(down, *conn, due, false);
                 }
             }
-            let ready = |open: &mut OpenLink| due_classes(&open.tunnels);
+            let ready = |open: &mut OpenLink| due_classes(now, &open.tunnels);
             let some = serve_pool(connections, down, index, now, |open| {
                 let due = ready(open);
                 (&mut open.account.down, (due, false))
@@ -437,7 +437,7 @@ impl Core {
         let may = |class: Class| {
             allowed.all > 0 && allowed.classes.get(class.index()).is_some_and(|cells| *cells > 0)
         };
-        open.tunnels.values().any(|t| t.window.would_grant(false) && may(t.flow.class))
+        open.tunnels.values().any(|t| t.window.would_grant(Duration::ZERO, false) && may(t.flow.class))
     }
 
     /// Grants credit that is worth a cell; any, when `tick` is due.
@@ -453,14 +453,14 @@ impl Core {
             let class = tunnel.flow.class.index();
             let allowed = account.down.allowance(down);
             let most = allowed.all.min(allowed.classes.get(class).copied().unwrap_or(0));
-            if let Some(cells) = tunnel.window.grant(tick, most, limited) {
+            if let Some(cells) = tunnel.window.grant(now.at, tick, most, limited) {
                 credits.push((*circ, cells));
                 let mut classes = [0; 3];
                 classes.iter_mut().skip(class).take(1).for_each(|n| *n = u32::from(cells));
                 account.down.use_up(u32::from(cells), classes);
                 account.granted_last = *circ;
             }
-            tunnel.window.is_due()
+            tunnel.window.is_due(now.at)
         };
         let mut due = false;
         for entry in tunnels.range_mut((Bound::Excluded(first), Bound::Unbounded)) {
@@ -470,7 +470,7 @@ impl Core {
             due |= grant(entry);
         }
         if limited {
-            let classes = due_classes(tunnels);
+            let classes = due_classes(now, tunnels);
             account.down.want(down, conn, classes, false);
         }
         open.credit_at = match (due, open.credit_at) {

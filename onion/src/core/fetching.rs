@@ -6,6 +6,7 @@ use crate::fetch::{Over, Place, Progress};
 use crate::schedule::Flow;
 use crate::session::{Have, Message};
 use crate::tunnel::{ONION, Role, Source, SourceState};
+use std::cmp::Reverse;
 
 /// The next source is asked when one has not answered for so long (decision 19).
 const NEXT_ATTEMPT: Duration = Duration::from_millis(800);
@@ -27,6 +28,8 @@ const PATIENCE_FRESH: Duration = Duration::from_secs(8);
 const PATIENCE_ONION: Duration = Duration::from_secs(15);
 /// A fetch that was under way waits longer: friends restart, links come back.
 const PATIENCE_STARTED: Duration = Duration::from_secs(60);
+/// Spans that came are told of so often, at most.
+const TELL_EVERY: Duration = Duration::from_millis(1_500);
 /// Requests leave in circuits so often, between both.
 const TICK_MS: (u64, u64) = (100, 200);
 
@@ -109,6 +112,7 @@ impl Core {
         self.next_fetch += 1;
         let state = FetchState {
             spans_told: fetch.spans().len(),
+            told_at: now.at,
             fetch,
             route,
             sources,
@@ -116,6 +120,7 @@ impl Core {
             alive_at: now.at,
             progressed: false,
             sessions_used: BTreeSet::new(),
+            brought: BTreeMap::new(),
             tried: BTreeSet::new(),
             went_round: false,
             silent_ends: 0,
@@ -231,6 +236,12 @@ impl Core {
         self.fetches.get(&id).map_or(0, |s| s.sessions_used.len())
     }
 
+    /// How many links away those are who gave most of it; `None` before the first block.
+    pub fn fetch_links(&self, id: FetchId) -> Option<u8> {
+        let brought = &self.fetches.get(&id)?.brought;
+        brought.iter().max_by_key(|(links, blocks)| (**blocks, Reverse(**links))).map(|(links, _)| *links)
+    }
+
     /// Whether somebody waits for a circuit to be built.
     pub(super) fn fetch_waits_for_circuit(&self) -> bool {
         self.fetches.values().any(FetchState::waits_for_circuit)
@@ -251,7 +262,8 @@ impl Core {
         self.fetches.values().fold(None, |next, state| {
             let attempt = state.may_ask_more().then_some(state.next_attempt);
             let patience = (!state.fetch.has_use()).then_some(state.alive_at + state.patience());
-            earliest(next, earliest(state.fetch.poll_timeout(), earliest(attempt, patience)))
+            let next = earliest(next, earliest(state.fetch.poll_timeout(), state.news_at()));
+            earliest(next, earliest(attempt, patience))
         })
     }
 
@@ -262,6 +274,8 @@ impl Core {
             if state.fetch.has_use() && state.fetch.asked_count() == 0 {
                 state.alive_at = now.at; // nothing is wanted of those who would give it
             }
+            self.pass_news(now, id);
+            let Some(state) = self.fetches.get(&id) else { continue };
             let stalled = state.fetch.stalled(now.at);
             for (conn, circ) in stalled {
                 self.end_tunnel(now, conn, circ, true);
@@ -457,8 +471,12 @@ impl Core {
                 if let Some(progress) = progress {
                     state.alive_at = now.at;
                     state.progressed = true;
-                    let source = state.sources.iter_mut().find(|s| s.uses((conn, circ)));
-                    source.into_iter().for_each(|s| s.failures = 0);
+                    if let Some(source) = state.sources.iter_mut().find(|s| s.uses((conn, circ))) {
+                        source.failures = 0;
+                        let relays = self.circuits.settings.relays;
+                        let links = if source.links == ONION { relays + 1 } else { source.links };
+                        *state.brought.entry(links).or_default() += 1;
+                    }
                     self.event(Event::Fetch(
                         id,
                         match progress {
@@ -502,13 +520,13 @@ impl Core {
         }
     }
 
-    /// Spans that came are told to whom parts are served.
+    /// Spans that came are told to whom parts are served, several at a time: each message takes a cell.
     fn pass_news(&mut self, now: Now, id: FetchId) {
-        let Some(state) = self.fetches.get_mut(&id) else { return };
-        let (spans, root) = (state.fetch.spans().len(), state.fetch.cap().root);
-        if std::mem::replace(&mut state.spans_told, spans) != spans {
-            self.tell_spans(now, root);
-        }
+        let Some(state) = self.fetches.get_mut(&id).filter(|state| state.has_news_at(now.at)) else { return };
+        state.spans_told = state.fetch.spans().len();
+        state.told_at = now.at;
+        let root = state.fetch.cap().root;
+        self.tell_spans(now, root);
     }
 
     fn ask_session(&mut self, now: Now, conn: ConnId, circ: CircId, id: FetchId) {
@@ -591,6 +609,15 @@ impl Core {
 }
 
 impl FetchState {
+    /// When those whom parts are served are to be told of more spans.
+    fn news_at(&self) -> Option<Duration> {
+        (self.fetch.spans().len() != self.spans_told).then_some(self.told_at + TELL_EVERY)
+    }
+
+    fn has_news_at(&self, now: Duration) -> bool {
+        self.news_at().is_some_and(|at| at <= now)
+    }
+
     fn has_session(&self) -> bool {
         self.sources.iter().any(|s| matches!(s.state, SourceState::Open(_)))
     }

@@ -297,7 +297,8 @@ impl Core {
         let root = serving.root;
         let crowd = crowds.entry(root).or_default();
         crowd.gate.note(now.at, (conn, circ), ahead);
-        let most = SERVE_AHEAD.min(per_friend / open.account.serving.max(1)).min(crowd.gate.ahead());
+        let most =
+            SERVE_AHEAD.min(per_friend / open.account.serving.max(1)).min(crowd.gate.ahead(crowd.sessions));
         if serving.waiting() == 0 || (ahead > 0 && ahead + SEALED_LEN > most) {
             return false;
         }

@@ -79,7 +79,7 @@ const RARE_SHARE: u64 = 4;
 const STARVED: Duration = Duration::from_secs(1);
 /// All that it needs within this is due at once then.
 const CATCH_UP: Duration = Duration::from_secs(2);
-/// What is due soon is left to holders of parts if twice what they take, and this, is soon enough.
+/// What is due soon is left to holders of parts if they bring it so much sooner.
 const SPARE: Duration = Duration::from_secs(1);
 /// Of so many blocks one is asked of a complete holder although a holder of parts has it.
 const COMPLETE_SHARE: u64 = 20;
@@ -204,7 +204,8 @@ impl Fetch {
         if self.is_free(geometry, head) && session.may_have(head) {
             return Some(Pick::new(head, Some(Duration::ZERO)));
         }
-        let ahead = self.may_go_ahead(now);
+        let may = session.may_go_ahead(now);
+        let ahead = may && self.may_go_ahead(now);
         if ahead
             && self.picks.is_multiple_of(RARE_SHARE)
             && self.buffered(now).is_some_and(|buffered| buffered >= CALM)
@@ -555,7 +556,7 @@ impl Fetch {
 fn is_in_time(takes: Duration, due: Option<Duration>) -> bool {
     match due {
         None => takes < TOO_LONG,
-        Some(due) if due < URGENT => takes * 2 + SPARE < due,
+        Some(due) if due < URGENT => takes + SPARE < due,
         Some(due) => takes < due.min(TOO_LONG),
     }
 }

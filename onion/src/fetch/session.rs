@@ -20,6 +20,9 @@ const RELEASED_FOR: Duration = Duration::from_secs(600);
 const MAX_LACKS: usize = 16;
 /// A span of which a holder puts a block off is asked of it again after this.
 const LATER: Duration = Duration::from_secs(15);
+/// Who puts off what there is no hurry for is asked for no more of that for so long at first, and twice as long
+/// each time that it does so again.
+const NOT_AHEAD: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
 /// A holder of which nothing is known yet brings so much a round trip.
 const FIRST_BLOCKS: f64 = 4.0;
 /// What a measurement counts for after each later one.
@@ -59,6 +62,8 @@ pub(super) struct Session {
     pub(super) cancels: Vec<Position>,
     /// Spans that it put off, and until when.
     later: BTreeMap<u64, Duration>,
+    /// Until when it is asked for nothing ahead of readers, and how long that was.
+    not_ahead: (Duration, Duration),
     /// What it said it has, and had not.
     lacks: BTreeSet<Position>,
     pub(super) last_arrival: Duration,
@@ -90,6 +95,7 @@ impl Session {
             released: VecDeque::new(),
             cancels: Vec::new(),
             later: BTreeMap::new(),
+            not_ahead: (Duration::ZERO, Duration::ZERO),
             lacks: BTreeSet::new(),
             last_arrival: now,
             rate: 0.0,
@@ -176,8 +182,13 @@ impl Session {
         // What was taken back meanwhile, and perhaps asked for again, is no fault of the holder's.
         let taken_back = self.released.iter().any(|(released, _)| *released == position);
         let (Position::Data(index), Some(spans)) = (position, self.spans) else { return false };
-        if self.owed.get(&position).is_some_and(hurries) && !taken_back {
+        let owed = self.owed.get(&position).copied();
+        if owed.is_some_and(|owed| hurries(&owed)) && !taken_back {
             return false;
+        }
+        if owed.is_some_and(|owed| owed.due == Duration::MAX) && now >= self.not_ahead.0 {
+            let time = (self.not_ahead.1 * 2).clamp(NOT_AHEAD.0, NOT_AHEAD.1);
+            self.not_ahead = (now + time, time);
         }
         self.later.insert(spans.of_block(index), now + LATER);
         true
@@ -186,6 +197,18 @@ impl Session {
     /// What was put off may be asked for again when its time has come, or when it is due.
     pub(super) fn forget_put_off(&mut self, now: Duration) {
         self.later.retain(|_, until| *until > now);
+    }
+
+    /// It gives a block: what there was no hurry for it may be asked for again.
+    pub(super) fn gives(&mut self, position: Position) {
+        if self.owed.get(&position).is_some_and(|owed| owed.due == Duration::MAX) {
+            self.not_ahead = (Duration::ZERO, Duration::ZERO);
+        }
+    }
+
+    /// Whether it may be asked for what there is no hurry for.
+    pub(super) fn may_go_ahead(&self, now: Duration) -> bool {
+        now >= self.not_ahead.0
     }
 
     /// Whether it has put something off.

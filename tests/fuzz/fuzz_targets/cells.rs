@@ -51,9 +51,9 @@ fn window(steps: &[u8]) {
                 window.waited(Duration::from_millis(u64::from(n) * 10), limits);
             }
             _ => {
-                let due = window.would_grant(n > 32);
+                let due = window.would_grant(now, n > 32);
                 let most = if n % 3 == 0 { n } else { u32::MAX };
-                let given = window.grant(n > 32, most, n % 2 == 0);
+                let given = window.grant(now, n > 32, most, n % 2 == 0);
                 assert_eq!(due && most > 0, given.is_some());
                 credit += u32::from(given.unwrap_or(0));
             }
