@@ -365,6 +365,8 @@ fn pictures(table: &mut Table) {
 /// Bytes a second of the films that swarms watch, and how long they are: as in the simulations.
 const SWARM_RATE: u64 = 125_000;
 const SWARM_S: u64 = 600;
+/// What a copy takes on a link: a block is 17 cells.
+const COPY: f64 = (SWARM_RATE * SWARM_S) as f64 / 65_536.0 * 17.0 * 4_096.0;
 /// All viewers come within this.
 const ARRIVE_S: f64 = 60.0;
 
@@ -448,7 +450,7 @@ fn copies(viewers: usize, table: &mut Table) {
     let (publisher, nodes, id) = swarm(viewers, "swarm");
     let before = sent(&publisher);
     let watched = all_watch(&nodes, &id, || ());
-    let copies = (sent(&publisher) - before) / (SWARM_RATE * SWARM_S) as f64;
+    let copies = (sent(&publisher) - before) / COPY;
     let waited = watched.iter().map(|(_, waited)| waited).sum::<f64>() / viewers as f64;
     let share = watched.iter().filter(|(all, _)| *all).count() as f64 / viewers as f64;
     table.add(&format!("{viewers} viewers: copies that the publisher sent"), "<= 1.25", copies);
@@ -461,7 +463,7 @@ fn leaves(viewers: usize, table: &mut Table) {
     eprintln!("the publisher leaves");
     let (mut publisher, nodes, id) = swarm(viewers, "orphan");
     let before = sent(&publisher);
-    let enough = 1.2 * (SWARM_RATE * SWARM_S) as f64;
+    let enough = 1.2 * COPY;
     let watched = all_watch(&nodes, &id, || {
         wait_until(STEP * 2, "it has sent 1.2 copies", || sent(&publisher) - before >= enough);
         publisher.kill9();

@@ -30,7 +30,7 @@ fn viewers_see_all_of_it_without_waiting() {
 #[test]
 fn the_publisher_may_leave_early_and_without_the_rules_may_not() {
     seeds::run("the_publisher_may_leave_early_and_without_the_rules_may_not", 2, |seed| {
-        let leaves = Some(Leaves::Sent(1.5));
+        let leaves = Some(Leaves::Sent(2.0));
         let shipped = play(Scenario { leaves, ..twenty(seed) });
         assert_eq!((shipped.finished, shipped.alive), (1.0, 1.0), "{shipped:?}");
         let rules = Rules { rarest: false, parts_first: false, ..Rules::default() };
