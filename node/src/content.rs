@@ -33,6 +33,8 @@ const PLACE_EVERY: Duration = Duration::from_millis(200);
 /// Bytes a second that a reader of something of unknown length is expected to go through.
 const USUAL_PACE: u64 = Place::unpaced(0).pace;
 
+/// Whatever a film says of its length, it is read at no less than this.
+const LEAST_PACE: u64 = 20_000;
 /// And no more than this: 20 Mbit/s.
 const MOST_PACE: u64 = 2_500_000;
 /// A player that asks again from here goes on, with what it has in hand. It may have lost what was on its way.
@@ -43,7 +45,7 @@ const MOST_IN_HAND: Duration = Duration::from_secs(8);
 /// How fast an object is played.
 fn pace_of(head: &Head) -> Option<u64> {
     let pace = u128::from(head.len) * 1000 / u128::from(head.duration_ms.max(1));
-    (head.duration_ms > 0 && head.len > 0).then_some(u64::try_from(pace).unwrap_or(u64::MAX).max(1))
+    (head.duration_ms > 0 && head.len > 0).then_some(u64::try_from(pace).unwrap_or(u64::MAX).max(LEAST_PACE))
 }
 
 /// Where a reader is: up to which byte it has been given the object, and when the picture gets there if it
