@@ -234,6 +234,15 @@ impl Swarm {
         let (again, later) = std::mem::take(&mut self.refused).into_iter().partition(due);
         self.refused = later;
         let again: Vec<(Duration, usize, usize)> = again;
+        // Who has been silent for too long is left, as the core does.
+        let stalled = |(viewer, node): (usize, &Node)| -> Vec<(usize, usize)> {
+            let silent = node.fetch.iter().flat_map(|fetch| fetch.stalled(self.now));
+            silent.map(|(holder, _)| (viewer, holder as usize)).collect()
+        };
+        let silent: Vec<_> = self.nodes.iter().enumerate().flat_map(stalled).collect();
+        for (viewer, holder) in silent {
+            self.close(viewer, holder);
+        }
         for (_, viewer, holder) in again {
             if self.nodes[viewer].neighbours.contains(&holder) {
                 self.open(viewer, holder);
