@@ -1,33 +1,17 @@
 //! A fetch among holders of all kinds that come, go, put off, lack and lie in any order.
 
+use super::tests::{Object, object};
 use super::*;
 use crate::serving::is_hurry;
 use crate::session::Have;
-use kith_crypto::content::{Builder, Head, ReadCap};
-use kith_crypto::secret::Key;
 use proptest::prelude::*;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 const BLOCKS: u64 = 700;
 const STEP: Duration = Duration::from_millis(20);
 
-struct Object {
-    cap: ReadCap,
-    blocks: HashMap<Position, Vec<u8>>,
-    geometry: Geometry,
-}
-
-fn object() -> Object {
-    let mut builder = Builder::new(Key::new([9; 32]));
-    let mut blocks = HashMap::new();
-    for i in 0..BLOCKS {
-        let sealed = builder.push(i.to_le_bytes().to_vec()).unwrap();
-        blocks.insert(sealed.position, sealed.bytes);
-    }
-    let (cap, geometry) = builder.finish(&Head::default(), |sealed| {
-        blocks.insert(sealed.position, sealed.bytes);
-    });
-    Object { cap, blocks, geometry }
+fn geometry() -> Geometry {
+    Geometry::of(BLOCKS).expect("it is small")
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +45,7 @@ struct Play<'a> {
 
 impl Play<'_> {
     fn spans(&self) -> Spans {
-        Spans::of(self.object.geometry)
+        Spans::of(geometry())
     }
 
     fn open(&mut self, kind: Kind) {
@@ -112,7 +96,7 @@ impl Play<'_> {
             holder.asked.remove(proof.unwrap_or(nth as usize % holder.asked.len()));
         let due = Duration::from_millis(deadline_ms.into());
         let has = |index| holder.kind != Kind::Parts || holder.told.contains(&(spans.of_block(index) as u32));
-        let message = match (position, object.blocks.get(&position)) {
+        let message = match (position, object.1.get(&position)) {
             (_, None) => Message::Lack(position),
             _ if holder.kind == Kind::Empty => Message::Lack(position),
             (Position::Data(index), _) if !has(index) => Message::Lack(position),
@@ -145,7 +129,7 @@ impl Play<'_> {
                         let again = holder.asked.iter().any(|other| other.position == want.position);
                         assert!(!again, "{want:?} is asked of the same one twice");
                         if let (Kind::Parts, Position::Data(index)) = (holder.kind, want.position) {
-                            let span = Spans::of(self.object.geometry).of_block(index) as u32;
+                            let span = Spans::of(geometry()).of_block(index) as u32;
                             assert!(holder.told.contains(&span), "{want:?} is not there");
                         }
                         assert!(!self.fetch.has(want.position), "{want:?} is here");
@@ -190,8 +174,8 @@ proptest! {
         seed: u64,
         steps in proptest::collection::vec((0_u8..16, any::<u64>()), 50..600),
     ) {
-        let object = object();
-        let mut fetch = Fetch::new(object.cap.verify_cap());
+        let object = object(BLOCKS);
+        let mut fetch = Fetch::new(object.0.verify_cap());
         fetch.set_seed(seed);
         let mut play = Play { object: &object, fetch, now: STEP, holders: BTreeMap::new(), opened: 0 };
         for (step, n) in steps {
@@ -237,6 +221,6 @@ proptest! {
             let ids: Vec<SessionId> = play.holders.keys().copied().collect();
             ids.into_iter().for_each(|id| play.answer(id, round, false));
         }
-        prop_assert!(play.fetch.is_complete(), "{} of {}", play.fetch.have_count(), object.geometry.total());
+        prop_assert!(play.fetch.is_complete(), "{} of {}", play.fetch.have_count(), geometry().total());
     }
 }
