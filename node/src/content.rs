@@ -30,13 +30,11 @@ pub fn readers() -> u64 {
 
 /// A reader who goes on says where it is so often.
 const PLACE_EVERY: Duration = Duration::from_millis(200);
-/// Bytes a second that a reader of something of unknown length is expected to go through.
+/// Bytes a second that a reader of something of unknown length is expected to go through, at least and at most.
 const USUAL_PACE: u64 = Place::unpaced(0).pace;
-
+const MOST_PACE: u64 = 2_500_000;
 /// Whatever a film says of its length, it is read at no less than this.
 const LEAST_PACE: u64 = 20_000;
-/// And no more than this: 20 Mbit/s.
-const MOST_PACE: u64 = 2_500_000;
 /// A player that asks again from here goes on, with what it has in hand. It may have lost what was on its way.
 const GOES_ON: Range<u64> = 0..4 << 20;
 /// More than this a player is not taken to have in hand: it may have skipped some of it.
@@ -117,9 +115,9 @@ pub struct Reader {
     pace: OnceLock<u64>,
     /// Bytes a second that it is seen to take.
     seen: AtomicU64,
-    /// Where it is.
+    /// Where it is, whatever others of the same address do.
     mark: Mutex<Option<Mark>>,
-    /// Where it says how far it has read.
+    /// Where it says that.
     played: Arc<Played>,
     /// What is read does not give way.
     _in_use: InUse,

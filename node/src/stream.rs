@@ -82,12 +82,12 @@ impl Streams {
     /// No addresses yet; `addr` is where they will be served.
     pub fn new(store: Arc<Store>, commands: mpsc::Sender<Command>, tasks: Tasks, addr: SocketAddr) -> Self {
         let streams = Self { streams: Arc::default(), doors: Arc::default(), store, commands, tasks, addr };
-        let swept = streams.clone();
+        let swept = Arc::clone(&streams.streams);
         // What nobody looks at ends, too, and its fetch with it.
         streams.tasks.spawn("end of old streams", async move {
             loop {
                 tokio::time::sleep(SWEEP_EVERY).await;
-                if let Ok(mut streams) = swept.streams.lock() {
+                if let Ok(mut streams) = swept.lock() {
                     streams.retain(|_, s| s.made.elapsed() < LIFETIME);
                 }
             }

@@ -440,7 +440,7 @@ impl Core {
         open.tunnels.values().any(|t| t.window.would_grant(Duration::ZERO, false) && may(t.flow.class))
     }
 
-    /// Grants credit that is worth a cell; any, when `tick` is due.
+    /// Grants credit that is worth a cell; when `tick` is due also what would soon be missed.
     pub(super) fn give_credit(&mut self, now: Now, conn: ConnId, tick: bool) {
         let Self { connections, down, .. } = self;
         let Some(open) = connections.get_mut(&conn).and_then(Connection::open) else { return };

@@ -170,7 +170,7 @@ impl Core {
     }
 
     /// What a request comes to; `None` is a refusal.
-    fn role_for(&mut self, now: Now, (conn, circ): At, asker: FriendKey, request: &TunOpen) -> Option<Role> {
+    fn role_for(&mut self, now: Now, at: At, asker: FriendKey, request: &TunOpen) -> Option<Role> {
         let located = self.catalogue.located(&request.locator);
         // What this node asked for itself, and what came back by a circuit, it does not give itself.
         let may = |root: &Root| !self.circuits.is_own_nonce(&request.nonce) && self.holds(root);
@@ -179,41 +179,33 @@ impl Core {
             // get what is whole.
             let whole = |root: &Root| may(root) && self.holds_all(root) && self.serves_circuits(asker, root);
             return match located.filter(whole) {
-                Some(root) => self.hold_out(now, conn, circ, asker, root, request),
-                None => self.spread_on(now, conn, asker, request),
+                Some(root) => self.hold_out(now, at, asker, root, request),
+                None => self.spread_on(now, at.0, asker, request),
             };
         }
         let root = located?;
         let here = may(&root) && self.serves(asker, &root);
         if !request.sealed || request.hops_left == 0 {
-            return if here { self.hold_out(now, conn, circ, asker, root, request) } else { None };
+            return if here { self.hold_out(now, at, asker, root, request) } else { None };
         }
         // Who asks for others' copies gets this one once: if it is whole, and then the link can bring no
         // more, or if there is no other.
-        let again = self.serves_on(conn, root);
+        let again = self.serves_on(at.0, root);
         if here && self.holds_all(&root) {
-            return if again { None } else { self.hold_out(now, conn, circ, asker, root, request) };
+            return if again { None } else { self.hold_out(now, at, asker, root, request) };
         }
         let here = here && !again;
-        let passed = self.pass(now, conn, circ, asker, root, request);
+        let passed = self.pass(now, at, asker, root, request);
         if passed.is_none() && here {
-            return self.hold_out(now, conn, circ, asker, root, request);
+            return self.hold_out(now, at, asker, root, request);
         }
         passed
     }
 
-    fn pass(
-        &mut self,
-        now: Now,
-        conn: ConnId,
-        circ: CircId,
-        asker: FriendKey,
-        root: Root,
-        request: &TunOpen,
-    ) -> Option<Role> {
+    fn pass(&mut self, now: Now, at: At, asker: FriendKey, root: Root, request: &TunOpen) -> Option<Role> {
         let others = self.pass_on(now, asker, root, request);
         let role = self.passing(others, request)?;
-        if let Some(tunnel) = self.tunnel(conn, circ) {
+        if let Some(tunnel) = self.tunnel(at.0, at.1) {
             tunnel.root = Some(root);
         }
         Some(role)
@@ -250,8 +242,7 @@ impl Core {
     fn hold_out(
         &mut self,
         now: Now,
-        conn: ConnId,
-        circ: CircId,
+        (conn, circ): At,
         asker: FriendKey,
         root: Root,
         request: &TunOpen,

@@ -126,7 +126,9 @@ impl Fetch {
             }
         }
         let goes_on = |before: Place| {
-            place.is_some_and(|place| (before.block..before.block + STRIDE).contains(&place.block))
+            place.is_some_and(|place| {
+                (before.block..before.block.saturating_add(STRIDE)).contains(&place.block)
+            })
         };
         if !before.is_some_and(goes_on) {
             self.forsake(now);

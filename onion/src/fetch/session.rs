@@ -435,6 +435,33 @@ mod tests {
     }
 
     #[test]
+    fn who_puts_off_what_can_wait_is_asked_for_less_of_that_until_it_gives_some() {
+        let mut session = Session::new(Duration::ZERO, None);
+        session.spans = Geometry::of(10_000).map(Spans::of);
+        let (mut now, mut waits) = (MS, Vec::new());
+        for index in (0..6).map(|span| span * 16) {
+            session.owe(now, Position::Data(index), None);
+            assert!(session.put_off(now, Position::Data(index)));
+            session.answered(now, Position::Data(index)).unwrap();
+            assert!(!session.has_data(index + 1) && session.has_due(index + 1), "the whole span waits");
+            let begun = now;
+            while !session.may_go_ahead(now) {
+                now += 50 * MS;
+            }
+            waits.push((now - begun).as_millis());
+        }
+        assert_eq!(waits, [250, 500, 1_000, 2_000, 4_000, 4_000]);
+        session.owe(now, Position::Data(200), None);
+        session.gives(Position::Data(200));
+        assert!(session.may_go_ahead(Duration::ZERO));
+        // What is due soon is not put off.
+        session.owe(now, Position::Data(300), Some(Duration::from_secs(2)));
+        assert!(!session.put_off(now, Position::Data(300)));
+        session.forget_put_off(now + LATER);
+        assert!(session.has_data(1));
+    }
+
+    #[test]
     fn holders_of_parts_say_more_and_at_last_all() {
         let mut session = Session::new(Duration::ZERO, None);
         session.spans = Geometry::of(10_000).map(Spans::of);
