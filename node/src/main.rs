@@ -100,8 +100,10 @@ fn usage(e: &clap::Error) -> ExitCode {
         return Exit::Usage.into();
     }
     let text = e.render().to_string();
-    let first = text.lines().next().unwrap_or("wrong usage").trim_start_matches("error: ");
-    fail(&Failure::new(Exit::Usage, format!("{first}: see `kith --help`")))
+    // What is wrong, and which arguments, stand before the first empty line.
+    let lines: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    let what = lines.join(" ");
+    fail(&Failure::new(Exit::Usage, format!("{}: see `kith --help`", what.trim_start_matches("error: "))))
 }
 
 fn fail(failure: &Failure) -> ExitCode {

@@ -102,6 +102,9 @@ fn codes_tell_what_happened() {
         assert!(!refused.err().is_empty() && !refused.err().contains("panicked"), "{}", refused.err());
         assert_plain(&refused);
     }
+    // One line says which.
+    let said = kith_at(&fresh.home, &["get"]).err();
+    assert!(said.lines().count() == 1 && said.contains("<ID>") && !said.contains("::"), "{said}");
     let broken: [OsString; 2] = ["search".into(), OsStr::from_bytes(b"zo\xff\xfe").into()];
     assert!(!kith_at(&fresh.home, &broken).err().contains("panicked"));
     kith_at(&fresh.home, &broken).expect_code(&[2, 3]);
