@@ -20,7 +20,7 @@ pub use slots::Slots;
 use crate::session::{MAX_POSITIONS, Message, Spans, WHOLE_DUE, Want};
 use kith_crypto::content::{Geometry, Position, Tree, TreeError, VerifiedBlock, VerifyCap};
 use pick::{Pick, Reader};
-use session::{Has, Session, has_span};
+use session::{CROWD_DEPTH, Has, Session, has_span};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -531,6 +531,7 @@ impl Fetch {
     /// The next message to send on a session, if there is one that is worth a message.
     pub fn next_wants(&mut self, now: Duration, id: SessionId) -> Option<Message> {
         let sessions = self.sessions.len();
+        let parts = self.sessions.values().any(Session::is_partial);
         let session = self.sessions.get_mut(&id)?;
         session.forget_put_off(now);
         if !session.cancels.is_empty() {
@@ -541,19 +542,21 @@ impl Fetch {
             (session.depth(sessions, self.whole), session.owed.len(), session.ticks());
         let Some(geometry) = self.geometry() else { return self.root_again(now, id) };
         let most = if ticks { MAX_UNWRITTEN_ONION } else { MAX_UNDER_WAY };
+        let crowded = parts && !ticks && !self.whole && !self.sessions.get(&id)?.is_partial();
+        let depth_due = if crowded { depth.max(CROWD_DEPTH) } else { depth };
         // Ask in groups: a request for each arriving block would cost a cell each, and so would the end of
         // each block, when the holder has nothing to send after it.
-        let group = if depth < 6 { 1 } else { (depth / 4).max(2) };
-        if !ticks && owed + group > depth {
+        let group = if depth_due < 6 { 1 } else { (depth_due / 4).max(2) };
+        if !ticks && owed + group > depth_due {
             return None;
         }
         let mut wants = Vec::new();
-        while owed < depth
+        while owed < depth_due
             && wants.len() < MAX_POSITIONS
             && self.asked.len() + self.unwritten < most
             && self.unwritten < MAX_UNWRITTEN
         {
-            let Some(pick) = self.pick(now, geometry, id) else { break };
+            let Some(pick) = self.pick(now, geometry, id, owed < depth) else { break };
             let Pick { position, due, from } = pick;
             if let Some(from) = from {
                 let released = self.sessions.get_mut(&from).is_some_and(|s| s.release(now, position));
@@ -564,7 +567,7 @@ impl Fetch {
             }
             // Who waits for all of it is in no hurry, but is not put off; nor is who knows nobody who could
             // pass it on.
-            let may_wait = !self.whole && self.sessions.values().any(Session::is_partial);
+            let may_wait = parts && !self.whole;
             let due = due.or((!may_wait).then_some(WHOLE_DUE)).map(|due| due.min(WHOLE_DUE));
             self.owe(now, id, position, due);
             owed += 1;

@@ -26,6 +26,8 @@ pub const RECORD_LEN: usize = LENGTH_LEN + MAX_CELLS * CELL_LEN + OVERHEAD;
 const LENGTH_LEN: usize = 2 + OVERHEAD;
 /// Cells that a peer may send into a new tunnel before it is granted more.
 pub const WINDOW_START: u32 = 32;
+/// What the window of a fetch grows to while it is used.
+pub const WINDOW_STEADY: u32 = 128;
 /// Largest window of one tunnel.
 pub const WINDOW_MAX: u32 = 256;
 /// The same for a circuit and what it is joined to: what waits on the way is in the way of a seek.

@@ -74,7 +74,9 @@ impl Tunnel {
             _ if flow.class == Class::Onion => WINDOW_MAX_ONION,
             _ => WINDOW_MAX,
         };
-        Self { flow, window: InWindow::up_to(most), ..Self::new(role) }
+        let window = InWindow::up_to(most);
+        let ends_here = matches!(role, Role::Asking { .. }) && flow.class != Class::Onion;
+        Self { flow, window: if ends_here { window.steady() } else { window }, ..Self::new(role) }
     }
 
     /// Whether it is a tunnel, and not a side of a circuit: they are counted apart.

@@ -376,7 +376,9 @@ fn swarm(viewers: usize, title: &str) -> (Node, Vec<Node>, String) {
     let up = |name: &str, rate: u64| {
         let mut node = Node::stopped(name, &[]);
         let limit = format!("limits.up={}kB/s", rate / 1000);
-        node.up("127.0.0.1:0", &["--name", name, "--set", &limit]);
+        // As shipped: asking every friend for news each second would take a good part of these limits.
+        let batch = "catalogue.batch=30min";
+        node.up("127.0.0.1:0", &["--name", name, "--set", &limit, "--set", batch]);
         node
     };
     let publisher = up("Ana", SWARM_RATE * 4);

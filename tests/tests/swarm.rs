@@ -1,8 +1,8 @@
 //! Swarms of viewers, with the shipped decisions, and fetches over long paths. The full tables:
 //! `cargo run --release -p kith-tests --example tables -- --table swarm`.
 
-use kith_crypto::content::ReadCap;
-use kith_onion::catalogue::Audience;
+use kith_crypto::content::{Position, ReadCap};
+use kith_onion::catalogue::{Audience, Pace};
 use kith_onion::cell::Command;
 use kith_onion::fetch::{Place, Rules};
 use kith_onion::{CircuitSettings, Privacy, Rates, Route};
@@ -126,6 +126,121 @@ fn viewers_give_each_other_what_they_have() {
         assert!((1..5).all(|id| world.outcome(id, &cap) == Some(Outcome::Complete)));
         // Four copies came, and more than a third of that not from the publisher.
         assert!(given > published / 2 && published < 3 * 24_000_000, "{published} and {given} bytes");
+    });
+}
+
+/// What came of a film that friends of a publisher, of the three before and of the three after each watched.
+#[derive(Debug)]
+struct Watched {
+    /// Viewers who have all of it.
+    finished: usize,
+    /// Seconds that they stood still, on average.
+    waited_s: f64,
+    /// Copies that the publisher sent, by the cells that a copy takes.
+    copies: f64,
+}
+
+const RATE: u64 = 125_000;
+
+/// Viewers at a megabit a second who come within a minute and begin with five seconds in hand. `up`: what the
+/// publisher and each viewer may send, in rates of the film. `leaves`: the publisher is gone after so many copies.
+fn watched(seed: u64, viewers: usize, length_s: u64, up: (f64, f64), leaves: f64) -> Watched {
+    let mut world = World::new(seed);
+    for _ in 0..=viewers {
+        // Asking all friends for news every second would take a part of what may leave.
+        let id = world.add_node("Viewer", Pace::default());
+        world.set_circuits(id, Privacy::Fast, CircuitSettings { relay: false, ..World::quick_circuits() });
+    }
+    for viewer in 1..=viewers {
+        world.introduce(0, viewer);
+        (1..=3).filter(|before| viewer > *before).for_each(|before| world.introduce(viewer - before, viewer));
+    }
+    let cap = world.publish(0, "film", (RATE * length_s) as usize, Audience::Fof);
+    let known = |w: &World| (1..=viewers).all(|id| w.distance(id, &cap).is_some());
+    assert!(world.run_until(2 * MINUTE, known));
+    for id in 0..=viewers {
+        let rate = RATE as f64 * if id == 0 { up.0 } else { up.1 };
+        world.act(id, |core, now| {
+            core.set_rates(now, Rates { up: Some(rate as u64), ..Rates::default() });
+        });
+    }
+    let blocks = (RATE * length_s).div_ceil(65_536);
+    let copy = (blocks * 17 * 4_096) as f64;
+    let begun = world.now;
+    let second = |w: &World| (w.now - begun).as_secs_f64();
+    let block_s = 65_536.0 / RATE as f64;
+    let keys: Vec<_> = (1..=viewers).map(|id| world.nodes[id].key()).collect();
+    let mut copies = 0.0;
+    // The next block, when the picture began, and how long it stood since.
+    let mut places = vec![(0_u64, None::<f64>, 0.0_f64); viewers + 1];
+    while second(&world) < 3.0 * length_s as f64 + 60.0 && places.iter().skip(1).any(|p| p.0 < blocks) {
+        world.run(Duration::from_millis(200));
+        if let Some(core) = &world.nodes[0].core {
+            let sent: u64 = keys.iter().map(|key| core.traffic(*key).sent).sum();
+            copies = sent as f64 / copy;
+            if copies >= leaves {
+                world.crash(0);
+            }
+        }
+        let at = second(&world);
+        for (id, (next, started, waited)) in places.iter_mut().enumerate().skip(1) {
+            if at < 60.0 / viewers as f64 * (id - 1) as f64 || *next >= blocks {
+                continue;
+            }
+            if !world.nodes[id].fetches.contains_key(&cap.root) {
+                world.fetch(id, &cap, Route::Auto);
+                let fetch = world.nodes[id].fetches[&cap.root].id;
+                world.act(id, |core, now| core.set_whole(now, fetch, false));
+            }
+            let node = &world.nodes[id];
+            let fetch = node.fetches[&cap.root].id;
+            let parts = node.partial.get(&cap.root);
+            let has = |index| parts.is_some_and(|parts| parts.contains_key(&Position::Data(index)));
+            while *next < blocks && (node.objects.contains_key(&cap.root) || has(*next)) {
+                *next += 1;
+            }
+            let here = *next as f64 * block_s;
+            if here >= 5.0 {
+                started.get_or_insert(at);
+            }
+            let ahead = started.map_or(0.0, |start| here - (at - start - *waited));
+            *waited += (-ahead).max(0.0);
+            let in_hand = Duration::from_secs_f64(ahead.clamp(0.0, 8.0));
+            let place = Place { in_hand, ..Place::new((*next).min(blocks - 1), RATE) };
+            world.act(id, |core, now| core.set_reader(now, fetch, 1, Some(place)));
+        }
+    }
+    Watched {
+        finished: places.iter().skip(1).filter(|place| place.0 >= blocks).count(),
+        waited_s: places.iter().map(|place| place.2).sum::<f64>() / viewers as f64,
+        copies,
+    }
+}
+
+#[test]
+fn the_publisher_sends_little_more_than_a_copy() {
+    seeds::run("the_publisher_sends_little_more_than_a_copy", 1, |seed| {
+        let watched = watched(seed, 10, 400, (4.0, 2.0), f64::MAX);
+        assert!(watched.finished == 10 && watched.waited_s < 4.0, "{watched:?}");
+        assert!(watched.copies < 1.5, "{watched:?}");
+    });
+}
+
+#[test]
+fn all_see_the_end_when_the_publisher_leaves_after_one_and_a_fifth_copies() {
+    seeds::run("all_see_the_end_when_the_publisher_leaves_after_one_and_a_fifth_copies", 1, |seed| {
+        let watched = watched(seed, 10, 600, (4.0, 2.0), 1.2);
+        assert!(watched.finished == 10 && watched.waited_s < 6.0, "{watched:?}");
+    });
+}
+
+/// Readers who all wait for the same block, and ask the publisher for little else, have nothing for each
+/// other. They asked for two blocks at a time, and stood for ever.
+#[test]
+fn viewers_of_a_slow_publisher_do_not_end_in_step() {
+    seeds::run("viewers_of_a_slow_publisher_do_not_end_in_step", 1, |seed| {
+        let watched = watched(seed, 14, 120, (1.6, 1.2), f64::MAX);
+        assert!(watched.finished == 14 && watched.copies < 4.0, "{watched:?}");
     });
 }
 

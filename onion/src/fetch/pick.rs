@@ -199,14 +199,21 @@ impl Fetch {
         self.places(now).take(self.readers.len()).map(ahead).min()
     }
 
-    pub(super) fn pick(&mut self, now: Duration, geometry: Geometry, id: SessionId) -> Option<Pick> {
+    /// What to ask a session for; without `more` only what a reader needs soon.
+    pub(super) fn pick(
+        &mut self,
+        now: Duration,
+        geometry: Geometry,
+        id: SessionId,
+        more: bool,
+    ) -> Option<Pick> {
         self.picks = self.picks.wrapping_add(1);
         let session = self.sessions.get(&id)?;
         let head = Position::Head;
         if self.is_free(geometry, head) && session.may_have(head) {
             return Some(Pick::new(head, Some(Duration::ZERO)));
         }
-        let may = session.may_go_ahead(now);
+        let may = more && session.may_go_ahead(now);
         let ahead = may && self.may_go_ahead(now);
         if ahead
             && self.picks.is_multiple_of(RARE_SHARE)
@@ -218,7 +225,7 @@ impl Fetch {
         let found = if self.rules.by_deadline { self.pick_due(now, geometry, id) } else { None };
         let found = found.or_else(|| if ahead { self.pick_ahead(now, geometry, id) } else { None });
         let found = found.or_else(|| if ahead { self.missing_node(geometry, id) } else { None });
-        found.or_else(|| self.take_over(now, id))
+        found.or_else(|| if more { self.take_over(now, id) } else { None })
     }
 
     fn is_free(&self, geometry: Geometry, p: Position) -> bool {

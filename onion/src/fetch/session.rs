@@ -9,6 +9,9 @@ use std::time::Duration;
 const MIN_DEPTH: usize = 2;
 const MAX_DEPTH: usize = 32;
 const MAX_DEPTH_ONION: usize = 256;
+/// Blocks that readers need soon, at a holder of all where others hold parts: it chooses among them what it
+/// has sent least. With few at a time all readers would ask for the same ones.
+pub(super) const CROWD_DEPTH: usize = 16;
 /// The time from one tick to the next, at most.
 const TICK_AHEAD: Duration = Duration::from_millis(200);
 /// Requests that were taken back and whose blocks may still come. With so many nothing more is taken

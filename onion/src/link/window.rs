@@ -1,7 +1,7 @@
 //! What a peer may send in one tunnel: windows that grow to what the path holds. Rules:
 //! `docs/protocol/link.md`, decisions 0053 and 0057.
 
-use super::{Broken, WINDOW_MAX, WINDOW_MIN, WINDOW_START};
+use super::{Broken, WINDOW_MAX, WINDOW_MIN, WINDOW_START, WINDOW_STEADY};
 use std::time::Duration;
 
 /// Receiving side of one tunnel on one link: what was granted and what is to be granted again.
@@ -20,8 +20,12 @@ pub struct InWindow {
     slow: bool,
     /// When the window began to be counted that is being used now, and the cells since.
     round: (Duration, u32),
+    /// What it grows to while it is used, and windows that were used up since it grew.
+    steady: (u32, u32),
 }
 
+/// After so many windows [`InWindow::steady`] doubles.
+const STEADY_ROUNDS: u32 = 2;
 /// A window that is used up so fast is too small for the path: the sender waits for credit that is on its
 /// way, which cannot be seen here. Longer than most round trips, queues included.
 const QUICK_WINDOW: Duration = Duration::from_millis(250);
@@ -37,6 +41,7 @@ impl Default for InWindow {
             ran_dry: false,
             slow: false,
             round: (Duration::ZERO, 0),
+            steady: (0, 0),
         }
     }
 }
@@ -45,6 +50,13 @@ impl InWindow {
     /// A window that never grows beyond `most`.
     pub fn up_to(most: u32) -> Self {
         Self { most, ..Self::default() }
+    }
+
+    /// Where cells are used up as they come: it grows while it is used, as a credit costs a cell whatever it
+    /// grants. Where cells are passed on it does not: they would wait there.
+    pub const fn steady(mut self) -> Self {
+        self.steady.0 = WINDOW_STEADY;
+        self
     }
 
     /// A cell arrived. An error when the peer had no credit for it; true when no rate was charged
@@ -58,6 +70,7 @@ impl InWindow {
         if cells + 1 >= self.window {
             self.ran_dry |= now.saturating_sub(since) < QUICK_WINDOW;
             self.round = (now, 0);
+            self.steady.1 = self.steady.1.saturating_add(1);
         }
         let unpaid = self.unpaid > 0;
         self.unpaid = self.unpaid.saturating_sub(1);
@@ -90,8 +103,12 @@ impl InWindow {
         if most == 0 || !self.would_grant(now, tick) {
             return None;
         }
-        if self.ran_dry && !self.slow && self.held <= self.window / 4 && self.window < self.most {
+        let (steady, rounds) = self.steady;
+        let goes_on = rounds >= STEADY_ROUNDS && self.window < steady;
+        if (self.ran_dry || goes_on) && !self.slow && self.held <= self.window / 4 && self.window < self.most
+        {
             self.window = (self.window * 2).min(self.most);
+            self.steady.1 = 0;
         }
         self.ran_dry = false;
         let give = self.room().min(most);
@@ -206,6 +223,24 @@ mod tests {
         };
         assert_eq!(rounds(Duration::from_millis(200)), WINDOW_START);
         assert!(rounds(Duration::from_millis(30)) > WINDOW_START);
+    }
+
+    #[test]
+    fn where_cells_are_used_up_as_they_come_a_steady_sender_costs_fewer_credits() {
+        let credits = |mut w: InWindow| {
+            let mut now = Duration::from_secs(9);
+            let given = (0..2_000).filter(|_| {
+                now += Duration::from_millis(100);
+                w.arrived(now).unwrap();
+                w.consumed(1);
+                w.grant(now, true, u32::MAX, false).is_some()
+            });
+            (given.count(), w.window)
+        };
+        let ((few, grown), (many, same)) =
+            (credits(InWindow::default().steady()), credits(InWindow::default()));
+        assert!(few * 3 < many, "{few} and {many} credits");
+        assert_eq!((grown, same), (WINDOW_STEADY, WINDOW_START));
     }
 
     #[test]
