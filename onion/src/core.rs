@@ -472,6 +472,8 @@ pub struct Core {
     serving: usize,
     /// Sessions that wait until less is read ahead.
     serve_queue: VecDeque<(ConnId, CircId)>,
+    /// Sessions that give way to what the same friend watches, and until when.
+    giving_way: BTreeMap<(ConnId, CircId), Duration>,
     /// For tests.
     notes: Option<Box<Notes>>,
 }
@@ -525,6 +527,7 @@ impl Core {
             relayed: 0,
             serving: 0,
             serve_queue: VecDeque::new(),
+            giving_way: BTreeMap::new(),
             notes: None,
         }
     }

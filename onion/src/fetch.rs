@@ -569,8 +569,11 @@ impl Fetch {
             // pass it on.
             let may_wait = parts && !self.whole;
             let due = due.or((!may_wait).then_some(WHOLE_DUE)).map(|due| due.min(WHOLE_DUE));
-            self.owe(now, id, position, due);
-            owed += 1;
+            // What it owes already it only learns to be due.
+            if !self.sessions.get_mut(&id).is_some_and(|session| session.hasten(now, position, due)) {
+                self.owe(now, id, position, due);
+                owed += 1;
+            }
             let deadline_ms = due.map_or(u16::MAX, |due| due.as_millis() as u16);
             wants.push(Want { position, deadline_ms });
         }

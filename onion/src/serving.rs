@@ -22,6 +22,10 @@ const RECENT: Duration = Duration::from_millis(500);
 const STUCK: Duration = Duration::from_secs(1);
 /// What is due no sooner than this may be put off.
 const PUT_OFF_DUE: Duration = Duration::from_secs(8);
+/// A reader is known to be there for so long after the last request that it needed soon.
+const WATCHED: Duration = Duration::from_secs(1);
+/// Who gives way to a reader gets a block at least so often.
+const GIVES_WAY: Duration = Duration::from_secs(2);
 /// A request that so many later ones went before is next.
 const MAX_OVERTAKEN: u64 = 64;
 
@@ -40,6 +44,8 @@ struct Wanted {
     due: Duration,
     /// There was no hurry when it came.
     may_wait: bool,
+    /// A reader needs it, at some time or other.
+    by_deadline: bool,
     turn: u64,
 }
 
@@ -211,6 +217,7 @@ pub struct Serving {
     sent: BTreeMap<u64, u64>,
     /// When its last block began.
     served_at: Duration,
+    watched_until: Duration,
 }
 
 impl Serving {
@@ -228,6 +235,7 @@ impl Serving {
             told: None,
             sent: BTreeMap::new(),
             served_at: Duration::ZERO,
+            watched_until: Duration::ZERO,
         }
     }
 
@@ -236,15 +244,49 @@ impl Serving {
         self.wanted.len()
     }
 
-    /// Takes a request.
+    /// Takes a request; what waits already is due at the earlier of both times.
     pub fn want(&mut self, now: Duration, want: Want) {
         let due = match want.deadline_ms {
             u16::MAX => Duration::MAX,
             ms => now + Duration::from_millis(ms.into()),
         };
-        let may_wait = !is_hurry(due.saturating_sub(now));
+        let left = due.saturating_sub(now);
+        let by_deadline = left < WHOLE_DUE;
+        if let Some(wanted) = self.wanted.iter_mut().find(|wanted| wanted.position == want.position) {
+            wanted.due = wanted.due.min(due);
+            wanted.may_wait &= !is_hurry(left);
+            wanted.by_deadline |= by_deadline;
+            return;
+        }
         self.turns += 1;
-        self.wanted.push(Wanted { position: want.position, due, may_wait, turn: self.turns });
+        let turn = self.turns;
+        self.wanted.push(Wanted {
+            position: want.position,
+            due,
+            may_wait: !is_hurry(left),
+            by_deadline,
+            turn,
+        });
+    }
+
+    /// What waits is the first burst, which says nothing of readers.
+    pub fn is_burst(&mut self) {
+        self.wanted.iter_mut().for_each(|wanted| wanted.by_deadline = false);
+    }
+
+    /// Whether a reader needs something soon, or did a moment ago; when it will not be taken for one any more.
+    pub fn watched_until(&mut self, now: Duration) -> Option<Duration> {
+        let soon = |wanted: &Wanted| wanted.by_deadline && wanted.due.saturating_sub(now) < PUT_OFF_DUE;
+        if self.wanted.iter().any(soon) {
+            self.watched_until = now + WATCHED;
+        }
+        (now < self.watched_until).then_some(self.watched_until)
+    }
+
+    /// When it goes on although somebody at the same place watches something else until then.
+    pub fn gives_way_until(&self, now: Duration, watched_until: Duration) -> Option<Duration> {
+        let until = watched_until.min(self.served_at + GIVES_WAY);
+        (now < until).then_some(until)
     }
 
     /// Takes out what is put off: what there is no hurry for, and has left already (`crowd`: of a holder of all
@@ -378,19 +420,19 @@ mod tests {
         let soon = Want { position: Position::Data(17), deadline_ms: 3_000 };
         one.want(NOW, soon);
         assert_eq!((next(&mut one), next(&mut two)), (Some(1), Some(17)));
-        assert_eq!(order(&mut one, None), [17, 16, 17]);
+        assert_eq!(order(&mut one, None), [17, 16], "asked for again, it is due sooner and not sent twice");
     }
 
     #[test]
     fn what_others_were_given_is_put_off_unless_it_is_due() {
         let mut crowd = Sent::default();
-        let mut other = serving(&[(3, 0), (5, 0)]);
+        let mut other = serving(&[(3, 0), (5, 0), (6, 0), (7, 0), (8, 0)]);
         let mut serving =
-            serving(&[(3, u16::MAX), (3, 9_000), (3, 7_000), (3, WHOLE_DUE.as_millis() as u16)]);
+            serving(&[(3, u16::MAX), (6, 9_000), (7, 7_000), (8, WHOLE_DUE.as_millis() as u16)]);
         assert_eq!(serving.put_off(NOW, Some(&crowd)), [], "nothing is out");
         while other.next_wanted(NOW, Some(&mut crowd)).is_some() {}
         assert_eq!(serving.put_off(NOW, None), [], "it is served alone");
-        assert_eq!(serving.put_off(NOW, Some(&crowd)), [Position::Data(3); 2]);
+        assert_eq!(serving.put_off(NOW, Some(&crowd)), [3, 6].map(Position::Data));
         // What is said of one is what is done: not that which has become due since.
         let want = |index, deadline_ms| Want { position: Position::Data(index), deadline_ms };
         serving.want(NOW, want(4, u16::MAX));
@@ -398,6 +440,26 @@ mod tests {
         assert_eq!(serving.put_off(NOW + Duration::from_secs(2), Some(&crowd)), []);
         assert_eq!(serving.put_off(NOW, Some(&crowd)), [Position::Data(5)]);
         assert_eq!(serving.waiting(), 3);
+    }
+
+    #[test]
+    fn what_nobody_waits_for_gives_way_for_a_while() {
+        let far = u16::MAX - 1;
+        let mut got = serving(&[(1, far), (2, u16::MAX), (3, 9_000)]);
+        let mut burst = serving(&[(1, 0)]);
+        burst.is_burst();
+        assert_eq!((got.watched_until(NOW), burst.watched_until(NOW)), (None, None));
+        // What is wanted as a whole is not watched when its time has nearly passed, what a reader comes to is.
+        assert_eq!(got.watched_until(NOW + Duration::from_secs(60)), Some(NOW + Duration::from_secs(61)));
+        got.cancel(&[Position::Data(3)]);
+        assert_eq!(got.watched_until(NOW + Duration::from_secs(62)), None);
+        // It gets a block every two seconds all the same.
+        let later = NOW + Duration::from_secs(9);
+        assert_eq!(got.gives_way_until(NOW, later), None, "it has had none yet");
+        got.next_wanted(NOW, None);
+        assert_eq!(got.gives_way_until(NOW, later), Some(NOW + GIVES_WAY));
+        assert_eq!(got.gives_way_until(NOW, NOW + WATCHED), Some(NOW + WATCHED));
+        assert_eq!(got.gives_way_until(NOW + GIVES_WAY, later), None);
     }
 
     #[test]

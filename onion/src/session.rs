@@ -3,9 +3,9 @@
 
 use kith_crypto::aead::TAG_LEN;
 use kith_crypto::codec::{DecodeError, Reader, Writer};
-use kith_crypto::content::{Geometry, Position, SEALED_LEN};
+use kith_crypto::content::{FANOUT, Geometry, Position, SEALED_LEN};
 use std::collections::VecDeque;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
 /// Data blocks in one span of a `HAVE` map, at most (1 MiB).
@@ -75,6 +75,12 @@ impl Spans {
     pub fn range(self, span: u64) -> Range<u64> {
         let from = span.saturating_mul(self.blocks).min(self.data);
         from..from.saturating_add(self.blocks).min(self.data)
+    }
+
+    /// The spans that have data blocks under a node block.
+    pub fn under(self, node: u32) -> RangeInclusive<u64> {
+        let first = u64::from(node).saturating_mul(FANOUT as u64);
+        self.of_block(first)..=self.of_block(first.saturating_add(FANOUT as u64 - 1))
     }
 
     /// Bits for those in a list.

@@ -142,6 +142,17 @@ struct Watched {
 
 const RATE: u64 = 125_000;
 
+/// The first block from there on that a node has not.
+fn reached(world: &World, id: usize, cap: &ReadCap, from: u64, blocks: u64) -> u64 {
+    let node = &world.nodes[id];
+    let parts = node.partial.get(&cap.root);
+    let has = |index: &u64| {
+        let is_part = parts.is_some_and(|parts| parts.contains_key(&Position::Data(*index)));
+        node.objects.contains_key(&cap.root) || is_part
+    };
+    (from..blocks).find(|index| !has(index)).unwrap_or(blocks)
+}
+
 /// Viewers at a megabit a second who come within a minute and begin with five seconds in hand. `up`: what the
 /// publisher and each viewer may send, in rates of the film. `leaves`: the publisher is gone after so many copies.
 fn watched(seed: u64, viewers: usize, length_s: u64, up: (f64, f64), leaves: f64) -> Watched {
@@ -192,13 +203,8 @@ fn watched(seed: u64, viewers: usize, length_s: u64, up: (f64, f64), leaves: f64
                 let fetch = world.nodes[id].fetches[&cap.root].id;
                 world.act(id, |core, now| core.set_whole(now, fetch, false));
             }
-            let node = &world.nodes[id];
-            let fetch = node.fetches[&cap.root].id;
-            let parts = node.partial.get(&cap.root);
-            let has = |index| parts.is_some_and(|parts| parts.contains_key(&Position::Data(index)));
-            while *next < blocks && (node.objects.contains_key(&cap.root) || has(*next)) {
-                *next += 1;
-            }
+            let fetch = world.nodes[id].fetches[&cap.root].id;
+            *next = reached(&world, id, &cap, *next, blocks);
             let here = *next as f64 * block_s;
             if here >= 5.0 {
                 started.get_or_insert(at);
@@ -338,6 +344,50 @@ fn a_common_friend_passes_on_what_it_cannot_give() {
             let passed = world.count_heard(0, 1, Command::TunOpen);
             assert_eq!(passed > 0, !all, "{route:?}: passed on {passed} times");
         }
+    }
+}
+
+/// One friend watches a film and gets another from the same holder, over a link that carries both only one after the
+/// other: what is watched goes first, and the other still comes. `up`: the holder's limit, else the link is.
+fn watched_beside_a_download(up: Option<u64>) -> (f64, u64) {
+    const PACE: u64 = 200_000;
+    let mut world = World::with_nodes(5, 2);
+    let bandwidth = if up.is_some() { 10_000_000 } else { 300_000 };
+    world.quality = Quality { bandwidth, buffer: 64 * 1024, ..Quality::default() };
+    world.link(0, 1);
+    let [film, other] =
+        [("film", 12_000_000), ("other", 40_000_000)].map(|(t, n)| world.publish(0, t, n, Audience::Friends));
+    assert!(world.run_until(MINUTE, |w| [&film, &other].iter().all(|cap| w.distance(1, cap).is_some())));
+    world.act(0, |core, now| core.set_rates(now, Rates { up, ..Rates::default() }));
+    world.fetch(1, &other, Route::Direct);
+    world.run(Duration::from_secs(5));
+    world.fetch(1, &film, Route::Direct);
+    let fetch = world.nodes[1].fetches[&film.root].id;
+    world.act(1, |core, now| core.set_whole(now, fetch, false));
+    let had =
+        |w: &World, cap: &ReadCap| w.nodes[1].partial.get(&cap.root).map_or(0, |parts| parts.len() as u64);
+    let before = had(&world, &other);
+    let (begun, mut next, mut waited) = (world.now, 0_u64, 0.0_f64);
+    let blocks = 12_000_000_u64.div_ceil(65_536);
+    while world.outcome(1, &film).is_none() {
+        world.run(Duration::from_millis(200));
+        let at = (world.now - begun).as_secs_f64();
+        assert!(at < 300.0, "{next} of {blocks}");
+        next = reached(&world, 1, &film, next, blocks);
+        let ahead = (next * 65_536) as f64 / PACE as f64 - (at - 5.0 - waited);
+        waited += (-ahead).max(0.0);
+        let in_hand = Duration::from_secs_f64(ahead.clamp(0.0, 8.0));
+        let place = Place { in_hand, ..Place::new(next.min(blocks - 1), PACE) };
+        world.act(1, |core, now| core.set_reader(now, fetch, 1, Some(place)));
+    }
+    (waited, had(&world, &other) - before)
+}
+
+#[test]
+fn what_a_friend_watches_goes_before_what_it_only_gets() {
+    for up in [None, Some(300_000)] {
+        let (waited, more) = watched_beside_a_download(up);
+        assert!(waited < 1.0 && more > 10, "{up:?}: waited {waited:.1} s, {more} blocks of the other");
     }
 }
 

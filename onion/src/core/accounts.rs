@@ -151,6 +151,8 @@ pub(crate) struct Account {
     granted_last: CircId,
     /// Sessions that are served.
     pub(super) serving: usize,
+    /// Until when the friend is known to watch something that it is served.
+    pub(super) watched_until: Duration,
     /// Cells to be passed on, as they stand in the sum over all links.
     relayed: usize,
 }
@@ -199,6 +201,9 @@ impl Account {
         self.handshakes.take(now.at)
     }
 }
+
+/// Who watches counts so many times more than who only wants to have something.
+const WATCHES: f64 = 4.0;
 
 /// Classes of tunnels that have credit to give.
 fn due_classes(now: Now, tunnels: &BTreeMap<CircId, Tunnel>) -> [bool; 3] {
@@ -283,6 +288,7 @@ impl Core {
             down: side(Pool::down(now.at, down)),
             granted_last: 0,
             serving: 0,
+            watched_until: Duration::ZERO,
             relayed: 0,
         }
     }
@@ -309,7 +315,8 @@ impl Core {
             let Who::Friend(key) = open.who else { continue };
             let Some(friend) = friends.get_mut(&key) else { continue };
             friend.credit.received(now.at, friend.traffic.received);
-            open.account.up.weight = friend.credit.weight(friend.onion.trust.weight());
+            let watches = if now.at < open.account.watched_until { WATCHES } else { 1.0 };
+            open.account.up.weight = watches * friend.credit.weight(friend.onion.trust.weight());
         }
     }
 

@@ -5,6 +5,7 @@ use super::relaying::At;
 use super::*;
 use crate::fetch;
 use crate::link::Broken;
+use crate::schedule::Class;
 use crate::serving::{Crowd, MAX_WANTED, ReadAnswer, SERVE_AHEAD, Serving};
 use crate::session::{Have, MAX_POSITIONS, Message, Spans, Want};
 use crate::tunnel::Tunnel;
@@ -233,6 +234,7 @@ impl Core {
                     let burst = fetch::burst(u64::from(first), count);
                     let burst = burst.map(|position| Want { position, deadline_ms: 0 }).collect();
                     self.take_wants(now, conn, circ, burst)?;
+                    self.tunnel(conn, circ).and_then(Tunnel::serving).into_iter().for_each(Serving::is_burst);
                 }
             }
             Message::Want(wants) => self.take_wants(now, conn, circ, wants)?,
@@ -287,10 +289,12 @@ impl Core {
     fn serve_one(&mut self, now: Now, conn: ConnId, circ: CircId, turn: bool) -> bool {
         let waits_here = self.waiting_here((conn, circ));
         let (per_friend, in_all) = self.budgets.serving;
-        let Self { connections, serving: all, serve_queue, crowds, held, .. } = self;
+        let Self { connections, serving: all, serve_queue, giving_way, crowds, held, .. } = self;
         let Some(open) = connections.get_mut(&conn).and_then(Connection::open) else { return false };
         let waiting = open.link.waiting(circ).max(waits_here);
-        let Some(serving) = open.tunnels.get_mut(&circ).and_then(Tunnel::serving) else { return false };
+        let Some(tunnel) = open.tunnels.get_mut(&circ) else { return false };
+        let class = tunnel.flow.class;
+        let Some(serving) = tunnel.serving() else { return false };
         let ahead = waiting + serving.reading.len() * SEALED_LEN;
         let before = std::mem::replace(&mut serving.counted, ahead);
         *all = (*all + ahead).saturating_sub(before);
@@ -301,6 +305,18 @@ impl Core {
             SERVE_AHEAD.min(per_friend / open.account.serving.max(1)).min(crowd.gate.ahead(crowd.sessions));
         if serving.waiting() == 0 || (ahead > 0 && ahead + SEALED_LEN > most) {
             return false;
+        }
+        // A friend who watches one thing gets that before the other that nobody waits for.
+        if class == Class::Own {
+            match serving.watched_until(now.at) {
+                Some(until) => open.account.watched_until = until,
+                None => {
+                    if let Some(until) = serving.gives_way_until(now.at, open.account.watched_until) {
+                        giving_way.insert((conn, circ), until);
+                        return false;
+                    }
+                }
+            }
         }
         if *all + SEALED_LEN > in_all || (!turn && !serve_queue.is_empty()) {
             if !std::mem::replace(&mut serving.queued, true) {
@@ -388,11 +404,14 @@ impl Core {
     pub(super) fn look_at_gates(&mut self, now: Now) {
         self.crowds.values_mut().for_each(|crowd| crowd.gate.expire(now.at));
         self.serve_waiting(now);
+        let due: Vec<At> = self.giving_way.extract_if(.., |_, until| *until <= now.at).map(|e| e.0).collect();
+        due.into_iter().for_each(|(conn, circ)| self.serve_more(now, conn, circ));
     }
 
     pub(super) fn next_gate_step(&self) -> Option<Duration> {
         let crowded = self.crowds.values().filter(|crowd| !crowd.waiting.is_empty());
-        crowded.filter_map(|crowd| crowd.gate.poll_timeout()).min()
+        let gate = crowded.filter_map(|crowd| crowd.gate.poll_timeout()).min();
+        earliest(gate, self.giving_way.values().min().copied())
     }
 
     /// Storage answered [`Output::Read`]; `None` when the block cannot be read.
@@ -437,6 +456,7 @@ impl Core {
         if serving.queued {
             self.serve_queue.retain(|waiting| *waiting != at);
         }
+        self.giving_way.remove(&at);
         if let Some(open) = self.open_link(at.0) {
             open.account.serving = open.account.serving.saturating_sub(1);
         }

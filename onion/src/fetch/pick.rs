@@ -265,6 +265,9 @@ impl Fetch {
             }
             let position = Position::Data(index);
             if self.asked.contains_key(&position) {
+                if due < URGENT && session.may_hasten(now, position, due) {
+                    return Some(Pick::new(position, Some(due)));
+                }
                 if let Some(pick) = self.sooner_from(now, id, session, position, due) {
                     return Some(pick);
                 }
@@ -409,7 +412,16 @@ impl Fetch {
         if found.is_some() && !self.whole {
             self.ahead.0 -= 1.0;
         }
-        found.map(|position| Pick::new(position, None))
+        // What happens to be needed soon is due then: holders send others before what is in no hurry.
+        let window = self.window();
+        let due = |position: &Position| {
+            let mut dues = self.places(now).filter_map(|place| match position {
+                Position::Data(index) if *index >= place.block => Some(place.due(*index)),
+                _ => None,
+            });
+            dues.by_ref().min().filter(|due| *due < window)
+        };
+        found.map(|position| Pick::new(position, due(&position)))
     }
 
     fn pick_in_order(&mut self, now: Duration, geometry: Geometry, id: SessionId) -> Option<Position> {

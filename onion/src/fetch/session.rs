@@ -26,6 +26,8 @@ const LATER: Duration = Duration::from_secs(15);
 /// Who puts off what there is no hurry for is asked for no more of that for so long at first, and twice as long
 /// each time that it does so again.
 const NOT_AHEAD: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
+/// What is due so much sooner than was said is asked for again with the time at which it is.
+const HASTEN: Duration = Duration::from_secs(2);
 /// A holder of which nothing is known yet brings so much a round trip.
 const FIRST_BLOCKS: f64 = 4.0;
 /// What a measurement counts for after each later one.
@@ -49,6 +51,8 @@ pub(super) struct Owed {
     pub(super) asked: Duration,
     /// When it is late: holders send what is due first.
     due: Duration,
+    /// The same as it was asked for first.
+    due_first: Duration,
     turn: u64,
 }
 
@@ -136,12 +140,16 @@ impl Session {
         self.spans.is_some_and(|spans| self.later.contains_key(&spans.of_block(index)))
     }
 
-    /// Whether it may be asked for a block at all.
+    /// Whether it may be asked for a block at all. A holder of parts has the node blocks above them.
     pub(super) fn may_have(&self, position: Position) -> bool {
-        match position {
-            Position::Data(index) => self.has_data(index),
-            other => !self.lacks.contains(&other),
-        }
+        let said = match (position, &self.has, self.spans) {
+            (Position::Data(index), ..) => return self.has_data(index),
+            (Position::Node(node), Has::Spans(map), Some(spans)) => {
+                spans.under(node).any(|span| has_span(map, span))
+            }
+            _ => true,
+        };
+        said && !self.lacks.contains(&position)
     }
 
     /// Takes what it says it has. False: it may not say that now.
@@ -180,7 +188,7 @@ impl Session {
 
     /// It puts a block off. False: a block that is due is not put off.
     pub(super) fn put_off(&mut self, now: Duration, position: Position) -> bool {
-        let hurries = |owed: &Owed| is_hurry(owed.due.saturating_sub(owed.asked));
+        let hurries = |owed: &Owed| is_hurry(owed.due_first.saturating_sub(owed.asked));
         self.later.retain(|_, until| *until > now);
         // What was taken back meanwhile, and perhaps asked for again, is no fault of the holder's.
         let taken_back = self.released.iter().any(|(released, _)| *released == position);
@@ -189,7 +197,7 @@ impl Session {
         if owed.is_some_and(|owed| hurries(&owed)) && !taken_back {
             return false;
         }
-        if owed.is_some_and(|owed| owed.due == Duration::MAX) && now >= self.not_ahead.0 {
+        if owed.is_some_and(|owed| owed.due_first == Duration::MAX) && now >= self.not_ahead.0 {
             let time = (self.not_ahead.1 * 2).clamp(NOT_AHEAD.0, NOT_AHEAD.1);
             self.not_ahead = (now + time, time);
         }
@@ -204,7 +212,7 @@ impl Session {
 
     /// It gives a block: what there was no hurry for it may be asked for again.
     pub(super) fn gives(&mut self, position: Position) {
-        if self.owed.get(&position).is_some_and(|owed| owed.due == Duration::MAX) {
+        if self.owed.get(&position).is_some_and(|owed| owed.due_first == Duration::MAX) {
             self.not_ahead = (Duration::ZERO, Duration::ZERO);
         }
     }
@@ -244,7 +252,25 @@ impl Session {
         }
         self.turns += 1;
         let due = due.map_or(Duration::MAX, |due| now + due);
-        self.owed.insert(position, Owed { asked: now, due, turn: self.turns });
+        self.owed.insert(position, Owed { asked: now, due, due_first: due, turn: self.turns });
+    }
+
+    /// Whether it owes a block that is due much sooner than was said when it was asked for, and sends others
+    /// before it.
+    pub(super) fn may_hasten(&self, now: Duration, position: Position, due: Duration) -> bool {
+        let later = |owed: &Owed| owed.due > now + due + HASTEN;
+        self.may_release(now)
+            && self.owed.get(&position).is_some_and(later)
+            && self.takes_for(now, position).is_some_and(|(_, waits)| waits)
+    }
+
+    /// What it owes is due sooner than was said. False: it does not owe it. If it is on its way already, it comes
+    /// twice.
+    pub(super) fn hasten(&mut self, now: Duration, position: Position, due: Option<Duration>) -> bool {
+        let Some(owed) = self.owed.get_mut(&position) else { return false };
+        owed.due = owed.due.min(due.map_or(Duration::MAX, |due| now + due));
+        self.released.push_back((position, now));
+        true
     }
 
     /// Takes a request back, if that may be.
@@ -438,6 +464,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_due_sooner_than_was_said_is_asked_for_again_and_may_come_twice() {
+        let mut session = Session::new(Duration::ZERO, None);
+        let seconds = Duration::from_secs;
+        session.owe(MS, Position::Data(1), Some(seconds(3)));
+        session.owe(MS, Position::Data(2), None);
+        assert!(session.may_hasten(MS, Position::Data(2), seconds(1)));
+        assert!(!session.may_hasten(MS, Position::Data(1), Duration::ZERO), "it is the next there");
+        assert!(session.hasten(MS, Position::Data(2), Some(seconds(1))));
+        assert!(!session.hasten(MS, Position::Data(3), None), "it was never asked for");
+        assert!(!session.may_hasten(MS, Position::Data(2), Duration::ZERO), "it was just said");
+        assert_eq!(session.answered(2 * MS, Position::Data(2)), Some(Some(MS)));
+        assert_eq!(session.answered(3 * MS, Position::Data(2)), Some(None), "it was on its way already");
+        assert_eq!(session.answered(4 * MS, Position::Data(2)), None);
+    }
+
+    #[test]
     fn who_puts_off_what_can_wait_is_asked_for_less_of_that_until_it_gives_some() {
         let mut session = Session::new(Duration::ZERO, None);
         session.spans = Geometry::of(10_000).map(Spans::of);
@@ -488,6 +530,10 @@ mod tests {
             assert!(session.lack(Position::Data(index)) && !session.has_data(index));
         }
         assert!(!session.lack(Position::Data(99)));
+        // Node blocks above nothing that it has, it never said it had.
+        session.spans = Geometry::of(100_000).map(Spans::of);
+        assert!(session.may_have(Position::Node(6)) && !session.may_have(Position::Node(7)));
+        assert!(session.lack(Position::Node(7)) && !session.lack(Position::Node(6)));
         session.tell(Have::All);
         assert!(!session.lack(Position::Data(200)), "who says all has all");
     }
