@@ -232,7 +232,7 @@ fn print_swarm(options: &Options) {
             move |seed| Scenario { viewers, arrive_s: 60.0, bitrate: 500_000, ..base((1.5, 4.0), seed) };
         row(&format!("{viewers} viewers"), mean(few, runs));
     }
-    head("1 Mbit/s, 80 viewers within 300 s, uploads 1.5 and 6, some leave; the publisher leaves");
+    head("1 Mbit/s, 80 viewers within 300 s, uploads 1.5 and 6; the publisher leaves");
     for leaves in [Leaves::Sent(1.2), Leaves::After(240.0), Leaves::After(400.0)] {
         for (name, rules, least_sent) in [
             ("**shipped**", shipped, true),
@@ -242,7 +242,7 @@ fn print_swarm(options: &Options) {
         ] {
             let scenario = |seed| {
                 let leaves = Some(leaves);
-                Scenario { rules, least_sent, leaves, quit: 0.0005, ..base((1.5, 6.0), seed) }
+                Scenario { rules, least_sent, leaves, ..base((1.5, 6.0), seed) }
             };
             row(&format!("{leaves:?}, {name}"), mean(scenario, runs));
         }
