@@ -477,7 +477,12 @@ impl Fetch {
     }
 
     /// The span that fewest sessions have; nearer ones, and then by chance, among equals.
-    fn rarest_span(&self, now: Duration, geometry: Geometry, id: SessionId) -> Option<(u64, Position)> {
+    pub(super) fn rarest_span(
+        &self,
+        now: Duration,
+        geometry: Geometry,
+        id: SessionId,
+    ) -> Option<(u64, Position)> {
         let mut best: Option<(f64, u64, Position)> = None;
         let place = self.places(now).next();
         let mine = self.sessions.get(&id)?;
@@ -490,8 +495,10 @@ impl Fetch {
             let holders = maps.iter().filter(|map| map.is_none_or(|map| has_span(map, span))).count();
             let chance = (self.seed ^ span).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
             let chance = chance as f64 / (1_u64 << 24) as f64;
-            let far = place.map_or(0.0, |place| place.due(spans.range(span).start).as_secs_f64());
-            let score = holders as f64 + chance / 2.0 + far * 0.002;
+            // Nearer ones among equals, as a share of the object: a film's end is rare, too.
+            let from = place.map_or(0, |place| spans.of_block(place.block));
+            let far = span.saturating_sub(from) as f64 / spans.count().max(1) as f64;
+            let score = holders as f64 + (chance + far) / 2.0;
             if best.is_none_or(|(least, ..)| score < least)
                 && let Some(position) = self.free_in_span(now, geometry, span, id)
             {

@@ -284,3 +284,31 @@ fn dripping_does_not_keep_a_session() {
     }
     assert!(now <= BLOCK_STALL + SESSION_STALL, "{now:?}");
 }
+
+/// What only the publisher has comes before what a viewer has, too, however far it is. The end of a long film was
+/// asked of nobody until readers came near, and was gone with the publisher.
+#[test]
+fn the_far_end_of_a_film_is_rare_too() {
+    let (cap, blocks) = object(1_000);
+    let mut fetch = Fetch::new(cap.verify_cap());
+    fetch.set_whole(Duration::ZERO, false);
+    fetch.set_reader(Duration::ZERO, 1, Some(Place::new(0, 20_000)));
+    let [publisher, viewer] = [(1, 1), (2, 1)];
+    for id in [publisher, viewer] {
+        fetch.session_opened(Duration::ZERO, id);
+    }
+    let root = Message::Block(Position::Root, blocks[&Position::Root].clone());
+    fetch.message(Duration::ZERO, publisher, root).unwrap();
+    let geometry = fetch.geometry().unwrap();
+    let spans = Spans::of(geometry);
+    fetch.message(Duration::ZERO, publisher, Message::Have(Have::All)).unwrap();
+    // The viewer has all but the last spans, an hour away.
+    let last = spans.count() as u32 - 3;
+    let near: Vec<u32> = (0..last).collect();
+    fetch.message(Duration::ZERO, viewer, Message::Have(Have::Spans(spans.map(&near)))).unwrap();
+    for seed in 0..50 {
+        fetch.set_seed(seed);
+        let (span, _) = fetch.rarest_span(Duration::ZERO, geometry, publisher).unwrap();
+        assert!(span >= u64::from(last), "span {span} of {last}, seed {seed}");
+    }
+}
