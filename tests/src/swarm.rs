@@ -39,8 +39,6 @@ pub struct Scenario {
     pub upload: (f64, f64),
     /// Share of a viewer's sessions that break in a second, and are replaced.
     pub churn: f64,
-    /// Share of viewers that leave in a second.
-    pub quit: f64,
     /// The publisher leaves after so many seconds, or after sending so many copies.
     pub leaves: Option<Leaves>,
     /// The rules of viewers.
@@ -73,7 +71,6 @@ impl Scenario {
             degree: 6,
             upload,
             churn: 0.001,
-            quit: 0.0,
             leaves: None,
             rules: Rules::default(),
             least_sent: true,
@@ -88,11 +85,11 @@ impl Scenario {
 pub struct Outcome {
     /// Seconds from coming to playing: mean and 90th percentile.
     pub start_s: (f64, f64),
-    /// Seconds without a picture over the video's length, mean of those who stayed.
+    /// Seconds without a picture over the video's length, mean of the viewers.
     pub stalled: f64,
     /// Viewers who stalled for more than a fiftieth of the video.
     pub disturbed: f64,
-    /// Of the viewers who stayed, those who got all of it.
+    /// Of the viewers, those who got all of it.
     pub finished: f64,
     /// Of the blocks, those that some viewer had at the end.
     pub alive: f64,
@@ -141,7 +138,6 @@ struct Node {
     crowd: Crowd<usize>,
     neighbours: BTreeSet<usize>,
     online: bool,
-    quit: bool,
     upload: f64,
     sent: f64,
     came_at: f64,
@@ -191,7 +187,6 @@ impl Swarm {
             crowd: Crowd::default(),
             neighbours: BTreeSet::new(),
             online: false,
-            quit: false,
             upload: upload * scenario.bitrate as f64,
             sent: 0.0,
             came_at,
@@ -223,7 +218,7 @@ impl Swarm {
     }
 
     fn is_over(&self) -> bool {
-        self.nodes.iter().skip(1).all(|node| node.ended || node.quit)
+        self.nodes.iter().skip(1).all(|node| node.ended)
     }
 
     fn step(&mut self) {
@@ -270,19 +265,13 @@ impl Swarm {
     fn come_and_go(&mut self, second: f64) {
         let step = STEP.as_secs_f64();
         for id in 1..self.nodes.len() {
-            if !self.nodes[id].online && !self.nodes[id].quit && self.nodes[id].came_at <= second {
+            if !self.nodes[id].online && self.nodes[id].came_at <= second {
                 self.nodes[id].online = true;
                 if let Some(fetch) = &mut self.nodes[id].fetch {
                     fetch.set_whole(self.now, false);
                     fetch.set_reader(self.now, 1, Some(Place::new(0, self.scenario.bitrate)));
                 }
                 (0..self.scenario.degree).for_each(|_| self.befriend(id));
-            }
-        }
-        for id in (1..self.nodes.len()).filter(|_| self.scenario.quit > 0.0).collect::<Vec<_>>() {
-            if self.nodes[id].online && unit(&mut self.rng) < self.scenario.quit * step {
-                self.nodes[id].quit = true;
-                self.leave(id);
             }
         }
         let sent = self.nodes[SEED].sent / self.bytes();
@@ -580,12 +569,12 @@ impl Swarm {
     }
 
     fn outcome(&self) -> Outcome {
-        let stayed: Vec<&Node> = self.nodes.iter().skip(1).filter(|node| !node.quit).collect();
-        let of = |count: usize| count as f64 / stayed.len().max(1) as f64;
-        let mut starts: Vec<f64> = stayed.iter().filter_map(|node| node.started_at).collect();
+        let viewers: Vec<&Node> = self.nodes.iter().skip(1).collect();
+        let of = |count: usize| count as f64 / viewers.len().max(1) as f64;
+        let mut starts: Vec<f64> = viewers.iter().filter_map(|node| node.started_at).collect();
         starts.sort_by(f64::total_cmp);
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
-        let stalls: Vec<f64> = stayed.iter().map(|node| node.stalled / self.scenario.length_s).collect();
+        let stalls: Vec<f64> = viewers.iter().map(|node| node.stalled / self.scenario.length_s).collect();
         let fetches = || self.nodes.iter().filter_map(|node| node.fetch.as_ref());
         let alive = |index: &u64| fetches().any(|fetch| fetch.has(Position::Data(*index)));
         let data = self.object.geometry.data_count();
@@ -598,7 +587,7 @@ impl Swarm {
             start_s: (mean(&starts), starts.get(starts.len() * 9 / 10).copied().unwrap_or(f64::NAN)),
             stalled: mean(&stalls),
             disturbed: of(stalls.iter().filter(|stalled| **stalled > 0.02).count()),
-            finished: of(stayed.iter().filter(complete).count()),
+            finished: of(viewers.iter().filter(complete).count()),
             alive: (0..data).filter(alive).count() as f64 / data as f64,
             copies: self.nodes[SEED].sent / self.bytes(),
             useful: useful as f64 / (useful + wasted).max(1) as f64,

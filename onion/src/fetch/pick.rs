@@ -415,11 +415,11 @@ impl Fetch {
         // What happens to be needed soon is due then: holders send others before what is in no hurry.
         let window = self.window();
         let due = |position: &Position| {
-            let mut dues = self.places(now).filter_map(|place| match position {
+            let dues = self.places(now).filter_map(|place| match position {
                 Position::Data(index) if *index >= place.block => Some(place.due(*index)),
                 _ => None,
             });
-            dues.by_ref().min().filter(|due| *due < window)
+            dues.min().filter(|due| *due < window)
         };
         found.map(|position| Pick::new(position, due(&position)))
     }
@@ -476,7 +476,7 @@ impl Fetch {
         Spans::of(geometry).range(span).filter(free).find_map(|index| self.with_node(geometry, index, id))
     }
 
-    /// The span that fewest sessions have; nearer ones, and then by chance, among equals.
+    /// The span that fewest sessions have; among equals the nearer ones, and by chance.
     pub(super) fn rarest_span(
         &self,
         now: Duration,
@@ -495,7 +495,7 @@ impl Fetch {
             let holders = maps.iter().filter(|map| map.is_none_or(|map| has_span(map, span))).count();
             let chance = (self.seed ^ span).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
             let chance = chance as f64 / (1_u64 << 24) as f64;
-            // Nearer ones among equals, as a share of the object: a film's end is rare, too.
+            // As a share of the object, so that no distance counts as much as a holder.
             let from = place.map_or(0, |place| spans.of_block(place.block));
             let far = span.saturating_sub(from) as f64 / spans.count().max(1) as f64;
             let score = holders as f64 + (chance + far) / 2.0;

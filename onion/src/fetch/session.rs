@@ -63,7 +63,7 @@ pub(super) struct Session {
     /// Of the object, once its shape is known.
     pub(super) spans: Option<Spans>,
     pub(super) owed: BTreeMap<Position, Owed>,
-    /// Taken back, and when.
+    /// Taken back, or asked for again, and when: they may come although nothing of them is owed.
     released: VecDeque<(Position, Duration)>,
     /// To be taken back with the next message.
     pub(super) cancels: Vec<Position>,
@@ -264,27 +264,33 @@ impl Session {
             && self.takes_for(now, position).is_some_and(|(_, waits)| waits)
     }
 
-    /// What it owes is due sooner than was said. False: it does not owe it. If it is on its way already, it comes
-    /// twice.
+    /// What it owes is due sooner than was said. False: it does not owe it. If it is on its way
+    /// already, it comes twice.
     pub(super) fn hasten(&mut self, now: Duration, position: Position, due: Option<Duration>) -> bool {
         let Some(owed) = self.owed.get_mut(&position) else { return false };
         owed.due = owed.due.min(due.map_or(Duration::MAX, |due| now + due));
-        self.released.push_back((position, now));
+        self.may_still_come(now, position);
         true
     }
 
     /// Takes a request back, if that may be.
     pub(super) fn release(&mut self, now: Duration, position: Position) -> bool {
-        while self.released.front().is_some_and(|(_, at)| now.saturating_sub(*at) > RELEASED_FOR) {
-            self.released.pop_front();
-        }
-        if self.released.len() >= MAX_RELEASED || self.owed.remove(&position).is_none() {
+        if !self.may_release(now) || self.owed.remove(&position).is_none() {
             return false;
         }
-        self.released.push_back((position, now));
+        self.may_still_come(now, position);
         self.cancels.push(position);
         self.settle();
         true
+    }
+
+    /// A block may come that is not owed any more, or once more. What did not come for long is forgotten, so that
+    /// there are never more than [`MAX_RELEASED`]: the caller has asked [`Session::may_release`].
+    fn may_still_come(&mut self, now: Duration, position: Position) {
+        while self.released.front().is_some_and(|(_, at)| now.saturating_sub(*at) > RELEASED_FOR) {
+            self.released.pop_front();
+        }
+        self.released.push_back((position, now));
     }
 
     /// When a block was asked for, among the others that are owed.
@@ -477,6 +483,19 @@ mod tests {
         assert_eq!(session.answered(2 * MS, Position::Data(2)), Some(Some(MS)));
         assert_eq!(session.answered(3 * MS, Position::Data(2)), Some(None), "it was on its way already");
         assert_eq!(session.answered(4 * MS, Position::Data(2)), None);
+        // However long it goes on, what may come twice is bounded.
+        let mut now = 5 * MS;
+        session.owe(now, Position::Data(9), Some(Duration::ZERO));
+        for index in 10..2_000 {
+            now += seconds(3);
+            session.owe(now, Position::Data(index), None);
+            if session.may_hasten(now, Position::Data(index), seconds(1)) {
+                session.hasten(now, Position::Data(index), Some(seconds(1)));
+            }
+            session.answered(now, Position::Data(index));
+            assert!(session.released.len() <= MAX_RELEASED);
+        }
+        assert!(session.released.iter().all(|(_, at)| *at + RELEASED_FOR >= now), "and forgotten");
     }
 
     #[test]
