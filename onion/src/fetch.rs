@@ -343,23 +343,23 @@ impl Fetch {
 
     /// Sessions that owe blocks and have been silent for too long.
     pub fn stalled(&self, now: Duration) -> Vec<SessionId> {
-        let silent = |s: &Session| {
-            let oldest = s.owed.values().map(|owed| owed.asked).min().unwrap_or(now);
-            !s.owed.is_empty()
-                && (now.saturating_sub(s.last_arrival) > SESSION_STALL
-                    || now.saturating_sub(oldest) > BLOCK_STALL)
-        };
+        let silent = |s: &Session| self.stalls_at(s).is_some_and(|at| now > at);
         self.sessions.iter().filter(|(_, s)| silent(s)).map(|(id, _)| *id).collect()
+    }
+
+    /// Until when a session that owes something may be silent.
+    fn stalls_at(&self, session: &Session) -> Option<Duration> {
+        let oldest = session.owed.values().map(|owed| owed.asked).min()?;
+        // Those that go through one circuit wait for each other's blocks on a slow link.
+        let beside = self.sessions.values().filter(|other| session.ticks() && other.ticks());
+        let last_arrival = beside.map(|s| s.last_arrival).max().unwrap_or(session.last_arrival);
+        Some((last_arrival + SESSION_STALL).min(oldest + BLOCK_STALL))
     }
 
     /// When [`Fetch::stalled`] may have something next, or sessions are to be asked for more.
     pub fn poll_timeout(&self) -> Option<Duration> {
-        let owing = self.sessions.values().filter(|s| !s.owed.is_empty());
-        let limit = |s: &Session| {
-            let oldest = s.owed.values().map(|owed| owed.asked + BLOCK_STALL).min();
-            oldest.unwrap_or(Duration::MAX).min(s.last_arrival + SESSION_STALL)
-        };
-        let stall = owing.map(|s| limit(s) + Duration::from_millis(1)).min();
+        let stalls = self.sessions.values().filter_map(|s| self.stalls_at(s));
+        let stall = stalls.min().map(|at| at + Duration::from_millis(1));
         [stall, self.look_at].into_iter().flatten().min()
     }
 
@@ -546,7 +546,7 @@ impl Fetch {
         let depth_due = if crowded { depth.max(CROWD_DEPTH) } else { depth };
         // Ask in groups: a request for each arriving block would cost a cell each, and so would the end of
         // each block, when the holder has nothing to send after it.
-        let group = if depth_due < 6 { 1 } else { (depth_due / 4).max(2) };
+        let group = if depth_due < 6 { 1 } else { (depth_due / 4).max(4.min(depth_due / 2)) };
         if !ticks && owed + group > depth_due {
             return None;
         }

@@ -76,10 +76,14 @@ pub enum Outgoing {
 }
 
 impl Outgoing {
-    fn is_empty(&self) -> bool {
+    /// Whether there is a cell to send. `more`: what does not fill one waits for what follows.
+    fn has_cell(&self, more: bool) -> bool {
         match self {
-            Self::Relayed(cells) => cells.is_empty(),
-            Self::Session { queue, .. } => queue.is_empty(),
+            Self::Relayed(cells) => !cells.is_empty(),
+            Self::Session { queue, seal } => {
+                let full = if seal.is_some() { TUNNEL_STREAM_LEN } else { STREAM_LEN };
+                queue.len() >= if more { full } else { 1 }
+            }
         }
     }
 
@@ -151,6 +155,8 @@ struct OutTunnel {
     credit: u32,
     /// What waits.
     outgoing: Outgoing,
+    /// More follows at once.
+    more: bool,
     flow: Flow,
     /// Cells of a circuit leave as `RELAY`, of a tunnel as `DATA`.
     command: Command,
@@ -380,6 +386,7 @@ impl Link {
         let tunnel = OutTunnel {
             credit: WINDOW_START,
             outgoing,
+            more: false,
             flow,
             command,
             sent: 0,
@@ -449,6 +456,15 @@ impl Link {
         }
     }
 
+    /// Whether more of a session follows at once: until then what does not fill a cell waits for it.
+    pub fn set_more(&mut self, circ: CircId, more: bool) {
+        if let Some(tunnel) = self.tunnels.get_mut(&circ)
+            && std::mem::replace(&mut tunnel.more, more) != more
+        {
+            self.wake(circ);
+        }
+    }
+
     /// The peer accepts `cells` more on a tunnel. An error when that is more than any window.
     /// Returns how many were of use.
     pub fn credit(&mut self, circ: CircId, cells: u16) -> Result<u32, Broken> {
@@ -466,7 +482,7 @@ impl Link {
         if let Some(tunnel) = self.tunnels.get_mut(&circ)
             && !tunnel.queued
             && tunnel.credit > 0
-            && !tunnel.outgoing.is_empty()
+            && tunnel.outgoing.has_cell(tunnel.more)
         {
             tunnel.queued = true;
             self.schedule.ready(circ, tunnel.flow, tunnel.sent);
@@ -622,7 +638,7 @@ impl Link {
             self.left.push(circ);
         }
         tunnel.left += 1;
-        tunnel.queued = tunnel.credit > 0 && !tunnel.outgoing.is_empty();
+        tunnel.queued = tunnel.credit > 0 && tunnel.outgoing.has_cell(tunnel.more);
         self.schedule.done(served, tunnel.queued);
         Ok(())
     }
@@ -702,6 +718,37 @@ mod tests {
         let n = send(&mut a, &mut wire).unwrap();
         assert_eq!(cells(&mut b, &wire[..n], 777).unwrap().len(), 5);
         assert_eq!(a.credit(2, 300), Err(Broken));
+    }
+
+    #[test]
+    fn what_does_not_fill_a_cell_waits_while_more_follows() {
+        let (mut a, _) = pair();
+        let (seal, _) = sessions();
+        a.open_tunnel(2, Flow::default(), Outgoing::Session { queue: ByteQueue::default(), seal: None });
+        a.open_tunnel(
+            4,
+            Flow::default(),
+            Outgoing::Session { queue: ByteQueue::default(), seal: Some(seal) },
+        );
+        for (circ, full) in [(2, STREAM_LEN), (4, TUNNEL_STREAM_LEN)] {
+            let mut cells_after = |step: &dyn Fn(&mut Link)| {
+                step(&mut a);
+                let n = send(&mut a, &mut vec![0; 20 * RECORD_LEN]).unwrap();
+                (n, a.take_left().iter().map(|left| left.cells).sum::<u32>(), a.waiting(circ))
+            };
+            let push = |bytes| move |a: &mut Link| a.with_queue(circ, |queue| queue.push(vec![7; bytes]));
+            assert_eq!(cells_after(&|a| a.set_more(circ, true)), (0, 0, 0));
+            let (_, cells, left) = cells_after(&push(2 * full + 100));
+            assert_eq!((cells, left), (2, 100), "the third cell is not full");
+            assert_eq!(cells_after(&|_| ()), (0, 0, 100));
+            assert_eq!(cells_after(&push(full - 101)), (0, 0, full - 1));
+            let (_, cells, left) = cells_after(&push(2));
+            assert_eq!((cells, left), (1, 1), "shared with what followed");
+            let (_, cells, left) = cells_after(&|a| a.set_more(circ, false));
+            assert_eq!((cells, left), (1, 0), "nothing follows");
+            let (_, cells, left) = cells_after(&push(1));
+            assert_eq!((cells, left), (1, 0));
+        }
     }
 
     #[test]

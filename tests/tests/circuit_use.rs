@@ -113,7 +113,7 @@ fn many_objects_in_an_hour_all_come() {
 /// is fetched. The circuit was ended for it, and its last relay replaced.
 #[test]
 fn a_slow_circuit_in_use_is_not_ended() {
-    seeds::run("a_slow_circuit_in_use_is_not_ended", 3, |seed| {
+    seeds::run("a_slow_circuit_in_use_is_not_ended", 7, |seed| {
         let mut world = World::ring(seed, 7, CircuitSettings { pace: MINUTE, ..quick() });
         let cap = world.publish(0, "Otters", 8_000_000, Audience::Fof);
         assert!(world.run_until(2 * MINUTE, |w| knows(w, 2, &cap)));

@@ -8,7 +8,7 @@ use crate::link::Broken;
 use crate::schedule::Class;
 use crate::serving::{Crowd, MAX_WANTED, ReadAnswer, SERVE_AHEAD, Serving};
 use crate::session::{Have, MAX_POSITIONS, Message, Spans, Want};
-use crate::tunnel::Tunnel;
+use crate::tunnel::{Role, Tunnel};
 use kith_crypto::content::SEALED_LEN;
 
 /// Objects for which friends who asked are remembered, and friends for each.
@@ -283,6 +283,14 @@ impl Core {
     /// a friend's sessions share what is read for one friend, and all friends what is read in all.
     pub(super) fn serve_more(&mut self, now: Now, conn: ConnId, circ: CircId) {
         while self.serve_one(now, conn, circ, false) {}
+        // The end of a block shares its cell with the next one.
+        let Some(serving) = self.tunnel(conn, circ).and_then(Tunnel::serving) else { return };
+        let more = !serving.reading.is_empty();
+        if self.tunnel(conn, circ).is_some_and(|tunnel| matches!(tunnel.role, Role::CircuitIn(_))) {
+            self.more_here(now, (conn, circ), more);
+        } else if let Some(open) = self.open_link(conn) {
+            open.link.set_more(circ, more);
+        }
     }
 
     /// Reads one block ahead, if there is room. `turn`: it has waited for its turn.

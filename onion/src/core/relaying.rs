@@ -100,6 +100,9 @@ pub(super) struct Here {
     serving: Serving,
     assembler: Assembler,
     seal: Session,
+    queue: ByteQueue,
+    /// More follows at once: what does not fill a record waits for it.
+    more: bool,
 }
 
 impl RelayCircuit {

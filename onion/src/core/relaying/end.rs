@@ -310,7 +310,13 @@ impl Core {
         };
         let answer = noise.read(&request.message).and_then(|_| noise.write(&[]));
         let (Ok(answer), Ok(seal)) = (answer, noise.into_session()) else { return };
-        let here = Here { serving: Serving::new(root, spans), assembler: Assembler::default(), seal };
+        let here = Here {
+            serving: Serving::new(root, spans),
+            assembler: Assembler::default(),
+            seal,
+            queue: ByteQueue::default(),
+            more: false,
+        };
         let wait = self.fixed_delay(&request.locator, from);
         self.at(now.at + wait, at.0, at.1, Timer::Here(at, base, Box::new((answer, here))));
     }
@@ -407,20 +413,36 @@ impl Core {
         }
     }
 
+    fn here(&mut self, at: At) -> Option<(StreamId, &mut Here)> {
+        let mut streams = self.circuit_end(at)?.streams.iter_mut();
+        streams.find_map(|(id, stream)| match stream {
+            Stream::Here(here) => Some((*id, here.as_mut())),
+            Stream::Tunnel { .. } => None,
+        })
+    }
+
     /// What the session of a builder with this node itself sends.
     pub(in crate::core) fn say_here(&mut self, now: Now, at: At, message: Message) {
-        let mut queue = ByteQueue::default();
-        message.push_to(&mut queue);
-        while !queue.is_empty() {
-            let here = self.circuit_end(at).and_then(|end| {
-                end.streams.iter_mut().find_map(|(id, stream)| match stream {
-                    Stream::Here(here) => Some((*id, here)),
-                    Stream::Tunnel { .. } => None,
-                })
-            });
-            let Some((id, here)) = here else { return };
+        let Some((_, here)) = self.here(at) else { return };
+        message.push_to(&mut here.queue);
+        self.send_here(now, at);
+    }
+
+    /// Whether more of such a session follows at once.
+    pub(in crate::core) fn more_here(&mut self, now: Now, at: At, more: bool) {
+        let Some((_, here)) = self.here(at) else { return };
+        if std::mem::replace(&mut here.more, more) != more {
+            self.send_here(now, at);
+        }
+    }
+
+    fn send_here(&mut self, now: Now, at: At) {
+        while let Some((id, here)) = self.here(at) {
+            if here.queue.len() < if here.more { TUNNEL_STREAM_LEN } else { 1 } {
+                return;
+            }
             let mut record = [0; TUNNEL_RECORD_LEN];
-            if seal_next(&mut here.seal, &mut queue, &mut record).is_err() {
+            if seal_next(&mut here.seal, &mut here.queue, &mut record).is_err() {
                 return self.stream_over(now, at, id);
             }
             self.tell_builder(now, at, None, |body| write_record(id, &record, body));
