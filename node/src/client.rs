@@ -175,7 +175,7 @@ pub async fn lines(
 pub fn failure_of(value: &Value) -> Failure {
     let text = |name| value.get(name).and_then(Value::as_str);
     let exit = text("code").and_then(Exit::from_name).unwrap_or(Exit::Failure);
-    Failure::new(exit, text("message").unwrap_or("the node refused without a reason"))
+    Failure::new(exit, text("detail").unwrap_or("the node refused without a reason"))
 }
 
 async fn whole(mut body: Incoming) -> Result<Vec<u8>, Failure> {

@@ -7,6 +7,7 @@ use crate::terminal::{human_bytes, human_duration};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
+use utoipa::ToSchema;
 
 /// Below this much free space something must be done, below ten times as much it is time to think.
 const LITTLE_SPACE: u64 = 100 * 1024 * 1024;
@@ -14,7 +15,7 @@ const LITTLE_SPACE: u64 = 100 * 1024 * 1024;
 const EARLIEST_S: u64 = 1_767_225_600;
 
 /// Why an address did not answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NoAnswer {
     /// The machine is there; nothing listens on that port.
@@ -26,7 +27,7 @@ pub enum NoAnswer {
 }
 
 /// How calling a friend went.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DialResult {
     /// Something answered; whether a link came of it is seen elsewhere.
@@ -36,7 +37,7 @@ pub enum DialResult {
 }
 
 /// The last call to a friend.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Dial {
     /// Unix seconds.
     pub at: u64,
@@ -45,7 +46,7 @@ pub struct Dial {
 }
 
 /// What is known of a friend.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Friend {
     /// Name here.
     pub name: String,
@@ -73,7 +74,7 @@ pub struct Friend {
 }
 
 /// Whose keys are the older ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OutOfStep {
     /// The friend's.
@@ -83,7 +84,7 @@ pub enum OutOfStep {
 }
 
 /// What a running node knows of itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Node {
     /// Why nothing is stored any more.
     pub read_only: Option<String>,
@@ -110,7 +111,7 @@ pub struct Node {
 }
 
 /// What matters of circuits.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Circuits {
     /// Nothing is fetched without them.
     pub strict: bool,

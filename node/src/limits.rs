@@ -3,17 +3,21 @@
 //! hold is the core's part.
 
 use crate::config::{Config, ConfigError, Loaded};
+use crate::config::{Given, Origin, edit};
 use crate::exit::{Exit, Failure};
 use crate::rates::{self, Limits, Minute};
 use crate::service::Command;
 use kith_onion::budget::Budgets;
 use kith_onion::{CircuitSettings, Privacy, Rates};
+use serde::Serialize;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use utoipa::ToSchema;
 
 /// The minute of the week where this machine is. Without knowledge of its zone that is UTC.
 pub fn local_minute() -> Minute {
@@ -37,6 +41,21 @@ pub struct LiveConfig {
     sets: Arc<[String]>,
     limits: Arc<watch::Sender<Limits>>,
     circuit_share: Arc<AtomicU8>,
+    look: Arc<Mutex<Look>>,
+}
+
+/// How the page looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// `auto`, `light` or `dark`.
+    pub theme: &'static str,
+    /// A language's tag, or `auto`.
+    pub language: &'static str,
+}
+
+impl Look {
+    /// As the browser says.
+    pub const AUTO: Self = Self { theme: "auto", language: "auto" };
 }
 
 /// What a running node takes at once.
@@ -59,7 +78,8 @@ impl LiveConfig {
     pub fn new(file: PathBuf, sets: Vec<String>, config: &Config) -> Self {
         let (limits, _) = watch::channel(config.limits.clone());
         let circuit_share = Arc::new(config.circuit_share.into());
-        Self { file, sets: sets.into(), limits: Arc::new(limits), circuit_share }
+        let look = Arc::new(Mutex::new(config.look));
+        Self { file, sets: sets.into(), limits: Arc::new(limits), circuit_share, look }
     }
 
     fn load(&self) -> Result<Loaded, ConfigError> {
@@ -67,22 +87,40 @@ impl LiveConfig {
     }
 
     /// Every key as the node would read it now.
-    pub fn shown(&self) -> Result<Value, Failure> {
+    pub fn shown(&self) -> Result<BTreeMap<String, ConfigValue>, Failure> {
         let loaded = self.load()?;
         let row = |key: &crate::config::KeySpec| {
             let (value, origin) = loaded.value(key)?;
-            Some((key.name.to_owned(), crate::commands::value_json(value, origin)))
+            Some((key.name.to_owned(), ConfigValue::new(value, origin)))
         };
-        Ok(crate::config::KEYS.iter().filter_map(row).collect::<serde_json::Map<_, _>>().into())
+        Ok(crate::config::KEYS.iter().filter_map(row).collect())
+    }
+
+    /// Changes keys in the file, all of them or none. The node still has to [`LiveConfig::reload`].
+    pub fn change(&self, changes: &[(String, String)]) -> Result<(), Failure> {
+        let mut given = Vec::new();
+        for (name, text) in changes {
+            let key = edit::key(name)?;
+            given.push((key, edit::given(key, text)));
+        }
+        Ok(edit::set_in(&self.file, &given)?)
     }
 
     /// Reads the file again and takes the keys that may change while the node runs.
     pub fn reload(&self) -> Result<Live, Failure> {
-        let Config { limits, store, privacy, circuits, circuit_share, .. } = self.load()?.config;
+        let Config { limits, store, privacy, circuits, circuit_share, look, .. } = self.load()?.config;
+        if let Ok(mut now) = self.look.lock() {
+            *now = look;
+        }
         let rates = limits.at(local_minute());
         self.limits.send_replace(limits);
         self.circuit_share.store(circuit_share, Ordering::Relaxed);
         Ok(Live { rates, store, privacy, circuits, budgets: crate::privacy::budgets(circuit_share) })
+    }
+
+    /// How the page looks.
+    pub fn look(&self) -> Look {
+        self.look.lock().map_or(Look::AUTO, |look| *look)
     }
 
     /// Percent of a busy link that circuits of others may use.
@@ -91,7 +129,7 @@ impl LiveConfig {
     }
 
     /// The limits as the API shows them.
-    pub fn limits_json(&self) -> Value {
+    pub fn limits(&self) -> LimitsView {
         shown(&self.limits.borrow(), local_minute())
     }
 
@@ -125,20 +163,87 @@ impl LiveConfig {
     }
 }
 
+/// Bytes a second; null is no limit.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+pub struct UpDown {
+    /// What leaves.
+    pub up: Option<u64>,
+    /// What comes.
+    pub down: Option<u64>,
+}
+
+/// A window of the schedule.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct WindowView {
+    /// Its number, from 1.
+    pub n: usize,
+    /// As `net schedule add` takes it.
+    pub window: String,
+    /// It holds now.
+    pub active: bool,
+}
+
 /// Limits and schedule, and what holds at this minute. Rates are bytes a second, null is no limit.
-pub fn shown(limits: &Limits, now: Minute) -> Value {
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct LimitsView {
+    /// All that leaves.
+    pub up: Option<u64>,
+    /// All that comes.
+    pub down: Option<u64>,
+    /// Own videos and what is fetched.
+    pub own: UpDown,
+    /// What is passed on between friends.
+    pub fof: UpDown,
+    /// Circuits of others.
+    pub onion: UpDown,
+    /// Weekly windows.
+    pub schedule: Vec<WindowView>,
+}
+
+/// Limits and schedule, and what holds at this minute.
+pub fn shown(limits: &Limits, now: Minute) -> LimitsView {
     let rates = limits.at(now);
-    let mut value = json!({"up": rates.up, "down": rates.down});
-    if let Some(fields) = value.as_object_mut() {
-        for (kind, (up, down)) in rates::KINDS.iter().zip(rates.kinds) {
-            fields.insert((*kind).into(), json!({"up": up, "down": down}));
-        }
-        let windows = limits.schedule.iter().enumerate();
-        let windows =
-            windows.map(|(i, w)| json!({"n": i + 1, "window": w.to_string(), "active": w.holds(now)}));
-        fields.insert("schedule".into(), windows.collect());
+    let [own, fof, onion] = rates.kinds.map(|(up, down)| UpDown { up, down });
+    let windows = limits.schedule.iter().enumerate();
+    let windows = windows.map(|(i, w)| WindowView { n: i + 1, window: w.to_string(), active: w.holds(now) });
+    LimitsView { up: rates.up, down: rates.down, own, fof, onion, schedule: windows.collect() }
+}
+
+/// A value of the configuration, and where it comes from.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ConfigValue {
+    /// A text, or a list of texts.
+    #[schema(value_type = Object)]
+    pub value: Value,
+    /// `default`, `file`, `environment` or `set`.
+    pub origin: &'static str,
+    /// The file or variable.
+    pub from: Option<String>,
+}
+
+impl ConfigValue {
+    /// A value as the API shows it.
+    pub fn new(value: &Given, origin: &Origin) -> Self {
+        let value = match value {
+            Given::Text(text) => json!(text),
+            Given::List(items) => json!(items),
+        };
+        let (origin, from) = match origin {
+            Origin::Default => ("default", None),
+            Origin::File(path) => ("file", Some(path.display().to_string())),
+            Origin::Env(name) => ("environment", Some(name.clone())),
+            Origin::Set | Origin::Command => ("set", None),
+        };
+        Self { value, origin, from }
     }
-    value
+
+    /// A text, or a list with commas.
+    pub fn text(&self) -> String {
+        match &self.value {
+            Value::Array(items) => items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
+            other => other.as_str().unwrap_or_default().to_owned(),
+        }
+    }
 }
 
 /// A rate from the command line or the API.

@@ -7,7 +7,8 @@
 
 use crate::config::LogLevel;
 use crate::terminal;
-use std::collections::HashMap;
+use serde::Serialize;
+use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::sync::Mutex;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+use utoipa::ToSchema;
 
 /// A line that came is not repeated for so long.
 const QUIET: Duration = Duration::from_secs(60);
@@ -26,6 +28,35 @@ pub fn start(level: LogLevel) {
     let layer = Lines { level: level_of(level), repeats: Mutex::default(), started: Instant::now() };
     // Only a second call could fail, and there is none.
     let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer));
+}
+
+/// Lines that `kith log` shows.
+const MAX_RECENT: usize = 1000;
+static RECENT: Mutex<VecDeque<LogLine>> = Mutex::new(VecDeque::new());
+
+/// A line of the log.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct LogLine {
+    /// Its number since the start, from 1.
+    pub n: u64,
+    /// The line.
+    pub line: String,
+}
+
+fn remember(line: &str) {
+    if let Ok(mut recent) = RECENT.lock() {
+        let n = recent.back().map_or(1, |last| last.n + 1);
+        if recent.len() >= MAX_RECENT {
+            recent.pop_front();
+        }
+        recent.push_back(LogLine { n, line: line.to_owned() });
+    }
+}
+
+/// The latest lines, those after the one with this number.
+pub fn recent(after: u64) -> Vec<LogLine> {
+    let recent = RECENT.lock();
+    recent.map(|recent| recent.iter().filter(|line| line.n > after).cloned().collect()).unwrap_or_default()
 }
 
 fn level_of(level: LogLevel) -> Option<Level> {
@@ -104,8 +135,10 @@ impl<S: Subscriber> Layer<S> for Lines {
         let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
         let again = if left_out > 0 { format!(" ({left_out} more like it before)") } else { String::new() };
         let (level, target) = (metadata.level(), metadata.target());
+        let line = format!("{time} {level:5} {target}: {line}{again}");
+        remember(&line);
         // A log that cannot be written must not end the node.
-        let _ = writeln!(std::io::stderr().lock(), "{time} {level:5} {target}: {line}{again}");
+        let _ = writeln!(std::io::stderr().lock(), "{line}");
     }
 }
 

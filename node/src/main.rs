@@ -42,6 +42,7 @@ pub mod stream;
 pub mod tasks;
 pub mod terminal;
 pub mod up;
+pub mod web;
 
 use crate::cli::{Cli, Command};
 use crate::client::Client;
@@ -198,6 +199,11 @@ async fn ask(shell: &Shell, command: Command) -> Result<(), Failure> {
         Command::Bundle { command } => shell.bundle(&command).await,
         Command::Net { command } => shell.net(&command).await,
         Command::Config { command } => shell.config(&command).await,
+        Command::Hide(args) => shell.hide(&args).await,
+        Command::Open(args) => shell.open(&args).await,
+        Command::Token { command } => shell.token(&command).await,
+        Command::Events => shell.events().await,
+        Command::Log { follow } => shell.log(follow).await,
         Command::Doctor { name } => shell.doctor(name.as_deref()).await,
         // Handled before a node is asked.
         Command::Up(_) | Command::Init(_) | Command::Restore(_) => Ok(()),
@@ -255,9 +261,9 @@ async fn up(paths: Paths, args: cli::Up, json: bool) -> Result<(), Failure> {
     let running = up::start(up::Request { paths, config, sets, name: args.name, passphrase }).await?;
     passphrase::warn_if_loose(args.passphrase_file.as_deref());
     if json {
-        commands::out(&running.ready.to_string())?;
+        commands::out(&json!(running.ready).to_string())?;
     } else {
-        welcome(&running.ready, moved)?;
+        welcome(&json!(running.ready), moved)?;
     }
     let stop = running.stop.clone();
     let finished = running.finish();
@@ -301,7 +307,7 @@ fn welcome(ready: &Value, moved: bool) -> Result<(), Failure> {
         .filter_map(Value::as_str)
         .collect();
     commands::out(&format!(
-        "kith is running. Friends reach it on {}; players on {}.\nFingerprint {}",
+        "kith is running. Friends reach it on {}; the page is at {}.\nFingerprint {}",
         listen.join(", "),
         text("web"),
         text("node")
@@ -312,7 +318,7 @@ fn welcome(ready: &Value, moved: bool) -> Result<(), Failure> {
             text("socket")
         ))?;
     }
-    commands::out("Next, in another terminal: kith friend invite. Stop with Ctrl-C.")
+    commands::out("Next, in another terminal: kith open (the page), or kith friend invite. Stop with Ctrl-C.")
 }
 
 async fn init(paths: &Paths, args: &cli::Init, json: bool) -> Result<(), Failure> {

@@ -13,7 +13,8 @@ use kith_onion::schedule::Weights;
 use kith_onion::{
     CircuitReport, Core, Cover, FriendKey, GuardTier, NoOnion, Now, OwnState, Privacy, Route, Trust, Way,
 };
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 /// What `config.toml` says of the modes.
 pub const CONFIG_COMMENT: &str = "How much speed is given up for privacy.\n\
@@ -117,46 +118,112 @@ const fn tier_name(tier: GuardTier) -> &'static str {
 }
 
 /// Circuits as `status` shows them.
-pub fn summary_json(cx: &Context<'_>) -> Value {
-    summary(&cx.core.circuit_report(cx.now), cx.service.state())
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct CircuitSummary {
+    /// Wait for use.
+    pub ready: usize,
+    /// Are being made.
+    pub building: usize,
+    /// Carry something, or did.
+    pub used: usize,
+    /// Of others, through this node.
+    pub relayed: usize,
+    /// Whom first relays are drawn from: `close`, `verified` or `all`.
+    pub tier: Option<&'static str>,
+    /// Whether the first relay is there.
+    pub guard_online: bool,
+    /// Why nothing comes through circuits.
+    pub lacks: Option<&'static str>,
+    /// Friends marked close.
+    pub close_friends: usize,
 }
 
-fn summary(report: &CircuitReport, state: &State) -> Value {
-    let count = |state: OwnState| report.own.iter().filter(|own| own.state == state).count();
-    let close = state.friends.keys().filter(|key| state.settings_of(**key).trust == records::Trust::Close);
-    json!({
-        "ready": count(OwnState::Ready),
-        "building": count(OwnState::Building),
-        "used": count(OwnState::Used),
-        "relayed": report.relayed,
-        "tier": report.tier.map(tier_name),
-        "guard_online": report.guard_online,
-        "lacks": report.lacks.map(lack_name),
-        "close_friends": close.count(),
-    })
+/// An own circuit.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct OwnCircuit {
+    /// How many relays it has.
+    pub relays: u8,
+    /// For how long it has stood.
+    pub age_s: u64,
+    /// `building`, `ready` or `used`.
+    pub state: &'static str,
+}
+
+/// What cover costs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct CoverCost {
+    /// `off`, `idle` or `constant`.
+    pub mode: &'static str,
+    /// Bytes a second and link, where constant.
+    pub rate: Option<u64>,
+    /// Links that stand.
+    pub links: u64,
+    /// What is sent on average when nothing else is.
+    pub bytes_per_day_and_link: u64,
+    /// On all links.
+    pub bytes_per_day: u64,
 }
 
 /// Circuits as `net circuits` shows them.
-pub fn circuits_json(cx: &Context<'_>, share: u8) -> Value {
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Circuits {
+    /// As `status` shows them.
+    #[serde(flatten)]
+    pub summary: CircuitSummary,
+    /// Each of the own ones.
+    pub own: Vec<OwnCircuit>,
+    /// The privacy mode.
+    pub privacy: &'static str,
+    /// How many relays own circuits have.
+    pub relays: u8,
+    /// Whether others' circuits may go through this node.
+    pub relay: bool,
+    /// Percent of a busy link that they may use.
+    pub share: u8,
+    /// What cover costs.
+    pub cover: CoverCost,
+}
+
+/// Circuits as `status` shows them.
+pub fn circuit_summary(cx: &Context<'_>) -> CircuitSummary {
+    summary(&cx.core.circuit_report(cx.now), cx.service.state())
+}
+
+fn summary(report: &CircuitReport, state: &State) -> CircuitSummary {
+    let count = |state: OwnState| report.own.iter().filter(|own| own.state == state).count();
+    let close = state.friends.keys().filter(|key| state.settings_of(**key).trust == records::Trust::Close);
+    CircuitSummary {
+        ready: count(OwnState::Ready),
+        building: count(OwnState::Building),
+        used: count(OwnState::Used),
+        relayed: report.relayed,
+        tier: report.tier.map(tier_name),
+        guard_online: report.guard_online,
+        lacks: report.lacks.map(lack_name),
+        close_friends: close.count(),
+    }
+}
+
+/// Circuits as `net circuits` shows them.
+pub fn circuits(cx: &Context<'_>, share: u8) -> Circuits {
     let report = cx.core.circuit_report(cx.now);
     let state = cx.service.state();
     let settings = cx.core.circuit_settings();
-    let mut value = summary(&report, state);
-    let own: Vec<Value> = report
-        .own
-        .iter()
-        .map(|own| json!({"relays": own.relays, "age_s": own.age.as_secs(), "state": state_name(own.state)}))
-        .collect();
+    let own = report.own.iter().map(|own| OwnCircuit {
+        relays: own.relays,
+        age_s: own.age.as_secs(),
+        state: state_name(own.state),
+    });
     let links = state.friends.keys().filter(|key| cx.core.is_online(**key)).count() as u64;
-    if let Some(fields) = value.as_object_mut() {
-        fields.insert("own".into(), json!(own));
-        fields.insert("privacy".into(), json!(mode_name(cx.core.privacy())));
-        fields.insert("relays".into(), json!(settings.relays));
-        fields.insert("relay".into(), json!(settings.relay));
-        fields.insert("share".into(), json!(share));
-        fields.insert("cover".into(), cover_json(settings.cover, links));
+    Circuits {
+        summary: summary(&report, state),
+        own: own.collect(),
+        privacy: mode_name(cx.core.privacy()),
+        relays: settings.relays,
+        relay: settings.relay,
+        share,
+        cover: cover_cost(settings.cover, links),
     }
-    value
 }
 
 const DAY_S: u64 = 86_400;
@@ -166,20 +233,15 @@ const CELL_BYTES: u64 = 4096;
 
 /// What cover costs: what this node sends on average when it sends nothing else, on each link and on
 /// all that stand.
-fn cover_json(cover: Cover, links: u64) -> Value {
+fn cover_cost(cover: Cover, links: u64) -> CoverCost {
     let (mode, rate, day) = match cover {
         Cover::Off => ("off", None, 0),
         Cover::Idle => ("idle", None, DAY_S / IDLE_GAP_S * CELL_BYTES),
         // Pads come after half to all of a cell's time: a third more than what is promised.
         Cover::Constant(rate) => ("constant", Some(rate), rate.saturating_mul(DAY_S / 3 * 4)),
     };
-    json!({
-        "mode": mode,
-        "rate": rate,
-        "links": links,
-        "bytes_per_day_and_link": day,
-        "bytes_per_day": day.saturating_mul(links),
-    })
+    let bytes_per_day = day.saturating_mul(links);
+    CoverCost { mode, rate, links, bytes_per_day_and_link: day, bytes_per_day }
 }
 
 // Who learns what.
@@ -190,6 +252,19 @@ pub struct Told {
     way: &'static str,
     reduced: bool,
     lacks: Option<NoOnion>,
+    /// One sentence.
+    pub who_learns: String,
+}
+
+/// Which way an item would come, as the API gives it.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct WayView {
+    /// `local`, `direct`, `fof`, `onion` or `none`.
+    pub way: &'static str,
+    /// The first relay also carries the item.
+    pub reduced: bool,
+    /// Why nothing can come through a circuit.
+    pub lacks: Option<&'static str>,
     /// One sentence.
     pub who_learns: String,
 }
@@ -208,13 +283,13 @@ impl Told {
     }
 
     /// As the API gives it.
-    pub fn json(&self) -> Value {
-        json!({
-            "way": self.way,
-            "reduced": self.reduced,
-            "lacks": self.lacks.map(lack_name),
-            "who_learns": self.who_learns,
-        })
+    pub fn view(&self) -> WayView {
+        WayView {
+            way: self.way,
+            reduced: self.reduced,
+            lacks: self.lacks.map(lack_name),
+            who_learns: self.who_learns.clone(),
+        }
     }
 
     /// Whether nothing can come this way now.
@@ -461,11 +536,11 @@ mod tests {
 
     #[test]
     fn cover_says_what_it_costs() {
-        let cost = |cover, links| cover_json(cover, links)["bytes_per_day"].as_u64();
-        assert_eq!(cost(Cover::Off, 9), Some(0));
-        assert_eq!(cost(Cover::Idle, 1), Some(11_796_480));
-        assert_eq!(cost(Cover::Constant(16_000), 3), Some(3 * 16_000 * 86_400 * 4 / 3));
-        assert_eq!(cost(Cover::Constant(u64::MAX), 3), Some(u64::MAX), "no overflow");
+        let cost = |cover, links| cover_cost(cover, links).bytes_per_day;
+        assert_eq!(cost(Cover::Off, 9), 0);
+        assert_eq!(cost(Cover::Idle, 1), 11_796_480);
+        assert_eq!(cost(Cover::Constant(16_000), 3), 3 * 16_000 * 86_400 * 4 / 3);
+        assert_eq!(cost(Cover::Constant(u64::MAX), 3), u64::MAX, "no overflow");
     }
 
     #[test]

@@ -11,12 +11,13 @@ use kith_crypto::secret::Key;
 use kith_store::{Publishing, Store, StoreError};
 use serde::{Deserialize, Serialize};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use utoipa::ToSchema;
 
 /// Sealed blocks that wait to be written.
 const QUEUE: usize = 16;
 
 /// What the publisher says about a file.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Meta {
     /// Title.
     pub title: String,

@@ -172,6 +172,28 @@ pub struct Circle {
     pub members: BTreeSet<FriendKey>,
 }
 
+/// What neither search nor pages show here.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hidden {
+    /// A video.
+    Video(Root),
+    /// Whatever has this word.
+    Word(String),
+    /// What only this friend tells of.
+    Friend(FriendKey),
+}
+
+/// A token for a program; the text itself is not kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// BLAKE3 of the text.
+    pub hash: [u8; 32],
+    /// One bit for each scope.
+    pub scopes: u8,
+    /// Unix seconds.
+    pub created_s: u64,
+}
+
 /// One record.
 #[derive(Debug)]
 pub enum Record {
@@ -245,6 +267,12 @@ pub enum Record {
     Known(ReadCap),
     /// The routes of own circuits, whole.
     Routes(Vec<u8>),
+    /// Something is hidden, or shown again.
+    Hidden(Hidden, bool),
+    /// A token with this name.
+    Token(String, Token),
+    /// A token is no good any more.
+    TokenRevoked(String),
 }
 
 /// The round of checks over everything stored.
@@ -459,6 +487,21 @@ impl Record {
             Self::Routes(bytes) => {
                 w.u8(50).raw(bytes);
             }
+            Self::Hidden(hidden, is_hidden) => {
+                w.u8(60).u8(u8::from(*is_hidden));
+                match hidden {
+                    Hidden::Video(root) => {
+                        w.u8(0).raw(&root.0);
+                    }
+                    Hidden::Word(word) => put_text(w.u8(1), word),
+                    Hidden::Friend(key) => put_key(w.u8(2), *key),
+                }
+            }
+            Self::Token(name, token) => {
+                w.u8(61).raw(&token.hash).u8(token.scopes).u64(token.created_s);
+                put_text(&mut w, name);
+            }
+            Self::TokenRevoked(name) => put_text(w.u8(62), name),
         }
         w.into_bytes()
     }
@@ -593,6 +636,22 @@ impl Record {
             40 => Self::Restored(key(&mut r)?, r.u64()?),
             41 => Self::Known(ReadCap { root: Root(r.array()?), key: Key::new(r.array()?) }),
             50 => Self::Routes(r.take(r.remaining().len())?.to_vec()),
+            60 => {
+                let is_hidden = r.flag("hidden")?;
+                let bad = r.invalid("hidden");
+                let hidden = match r.u8()? {
+                    0 => Hidden::Video(Root(r.array()?)),
+                    1 => Hidden::Word(take_text(&mut r)?),
+                    2 => Hidden::Friend(key(&mut r)?),
+                    _ => return Err(bad),
+                };
+                Self::Hidden(hidden, is_hidden)
+            }
+            61 => {
+                let (hash, scopes, created_s) = (r.array()?, r.u8()?, r.u64()?);
+                Self::Token(take_text(&mut r)?, Token { hash, scopes, created_s })
+            }
+            62 => Self::TokenRevoked(take_text(&mut r)?),
             _ => return Ok(None),
         };
         r.finish()?;
@@ -645,6 +704,10 @@ pub struct State {
     pub met: BTreeMap<FriendKey, u64>,
     /// Circles.
     pub circles: BTreeMap<u64, Circle>,
+    /// What neither search nor pages show.
+    pub hidden: BTreeSet<Hidden>,
+    /// Tokens for programs, by name.
+    pub tokens: BTreeMap<String, Token>,
     /// The round of checks over the store.
     pub scrub: Scrub,
     /// Objects with damaged blocks, and how many.
@@ -728,6 +791,10 @@ impl State {
             Record::Restored(key, at_s) => drop(self.restored.insert(key, at_s)),
             Record::Known(cap) => drop(self.known.insert(cap.root, cap.key)),
             Record::Routes(bytes) => self.routes = Some(bytes),
+            Record::Hidden(hidden, true) => drop(self.hidden.insert(hidden)),
+            Record::Hidden(hidden, false) => drop(self.hidden.remove(&hidden)),
+            Record::Token(name, token) => drop(self.tokens.insert(name, token)),
+            Record::TokenRevoked(name) => drop(self.tokens.remove(&name)),
             Record::Renamed(name) => {
                 if let Some(me) = &mut self.me {
                     me.name = name;
@@ -794,6 +861,7 @@ impl State {
 
     fn forget_settings(&mut self, key: FriendKey) {
         self.settings.remove(&key);
+        self.hidden.remove(&Hidden::Friend(key));
         self.met.remove(&key);
         self.restored.remove(&key);
         self.circles.values_mut().for_each(|circle| {
@@ -859,6 +927,9 @@ impl State {
         let known = self.known.iter().map(|(root, key)| ReadCap { root: *root, key: key.clone() });
         out.extend(known.map(|cap| Record::Known(cap).encode()));
         out.extend(self.routes.iter().map(|bytes| Record::Routes(bytes.clone()).encode()));
+        out.extend(self.hidden.iter().map(|hidden| Record::Hidden(hidden.clone(), true).encode()));
+        let tokens = self.tokens.iter();
+        out.extend(tokens.map(|(name, token)| Record::Token(name.clone(), token.clone()).encode()));
         out
     }
 
@@ -997,6 +1068,14 @@ mod tests {
             Record::Restored(key, 16),
             Record::Known(ReadCap { root: Root([33; 32]), key: Key::new([34; 32]) }),
             Record::Routes(vec![1, 2, 3]),
+            Record::Hidden(Hidden::Video(Root([35; 32])), true),
+            Record::Hidden(Hidden::Word("zoo".into()), true),
+            Record::Hidden(Hidden::Friend(key), true),
+            Record::Hidden(Hidden::Word("ark".into()), true),
+            Record::Hidden(Hidden::Word("ark".into()), false),
+            Record::Token("kodi".into(), Token { hash: [36; 32], scopes: 3, created_s: 37 }),
+            Record::Token("old".into(), Token { hash: [38; 32], scopes: 1, created_s: 39 }),
+            Record::TokenRevoked("old".into()),
         ]
     }
 
@@ -1024,6 +1103,10 @@ mod tests {
         assert_eq!((friend.record.counter_out, friend.record.counter_in), (10, 11));
         assert_eq!(again.publications.len(), 1);
         assert_eq!((again.restored.len(), again.known.len()), (1, 1));
+        assert_eq!(
+            (again.hidden.len(), again.tokens.keys().map(String::as_str).collect()),
+            (3, vec!["kodi"])
+        );
         assert!(again.publications.values().all(|p| p.audience.is_none()));
         assert_eq!(again.free_name("Bob"), "Bob 2");
         assert_eq!((friend.verified_s, friend.rotated_s, friend.record.own_keys), (Some(48), Some(47), 1));

@@ -10,7 +10,7 @@ use crate::doctor::Dial;
 use crate::exit::{Exit, Failure};
 use crate::heal::Heal;
 use crate::journal::Stored;
-use crate::records::{Record, State};
+use crate::records::{Hidden, Record, State};
 use crate::search::{Doc, Index};
 use crate::storage::{Block, Log, Storage};
 use fetches::{Fetching, Released};
@@ -19,7 +19,7 @@ use kith_onion::catalogue::{Brief, EntryId, Listing};
 use kith_onion::handshake::Who;
 use kith_onion::{Change, Core, Event, FetchId, FriendKey, InviteId, InviteOutcome, Now, Traffic};
 use kith_store::{Store, StoreError};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -494,16 +494,53 @@ impl Service {
     ) -> Vec<Found> {
         // Whoever asks has a right to what came a moment ago.
         self.index(core, usize::MAX);
-        let keeps = |id: u32| core.brief(EntryId(id)).is_some_and(&keep);
-        let mut hits = self.index.query(words, limit);
-        if !hits.iter().all(|hit| keeps(hit.id)) {
-            // An ask for a few of many looks at all of them.
-            hits = self.index.query_where(words, limit, keeps);
+        let unwanted = self.with_hidden_words();
+        let keeps = |id: u32| !unwanted.contains(&id) && core.brief(EntryId(id)).is_some_and(&keep);
+        let mut most = limit;
+        loop {
+            let mut hits = self.index.query(words, most);
+            if !hits.iter().all(|hit| keeps(hit.id)) {
+                // An ask for a few of many looks at all of them.
+                hits = self.index.query_where(words, most, keeps);
+            }
+            let all = hits.len() < most;
+            let found = hits.into_iter().filter_map(|hit| {
+                let listing = core.entry(EntryId(hit.id)).filter(|listing| self.shows(listing))?;
+                Some(Found { listing, score: hit.score })
+            });
+            let mut found: Vec<Found> = found.collect();
+            if all || found.len() >= limit {
+                found.truncate(limit);
+                return found;
+            }
+            // Some were hidden: others take their places.
+            most = most.saturating_mul(4);
         }
-        let found = hits
-            .into_iter()
-            .filter_map(|hit| Some(Found { listing: core.entry(EntryId(hit.id))?, score: hit.score }));
-        found.collect()
+    }
+
+    /// Entries with a hidden word.
+    fn with_hidden_words(&self) -> HashSet<u32> {
+        let words = self.state.hidden.iter().filter_map(|hidden| match hidden {
+            Hidden::Word(word) => Some(word),
+            _ => None,
+        });
+        words.flat_map(|word| self.index.with_word(word)).collect()
+    }
+
+    /// Whether neither the video is hidden nor all friends who tell of it.
+    fn shows(&self, listing: &Listing) -> bool {
+        let hidden = &self.state.hidden;
+        let by_hidden = |(key, _): &(FriendKey, u8)| hidden.contains(&Hidden::Friend(*key));
+        let told = !listing.sources.is_empty() && listing.sources.iter().all(by_hidden);
+        !told && !hidden.contains(&Hidden::Video(listing.entry.root()))
+    }
+
+    /// The latest that friends told of, by the day of publication, at most so many.
+    pub fn latest(&mut self, core: &mut Core, limit: usize) -> Vec<Listing> {
+        self.index(core, usize::MAX);
+        let unwanted = self.with_hidden_words();
+        let latest = core.latest(limit.saturating_mul(4), |id| !unwanted.contains(&id.0));
+        latest.into_iter().filter(|listing| self.shows(listing)).take(limit).collect()
     }
 
     // Ids.

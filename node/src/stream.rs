@@ -47,6 +47,10 @@ struct Stream {
     fetch: Option<Arc<FetchHandle>>,
     route: Route,
     made: Instant,
+    /// Nobody was asked for it yet: the first reader begins that.
+    lazy: bool,
+    /// The session of the page that it was made for.
+    session: Option<String>,
     /// How far its player has got.
     played: Arc<Played>,
     /// What a player may ask for does not give way.
@@ -102,6 +106,31 @@ impl Streams {
         fetch: Option<FetchHandle>,
         route: Route,
     ) -> Result<(String, String), Failure> {
+        self.add(cap, fetch, route, None)
+    }
+
+    /// An address for which nobody is asked for anything before it is read: one for each video and session.
+    pub fn open_lazy(&self, session: &str, cap: ReadCap) -> Result<(String, String), Failure> {
+        if let Ok(streams) = self.streams.lock() {
+            let is_it = |s: &Stream| {
+                s.session.as_deref() == Some(session)
+                    && s.cap.root == cap.root
+                    && s.made.elapsed() < LIFETIME / 2
+            };
+            if let Some(name) = streams.iter().find(|(_, s)| is_it(s)).map(|(name, _)| name.clone()) {
+                return Ok((format!("http://{}/media/{name}", self.addr), name));
+            }
+        }
+        self.add(cap, None, Route::Auto, Some(session.to_owned()))
+    }
+
+    fn add(
+        &self,
+        cap: ReadCap,
+        fetch: Option<FetchHandle>,
+        route: Route,
+        session: Option<String>,
+    ) -> Result<(String, String), Failure> {
         let name = random_name()?;
         if let Ok(mut streams) = self.streams.lock() {
             streams.retain(|_, s| s.made.elapsed() < LIFETIME);
@@ -113,7 +142,8 @@ impl Streams {
             let in_use = self.store.begin_use(&cap.root);
             let fetch = fetch.map(Arc::new);
             let made = Instant::now();
-            let stream = Stream { cap, fetch, route, made, played: Arc::default(), _in_use: in_use };
+            let (lazy, played) = (session.is_some(), Arc::default());
+            let stream = Stream { cap, fetch, route, made, lazy, session, played, _in_use: in_use };
             streams.insert(name.clone(), stream);
         }
         Ok((format!("http://{}/media/{name}", self.addr), name))
@@ -157,8 +187,9 @@ impl Streams {
     async fn reader(&self, name: &str) -> Result<Option<Reader>, Failure> {
         let Some(StreamState { cap, fetch, .. }) = self.state(name) else { return Ok(None) };
         let failed = |fetch: &Arc<FetchHandle>| matches!(fetch.status.borrow().end, Some(Err(_)));
-        let fetch =
-            if fetch.as_ref().is_some_and(failed) { self.fetch_again(name, &cap).await? } else { fetch };
+        let is_lazy = self.streams.lock().is_ok_and(|s| s.get(name).is_some_and(|s| s.lazy));
+        let begins = is_lazy || fetch.as_ref().is_some_and(failed);
+        let fetch = if begins { self.fetch_again(name, &cap).await? } else { fetch };
         let played = self.streams.lock().ok().and_then(|s| s.get(name).map(|s| Arc::clone(&s.played)));
         let reader = Reader::new(self.store.clone(), cap, fetch, self.commands.clone());
         Ok(played.map(|played| reader.telling(played)))
@@ -181,25 +212,23 @@ impl Streams {
         if let Ok(mut streams) = self.streams.lock()
             && let Some(stream) = streams.get_mut(name)
         {
-            stream.fetch = fetch.clone();
+            (stream.fetch, stream.lazy) = (fetch.clone(), false);
         }
         Ok(fetch)
     }
 
-    /// The listener's routes.
+    /// Their routes; who may ask at all is for `web`.
     pub fn router(self) -> Router {
         Router::new()
             .route("/media/{name}", get(media).head(media))
             // Whoever only asks what there is does not use it up.
             .route("/open/{door}", get(open_door).head(|| async { refuse(StatusCode::METHOD_NOT_ALLOWED) }))
-            .fallback(|| async { refuse(StatusCode::NOT_FOUND) })
-            .layer(axum::middleware::from_fn_with_state(self.clone(), guard))
             .with_state(self)
     }
 }
 
 /// 32 random bytes in hex.
-fn random_name() -> Result<String, Failure> {
+pub(crate) fn random_name() -> Result<String, Failure> {
     let mut random = [0; 32];
     getrandom::fill(&mut random)
         .map_err(|_| Failure::new(Exit::Failure, "the system gives no randomness"))?;
@@ -220,38 +249,7 @@ fn refuse(status: StatusCode) -> Response {
 }
 
 fn protect(headers: &mut HeaderMap) {
-    for (name, value) in [
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
-        (header::CACHE_CONTROL, "no-store"),
-        (header::CONTENT_SECURITY_POLICY, POLICY),
-        (header::X_FRAME_OPTIONS, "DENY"),
-    ] {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-    headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
-}
-
-/// Only requests that name this listener exactly: a page that makes its own name point here
-/// (DNS rebinding) sends its own name.
-async fn guard(State(streams): State<Streams>, request: Request, next: axum::middleware::Next) -> Response {
-    let port = streams.addr.port();
-    let allowed = [
-        streams.addr.to_string(),
-        format!("localhost:{port}"),
-        format!("127.0.0.1:{port}"),
-        format!("[::1]:{port}"),
-    ];
-    let mut hosts = request.headers().get_all(header::HOST).iter();
-    let named = hosts.next().and_then(|h| h.to_str().ok()).is_some_and(|h| allowed.iter().any(|a| a == h));
-    let absolute = request.uri().authority().is_some();
-    if !named || hosts.next().is_some() || absolute {
-        return refuse(StatusCode::FORBIDDEN);
-    }
-    if request.method() != Method::GET && request.method() != Method::HEAD {
-        return refuse(StatusCode::METHOD_NOT_ALLOWED);
-    }
-    next.run(request).await
+    crate::web::protect(headers, POLICY);
 }
 
 async fn media(State(streams): State<Streams>, Path(name): Path<String>, request: Request) -> Response {

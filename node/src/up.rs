@@ -1,6 +1,6 @@
 //! Starting and stopping a node: store, state, core, sockets, API, and the ready line.
 
-use crate::api::{Api, Facts, entry_of};
+use crate::api::{Api, Facts, Once, Places, Ready, Uploads, entry_of};
 use crate::config::Config;
 use crate::driver::{Clock, Driver};
 use crate::exit::{Context, Exit, Failure};
@@ -13,6 +13,7 @@ use crate::service::{Command, Service};
 use crate::storage::Storage;
 use crate::stream::Streams;
 use crate::tasks::{Tasks, end_at_once};
+use crate::web::{Sessions, Web};
 use kith_crypto::cert::{Address, Certificate, MAX_ADDRS, MAX_NAME_LEN};
 use kith_crypto::content::{Geometry, VerifyCap};
 use kith_crypto::identity::Identity;
@@ -211,8 +212,8 @@ pub struct Request {
 
 /// A running node, until [`Running::finish`].
 pub struct Running {
-    /// The ready line's fields.
-    pub ready: Value,
+    /// The ready line.
+    pub ready: Ready,
     /// Asks the node to stop.
     pub stop: mpsc::Sender<oneshot::Sender<()>>,
     end: tokio::task::JoinHandle<()>,
@@ -267,18 +268,19 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
     let (commands, command_receiver) = mpsc::channel(64);
     let tasks = Tasks::default();
     let streams = Streams::new(store.clone(), commands.clone(), tasks.clone(), web_addr);
+    let sessions = Sessions::default();
     let (stop, mut stops) = mpsc::channel::<oneshot::Sender<()>>(4);
 
     let node = core.me().fingerprint();
-    let ready = json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "node": node,
-        "pid": std::process::id(),
-        "listen": bound.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "onion": null,
-        "web": format!("http://{web_addr}/"),
-        "socket": paths.socket.display().to_string(),
-    });
+    let ready = Ready {
+        version: env!("CARGO_PKG_VERSION"),
+        node,
+        pid: std::process::id(),
+        listen: bound.iter().map(ToString::to_string).collect(),
+        onion: None,
+        web: format!("http://{web_addr}/"),
+        socket: paths.socket.display().to_string(),
+    };
     let facts = Facts {
         started: Instant::now(),
         ready: ready.clone(),
@@ -291,18 +293,23 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
         commands: commands.clone(),
         store: store.clone(),
         streams: streams.clone(),
+        sessions: sessions.clone(),
+        uploads: Uploads::default(),
+        places: Places::default(),
+        once: Once::default(),
         tasks: tasks.clone(),
         facts: Arc::new(facts),
         settings: settings.clone(),
         stop: stop.clone(),
     };
     tasks.spawn("limits", settings.run(commands.clone()));
-    tasks.spawn("api", serve_unix(socket, api.router()));
+    let page = Web { api: api.clone(), streams, sessions, addr: web_addr };
+    tasks.spawn("api", serve_unix(socket, api.owners_router()));
     tasks.spawn("addresses", watch_addresses(config.clone(), bound.clone(), commands.clone()));
     if let Some(every) = config.store_scrub {
         tasks.spawn("scrub", crate::scrub::run(store.clone(), commands.clone(), every));
     }
-    tasks.spawn("streams", serve_tcp(web, streams.router(), tasks.clone()));
+    tasks.spawn("page", serve_tcp(web, page.router(), tasks.clone()));
     // Search is filled by the driver's turns, or by whoever searches first.
     let mut service = Service::new(state, store, damaged);
     service.allow_restored(now, &mut core);

@@ -282,6 +282,18 @@ impl Catalogue {
         Some(Brief { distance, duration_s: known.words.duration_s() })
     }
 
+    /// What friends published last, at most so many, the latest day first; `keep` says of which.
+    pub fn latest(&self, limit: usize, keep: impl Fn(EntryId) -> bool) -> Vec<Listing> {
+        let shown = self.objects.iter().filter(|(id, k)| k.is_searchable() && k.own.is_none() && keep(*id));
+        let mut days: Vec<(u32, EntryId)> = shown.map(|(id, k)| (k.words.published_day(), id)).collect();
+        if limit < days.len() {
+            days.select_nth_unstable_by(limit, |a, b| b.cmp(a));
+            days.truncate(limit);
+        }
+        days.sort_unstable_by(|a, b| b.cmp(a));
+        days.into_iter().filter_map(|(_, id)| self.entry(id)).collect()
+    }
+
     /// Objects that search can show.
     pub fn roots(&self) -> impl Iterator<Item = Root> {
         self.objects.iter().filter(|(_, k)| k.is_searchable()).map(|(_, k)| k.words.root())

@@ -781,6 +781,11 @@ impl Core {
         self.catalogue.brief(id)
     }
 
+    /// What friends published last; see [`Catalogue::latest`].
+    pub fn latest(&self, limit: usize, keep: impl Fn(EntryId) -> bool) -> Vec<Listing> {
+        self.catalogue.latest(limit, keep)
+    }
+
     /// Objects that search can show.
     pub fn listed(&self) -> impl Iterator<Item = Root> {
         self.catalogue.roots()

@@ -11,12 +11,22 @@ pub(super) fn routes() -> Router<Api> {
     Router::new().route("/api/backup", get(make))
 }
 
-#[derive(Deserialize)]
+#[derive(OpenApi)]
+#[openapi(paths(make))]
+pub(super) struct Docs;
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct Wish {
+    /// With the videos.
     #[serde(default)]
     content: bool,
 }
 
+/// Everything that a backup holds, as frames that the command seals; over the unix socket only.
+#[utoipa::path(get, path = "/api/backup", tag = "node", security(("token" = ["admin"])),
+    params(Wish),
+    responses((status = 200, description = "frames", content_type = "application/octet-stream")))]
 async fn make(State(api): State<Api>, Query(wish): Query<Wish>) -> Result<Response, ApiError> {
     let snapshot = api
         .call(|cx| {

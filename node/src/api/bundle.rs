@@ -11,11 +11,20 @@ use std::path::PathBuf;
 
 /// The requests.
 pub(super) fn routes() -> Router<Api> {
-    Router::new().route("/api/bundles/export", post(export)).route("/api/bundles/import", post(import))
+    Router::new()
+        .route("/api/bundles/export", post(export))
+        .route("/api/bundles/file", post(file))
+        .route("/api/bundles/import", post(import))
 }
 
-#[derive(Deserialize)]
+#[derive(OpenApi)]
+#[openapi(paths(export, file, import))]
+pub(super) struct Docs;
+
+/// What goes to whom.
+#[derive(Deserialize, ToSchema)]
 struct Wish {
+    /// A friend's name.
     to: String,
     ids: Vec<String>,
 }
@@ -41,23 +50,12 @@ fn chosen(cx: &Context<'_>, ids: &[String]) -> Result<Vec<ObjectInfo>, Failure> 
     Ok(objects)
 }
 
+/// Videos for a friend's stick, sealed for that friend.
+#[utoipa::path(post, path = "/api/bundles/export", tag = "store", security(("token" = ["admin"])),
+    request_body = Wish,
+    responses((status = 200, description = "frames", content_type = "application/octet-stream")))]
 async fn export(State(api): State<Api>, Json(wish): Json<Wish>) -> Result<Response, ApiError> {
-    if wish.ids.len() > MAX_OBJECTS {
-        let what = format!("a bundle holds at most {MAX_OBJECTS} videos: make several");
-        return Err(Failure::new(Exit::Usage, what).into());
-    }
-    let (objects, secret, now_s) = api
-        .call(move |cx| {
-            let state = cx.service.state();
-            let friend = state.friend_named(&wish.to).ok_or_else(|| no_friend(&wish.to))?;
-            if state.settings_of(friend).blocked {
-                let what = format!("{} is blocked by you: kith friend unblock", wish.to);
-                return Err(Failure::new(Exit::Refused, what));
-            }
-            let secret = secret(cx, friend, true).ok_or_else(|| no_friend(&wish.to))?;
-            Ok((chosen(cx, &wish.ids)?, secret, unix_s(cx.now)))
-        })
-        .await?;
+    let (objects, secret, now_s) = wished(&api, wish).await?;
     let (sender, body) = ChannelBody::new(None);
     let store = api.store.clone();
     let writing = tokio::task::spawn_blocking(move || {
@@ -78,7 +76,68 @@ async fn export(State(api): State<Api>, Json(wish): Json<Wish>) -> Result<Respon
     Ok(([("content-type", "application/octet-stream")], Body::new(body)).into_response())
 }
 
-async fn import(State(api): State<Api>, request: Request) -> Answer {
+/// The objects of a bundle, its secret, and now.
+async fn wished(api: &Api, wish: Wish) -> Result<(Vec<ObjectInfo>, Key, u64), Failure> {
+    if wish.ids.len() > MAX_OBJECTS {
+        let what = format!("a bundle holds at most {MAX_OBJECTS} videos: make several");
+        return Err(Failure::new(Exit::Usage, what));
+    }
+    api.call(move |cx| {
+        let state = cx.service.state();
+        let friend = state.friend_named(&wish.to).ok_or_else(|| no_friend(&wish.to))?;
+        if state.settings_of(friend).blocked {
+            let what = format!("{} is blocked by you: kith friend unblock", wish.to);
+            return Err(Failure::new(Exit::Refused, what));
+        }
+        let secret = secret(cx, friend, true).ok_or_else(|| no_friend(&wish.to))?;
+        Ok((chosen(cx, &wish.ids)?, secret, unix_s(cx.now)))
+    })
+    .await
+}
+
+/// The same as a file that a browser takes away.
+#[utoipa::path(post, path = "/api/bundles/file", tag = "store", security(("token" = ["admin"])),
+    request_body = Wish,
+    responses((status = 200, description = "the bundle", content_type = "application/octet-stream")))]
+async fn file(State(api): State<Api>, Json(wish): Json<Wish>) -> Result<Response, ApiError> {
+    let (objects, secret, now_s) = wished(&api, wish).await?;
+    if objects.is_empty() {
+        return Err(Failure::new(Exit::Usage, "no video is chosen: choose one or more").into());
+    }
+    let store = api.store.clone();
+    Ok(super::page::written(&api, "bundle file", "videos.kith", move |out| {
+        bundle::export(&store, &objects, &secret, now_s, out, &mut || {})
+            .map(|_| ())
+            .map_err(std::io::Error::other)
+    }))
+}
+
+/// One video of a bundle.
+#[derive(Serialize, ToSchema)]
+struct BundledVideo {
+    id: String,
+    blocks: u64,
+    new: u64,
+    missing: u64,
+    /// False until it is in the catalogue here, or its link is used.
+    readable: bool,
+}
+
+/// What a bundle brought.
+#[derive(Serialize, ToSchema)]
+struct ImportedView {
+    from: String,
+    objects: usize,
+    complete: usize,
+    new_blocks: u64,
+    videos: Vec<BundledVideo>,
+}
+
+/// Takes in a bundle.
+#[utoipa::path(post, path = "/api/bundles/import", tag = "store", security(("token" = ["admin"])),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    responses((status = 200, body = ImportedView, description = "what it brought")))]
+async fn import(State(api): State<Api>, request: Request) -> Answer<ImportedView> {
     let senders = api
         .call(|cx| {
             cx.check_writable()?;
@@ -106,7 +165,7 @@ async fn import(State(api): State<Api>, request: Request) -> Answer {
     // What is being stored is stored to its end, whoever still waits for the answer.
     let value = api.begin("bundle", async move {
         let imported = work.await.map_err(|_| bug())??;
-        Ok(imported_json(&imported))
+        Ok(imported_view(&imported))
     });
     // Beside the answer, which may come before the end: a refused bundle is not read in vain, and the
     // connection is not broken off before its sender has heard why.
@@ -132,23 +191,21 @@ async fn feed(mut body: Body, to: mpsc::Sender<Result<Option<Bytes>, Failure>>) 
     }
 }
 
-fn imported_json(imported: &Imported) -> Value {
-    let videos = imported.objects.iter().map(|kept| {
-        json!({
-            "id": kept.root.to_hex(),
-            "blocks": kept.total,
-            "new": kept.new,
-            "missing": kept.total - kept.present,
-            "readable": !imported.unreadable.contains(&kept.root),
-        })
+fn imported_view(imported: &Imported) -> ImportedView {
+    let videos = imported.objects.iter().map(|kept| BundledVideo {
+        id: kept.root.to_hex(),
+        blocks: kept.total,
+        new: kept.new,
+        missing: kept.total - kept.present,
+        readable: !imported.unreadable.contains(&kept.root),
     });
-    json!({
-        "from": imported.from.name,
-        "objects": imported.objects.len(),
-        "complete": imported.objects.iter().filter(|kept| kept.complete).count(),
-        "new_blocks": imported.objects.iter().map(|kept| kept.new).sum::<u64>(),
-        "videos": videos.collect::<Vec<_>>(),
-    })
+    ImportedView {
+        from: imported.from.name.clone(),
+        objects: imported.objects.len(),
+        complete: imported.objects.iter().filter(|kept| kept.complete).count(),
+        new_blocks: imported.objects.iter().map(|kept| kept.new).sum(),
+        videos: videos.collect(),
+    }
 }
 
 /// Remembers what reads an object whose blocks came before the right to read them, by a bundle.

@@ -16,13 +16,27 @@ pub(super) fn routes() -> Router<Api> {
         .route("/api/circles/{name}/members", post(change))
 }
 
-fn circle_json(cx: &Context<'_>, id: u64, circle: &Circle) -> Value {
+#[derive(OpenApi)]
+#[openapi(paths(circles, create, remove, change))]
+pub(super) struct Docs;
+
+/// A circle.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct CircleView {
+    pub(crate) name: String,
+    /// Who is in it, by name.
+    pub(crate) friends: Vec<String>,
+    /// How many videos are published to it.
+    pub(crate) videos: usize,
+}
+
+fn circle_view(cx: &Context<'_>, id: u64, circle: &Circle) -> CircleView {
     let state = cx.service.state();
-    let mut friends: Vec<&str> =
-        circle.members.iter().filter_map(|key| state.friends.get(key)).map(|f| f.name.as_str()).collect();
+    let mut friends: Vec<String> =
+        circle.members.iter().filter_map(|key| state.friends.get(key)).map(|f| f.name.clone()).collect();
     friends.sort_unstable();
     let videos = state.publications.values().filter(|p| p.audience == Some(Audience::Circle(id))).count();
-    json!({"name": circle.name, "friends": friends, "videos": videos})
+    CircleView { name: circle.name.clone(), friends, videos }
 }
 
 /// Tells the core who is in each circle.
@@ -41,24 +55,38 @@ pub(super) fn no_circle(name: &str) -> Failure {
     Failure::new(Exit::NotFound, format!("there is no circle called {name}: see `kith circle list`"))
 }
 
-async fn circles(State(api): State<Api>) -> Answer {
-    let list = api
-        .call(|cx| {
-            let state = cx.service.state();
-            let mut list: Vec<Value> = state.circles.iter().map(|(id, c)| circle_json(cx, *id, c)).collect();
-            list.sort_by_key(|c| c["name"].to_string());
+impl Api {
+    /// All circles by name.
+    pub(crate) async fn circle_list(&self) -> Result<Vec<CircleView>, Failure> {
+        self.call(|cx| {
+            let circles = cx.service.state().circles.iter();
+            let mut list: Vec<CircleView> = circles.map(|(id, c)| circle_view(cx, *id, c)).collect();
+            list.sort_by(|a, b| a.name.cmp(&b.name));
             Ok(list)
         })
-        .await?;
-    Ok(Json(Value::Array(list)))
+        .await
+    }
 }
 
-#[derive(Deserialize)]
+/// All circles.
+#[utoipa::path(get, path = "/api/circles", tag = "friends", security(("token" = ["read"])),
+    params(Page),
+    responses((status = 200, body = Vec<CircleView>, description = "circles by name")))]
+async fn circles(State(api): State<Api>, Query(page): Query<Page>) -> Result<Paged<CircleView>, ApiError> {
+    Ok(page.of(api.circle_list().await?, |circle| circle.name.clone())?)
+}
+
+/// A new circle.
+#[derive(Deserialize, ToSchema)]
 struct CreateRequest {
     name: String,
 }
 
-async fn create(State(api): State<Api>, Json(request): Json<CreateRequest>) -> Answer {
+/// Makes an empty circle.
+#[utoipa::path(post, path = "/api/circles", tag = "friends", security(("token" = ["admin"])),
+    request_body = CreateRequest,
+    responses((status = 200, body = CircleView, description = "the circle")))]
+async fn create(State(api): State<Api>, Json(request): Json<CreateRequest>) -> Answer<CircleView> {
     let name = crate::up::plain_name(&request.name)?;
     let (value, stored) = api
         .call(move |cx| {
@@ -77,7 +105,7 @@ async fn create(State(api): State<Api>, Json(request): Json<CreateRequest>) -> A
             let last = state.circles.keys().next_back().copied().unwrap_or(0);
             let id = cx.now.unix_ms.max(last + 1);
             let circle = Circle { name, members: BTreeSet::new() };
-            let value = circle_json(cx, id, &circle);
+            let value = circle_view(cx, id, &circle);
             Ok((value, cx.store(vec![Record::Circle(id, circle)])))
         })
         .await?;
@@ -85,7 +113,8 @@ async fn create(State(api): State<Api>, Json(request): Json<CreateRequest>) -> A
     Ok(Json(value))
 }
 
-#[derive(Deserialize)]
+/// Friends by name.
+#[derive(Deserialize, ToSchema)]
 struct ChangeRequest {
     #[serde(default)]
     add: Vec<String>,
@@ -93,11 +122,16 @@ struct ChangeRequest {
     drop: Vec<String>,
 }
 
+/// Puts friends into a circle, and takes friends out.
+#[utoipa::path(post, path = "/api/circles/{name}/members", tag = "friends", security(("token" = ["admin"])),
+    params(("name" = String, Path, description = "what the circle is called")),
+    request_body = ChangeRequest,
+    responses((status = 200, body = CircleView, description = "the circle")))]
 async fn change(
     State(api): State<Api>,
     Path(name): Path<String>,
     Json(request): Json<ChangeRequest>,
-) -> Answer {
+) -> Answer<CircleView> {
     let (value, stored) = api
         .call(move |cx| {
             cx.check_writable()?;
@@ -110,14 +144,26 @@ async fn change(
             }
             let stored = cx.store(vec![Record::Circle(id, circle.clone())]);
             cx.core.set_circle(cx.now, id, circle.members.clone());
-            Ok((circle_json(cx, id, &circle), stored))
+            Ok((circle_view(cx, id, &circle), stored))
         })
         .await?;
     durable(stored).await?;
     Ok(Json(value))
 }
 
-async fn remove(State(api): State<Api>, Path(name): Path<String>) -> Answer {
+/// What was removed.
+#[derive(Serialize, ToSchema)]
+struct RemovedCircle {
+    removed: String,
+    /// So many videos are shared with nobody now.
+    unshared: usize,
+}
+
+/// Removes a circle; what was published to it is shared with nobody.
+#[utoipa::path(delete, path = "/api/circles/{name}", tag = "friends", security(("token" = ["admin"])),
+    params(("name" = String, Path, description = "what the circle is called")),
+    responses((status = 200, body = RemovedCircle, description = "it is gone")))]
+async fn remove(State(api): State<Api>, Path(name): Path<String>) -> Answer<RemovedCircle> {
     let shown = name.clone();
     let (unshared, stored) = api
         .call(move |cx| {
@@ -137,5 +183,5 @@ async fn remove(State(api): State<Api>, Path(name): Path<String>) -> Answer {
         })
         .await?;
     durable(stored).await?;
-    Ok(Json(json!({"removed": shown, "unshared": unshared})))
+    Ok(Json(RemovedCircle { removed: shown, unshared }))
 }

@@ -1,7 +1,7 @@
 //! Getting and watching.
 
 use super::*;
-use crate::privacy::Told;
+use crate::privacy::{Told, WayView};
 use crate::service::Purpose;
 use axum::extract::Query;
 use kith_crypto::content::Geometry;
@@ -22,17 +22,26 @@ pub(super) const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 /// And the states of a stream.
 const STATE_EVERY: Duration = Duration::from_millis(500);
 
-#[derive(Deserialize)]
+#[derive(OpenApi)]
+#[openapi(paths(way, fetch, content, open_stream, list_streams, close_stream, show_stream))]
+pub(super) struct Docs;
+
+/// What is wanted, and by which way.
+#[derive(Deserialize, ToSchema)]
 struct FetchRequest {
+    /// The id, a unique beginning of 8 digits or more, or a link.
     id: String,
+    /// `auto`, `direct`, `fof` or `onion`.
     route: Option<String>,
     /// The address lives as long as the answer is read, which is a line of JSON for each state.
     #[serde(default)]
     hold: bool,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct ContentRequest {
+    /// `auto`, `direct`, `fof` or `onion`.
     route: Option<String>,
 }
 
@@ -46,16 +55,24 @@ fn route_of(text: Option<&str>) -> Result<Route, Failure> {
     }
 }
 
-/// Which way a video would come, and who learns what from it. Nothing is asked of anybody.
-async fn way(State(api): State<Api>, Json(request): Json<FetchRequest>) -> Answer {
-    let route = route_of(request.route.as_deref())?;
-    let told = api
-        .call(move |cx| {
-            let (root, _) = cx.service.resolve(cx.core, &request.id)?;
-            Ok(cx.service.way(cx.now, cx.core, &root, route))
+impl Api {
+    /// Which way a video would come, and who learns what from it. Nothing is asked of anybody.
+    pub(crate) async fn way(&self, id: String, route: Route) -> Result<WayView, Failure> {
+        self.call(move |cx| {
+            let (root, _) = cx.service.resolve(cx.core, &id)?;
+            Ok(cx.service.way(cx.now, cx.core, &root, route).view())
         })
-        .await?;
-    Ok(Json(told.json()))
+        .await
+    }
+}
+
+/// Which way a video would come, and who learns what from it. Nothing is asked of anybody.
+#[utoipa::path(post, path = "/api/way", tag = "videos", security(("token" = ["read"])),
+    request_body = FetchRequest,
+    responses((status = 200, body = WayView, description = "the way")))]
+async fn way(State(api): State<Api>, Json(request): Json<FetchRequest>) -> Answer<WayView> {
+    let route = route_of(request.route.as_deref())?;
+    Ok(Json(api.way(request.id, route).await?))
 }
 
 /// An object that is here or on its way, and who learns what from that.
@@ -96,6 +113,9 @@ impl Begun {
 }
 
 /// Fetches an object; the answer is a line of JSON for each step, the last says how it ended.
+#[utoipa::path(post, path = "/api/fetches", tag = "videos", security(("token" = ["watch"])),
+    request_body = FetchRequest,
+    responses((status = 200, description = "lines of JSON: `way`, `progress`, then `done` or `error`", content_type = "application/x-ndjson")))]
 async fn fetch(State(api): State<Api>, Json(request): Json<FetchRequest>) -> Result<Response, ApiError> {
     let route = route_of(request.route.as_deref())?;
     let started = Instant::now();
@@ -120,7 +140,7 @@ async fn tell_and_follow(
     to: &mpsc::Sender<Bytes>,
 ) -> Result<Value, Failure> {
     let way = |told: &Told| {
-        let mut value = told.json();
+        let mut value = json!(told.view());
         add(&mut value, "event", json!("way"));
         line(&value)
     };
@@ -221,6 +241,9 @@ const fn mode_of(links: u8) -> &'static str {
 }
 
 /// The plaintext of an object that is here, or on its way.
+#[utoipa::path(get, path = "/api/objects/{id}/content", tag = "videos", security(("token" = ["watch"])),
+    params(("id" = String, Path, description = "the id, a unique beginning of 8 digits or more, or a link"), ContentRequest),
+    responses((status = 200, description = "the bytes", content_type = "application/octet-stream")))]
 async fn content(
     State(api): State<Api>,
     Path(id): Path<String>,
@@ -247,6 +270,22 @@ async fn content(
     Ok((headers, Body::new(body)).into_response())
 }
 
+/// A stream address.
+#[derive(Serialize, ToSchema)]
+struct OpenStream {
+    /// For a player on this machine.
+    url: String,
+    /// What ends it.
+    name: String,
+    expires_s: u64,
+    /// One sentence.
+    who_learns: String,
+}
+
+/// Makes a stream address.
+#[utoipa::path(post, path = "/api/streams", tag = "streams", security(("token" = ["watch"])),
+    request_body = FetchRequest,
+    responses((status = 200, body = OpenStream, description = "the address; with `hold` lines of JSON, the first is the address, then states")))]
 async fn open_stream(
     State(api): State<Api>,
     Json(request): Json<FetchRequest>,
@@ -260,11 +299,13 @@ async fn open_stream(
         Wanted::Fetching(cap, handle) => (cap, Some(handle)),
     };
     let (url, name) = api.streams.open(cap, handle, route)?;
-    let mut value = json!({"url": url, "name": name, "expires_s": crate::stream::LIFETIME.as_secs()});
-    add(&mut value, "who_learns", json!(begun.told.who_learns));
+    let who_learns = begun.told.who_learns.clone();
+    let opened = OpenStream { url, name, expires_s: crate::stream::LIFETIME.as_secs(), who_learns };
     if !request.hold {
-        return Ok(Json(value).into_response());
+        return Ok(Json(opened).into_response());
     }
+    let mut value = json!(opened);
+    let name = opened.name;
     add(&mut value, "event", json!("open"));
     add(&mut value, "open_url", json!(api.streams.open_once(&name)?));
     let (sender, body) = ChannelBody::new(None);
@@ -278,7 +319,8 @@ async fn open_stream(
                 () = tokio::time::sleep(STATE_EVERY) => {}
                 () = sender.closed() => break,
             }
-            next = stream_json(&copy, &name).await.map(|mut state| {
+            next = copy.stream(&name).await.map(|state| {
+                let mut state = json!(state);
                 add(&mut state, "event", json!("state"));
                 state
             });
@@ -288,25 +330,77 @@ async fn open_stream(
     Ok(([("content-type", "application/x-ndjson")], Body::new(body)).into_response())
 }
 
-async fn close_stream(State(api): State<Api>, Path(name): Path<String>) -> Answer {
-    Ok(Json(json!({"closed": api.streams.close(&name)})))
+/// Whether there was something to end.
+#[derive(Serialize, ToSchema)]
+struct ClosedStream {
+    closed: bool,
 }
 
-async fn show_stream(State(api): State<Api>, Path(name): Path<String>) -> Answer {
+/// Ends a stream address; readers of it go on until they end.
+#[utoipa::path(delete, path = "/api/streams/{name}", tag = "streams", security(("token" = ["watch"])),
+    params(("name" = String, Path, description = "its name")),
+    responses((status = 200, body = ClosedStream, description = "it is gone")))]
+async fn close_stream(State(api): State<Api>, Path(name): Path<String>) -> Answer<ClosedStream> {
+    Ok(Json(ClosedStream { closed: api.streams.close(&name) }))
+}
+
+/// How a stream stands.
+#[utoipa::path(get, path = "/api/streams/{name}", tag = "streams", security(("token" = ["watch"])),
+    params(("name" = String, Path, description = "its name")),
+    responses((status = 200, body = StreamView, description = "its state")))]
+async fn show_stream(State(api): State<Api>, Path(name): Path<String>) -> Answer<StreamView> {
     let gone = || Failure::new(Exit::NotFound, "this stream address has ended");
-    Ok(Json(stream_json(&api, &name).await.ok_or_else(gone)?))
+    Ok(Json(api.stream(&name).await.ok_or_else(gone)?))
 }
 
-async fn list_streams(State(api): State<Api>) -> Answer {
-    let mut all = Vec::new();
-    for name in api.streams.names() {
-        all.extend(stream_json(&api, &name).await);
+/// How all streams stand.
+#[utoipa::path(get, path = "/api/streams", tag = "streams", security(("token" = ["watch"])),
+    responses((status = 200, body = Vec<StreamView>, description = "their states")))]
+async fn list_streams(State(api): State<Api>) -> Answer<Vec<StreamView>> {
+    Ok(Json(api.stream_list().await))
+}
+
+/// What is here of a video that is played, what was asked for, how far its player has read.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct StreamView {
+    pub(crate) name: String,
+    pub(crate) id: String,
+    pub(crate) complete: bool,
+    pub(crate) have_bytes: u64,
+    pub(crate) total_bytes: u64,
+    pub(crate) asked_bytes: u64,
+    /// Where the picture should be, or what was read.
+    pub(crate) playing_at_bytes: u64,
+    /// What is here ahead of the picture with the least.
+    pub(crate) ahead_s: Option<u64>,
+    pub(crate) sources: usize,
+    /// Bytes for each character of `spans`.
+    pub(crate) span_bytes: u64,
+    /// `1` where all of it is here.
+    pub(crate) spans: String,
+    /// `local`, `direct`, `fof` or `onion`.
+    pub(crate) mode: &'static str,
+    /// Why nothing more comes.
+    pub(crate) failed: Option<Problem>,
+}
+
+impl Api {
+    /// How all streams stand.
+    pub(crate) async fn stream_list(&self) -> Vec<StreamView> {
+        let mut all = Vec::new();
+        for name in self.streams.names() {
+            all.extend(self.stream(&name).await);
+        }
+        all
     }
-    Ok(Json(json!(all)))
+
+    /// How a stream stands, while its address lives.
+    pub(crate) async fn stream(&self, name: &str) -> Option<StreamView> {
+        stream_view(self, name).await
+    }
 }
 
-/// How a stream stands: what is here, what was asked for, how far its player has read.
-async fn stream_json(api: &Api, name: &str) -> Option<Value> {
+async fn stream_view(api: &Api, name: &str) -> Option<StreamView> {
     let state = api.streams.state(name)?;
     let root = state.cap.root;
     let status = state.fetch.as_ref().map(|fetch| fetch.status.borrow().clone());
@@ -330,21 +424,21 @@ async fn stream_json(api: &Api, name: &str) -> Option<Value> {
     let others = geometry.map_or(0, |g| g.total() - g.data_count());
     let have = pack.as_ref().map_or(0, |pack| pack.present().saturating_sub(others).min(data));
     let complete = pack.as_ref().is_some_and(|pack| pack.is_complete());
-    Some(json!({
-        "name": name,
-        "id": root.to_hex(),
-        "complete": complete,
-        "have_bytes": blocks(have),
-        "total_bytes": blocks(data),
-        "asked_bytes": blocks(buffer.as_ref().map_or(0, |buffer| buffer.asked_blocks)),
-        "playing_at_bytes": state.playing_at,
-        "ahead_s": buffer.as_ref().and_then(|buffer| buffer.ahead).map(|ahead| ahead.as_secs().min(86_400)),
-        "sources": buffer.as_ref().map_or(0, |buffer| buffer.sessions),
-        "span_bytes": blocks(geometry.map_or(0, |g| Spans::of(g).blocks())),
-        "spans": geometry.map_or_else(String::new, |g| bits(&spans, span_count(g))),
-        "mode": status.as_ref().filter(|s| s.links > 0).map_or("local", |status| mode_of(status.links)),
-        "failed": failed.map(|failure| error_json(&failure)),
-    }))
+    Some(StreamView {
+        name: name.to_owned(),
+        id: root.to_hex(),
+        complete,
+        have_bytes: blocks(have),
+        total_bytes: blocks(data),
+        asked_bytes: blocks(buffer.as_ref().map_or(0, |buffer| buffer.asked_blocks)),
+        playing_at_bytes: state.playing_at,
+        ahead_s: buffer.as_ref().and_then(|buffer| buffer.ahead).map(|ahead| ahead.as_secs().min(86_400)),
+        sources: buffer.as_ref().map_or(0, |buffer| buffer.sessions),
+        span_bytes: blocks(geometry.map_or(0, |g| Spans::of(g).blocks())),
+        spans: geometry.map_or_else(String::new, |g| bits(&spans, span_count(g))),
+        mode: status.as_ref().filter(|s| s.links > 0).map_or("local", |status| mode_of(status.links)),
+        failed: failed.as_ref().map(Problem::from),
+    })
 }
 
 fn span_count(geometry: Geometry) -> usize {

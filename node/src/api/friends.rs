@@ -28,15 +28,49 @@ pub(super) fn routes() -> Router<Api> {
         .route("/api/friends/{name}/verify", post(verify))
 }
 
+#[derive(OpenApi)]
+#[openapi(paths(
+    invite,
+    friends,
+    add_friend,
+    show_friend,
+    remove_friend,
+    rename,
+    trust,
+    limit,
+    block,
+    unblock,
+    ping,
+    verify
+))]
+pub(super) struct Docs;
+
 /// A friend that was invited is waited for this long before the invite counts as pending.
 const INVITE_WAIT: Duration = Duration::from_secs(20);
 
-#[derive(Deserialize)]
+/// What an invite should be like.
+#[derive(Deserialize, ToSchema)]
 struct InviteRequest {
+    /// How long it can be used, in seconds; without as `invite.expires` says.
     expires_s: Option<u64>,
 }
 
-async fn invite(State(api): State<Api>, Json(request): Json<InviteRequest>) -> Answer {
+/// A new invite.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct NewInvite {
+    /// For one friend.
+    pub(crate) invite: String,
+    /// Unix seconds.
+    pub(crate) expires: u32,
+    /// What the inviter must know.
+    pub(crate) note: Option<String>,
+}
+
+/// Makes an invite for one friend.
+#[utoipa::path(post, path = "/api/invites", tag = "friends", security(("token" = ["admin"])),
+    request_body = InviteRequest,
+    responses((status = 200, body = NewInvite, description = "the invite")))]
+async fn invite(State(api): State<Api>, Json(request): Json<InviteRequest>) -> Answer<NewInvite> {
     let lifetime = request.expires_s.map_or(api.facts.invite_expires, Duration::from_secs);
     let note = api.facts.reach_note.clone();
     let (text, expires, stored) = api
@@ -63,20 +97,40 @@ async fn invite(State(api): State<Api>, Json(request): Json<InviteRequest>) -> A
         })
         .await?;
     durable(stored).await?;
-    Ok(Json(json!({"invite": text, "expires": expires, "note": note})))
+    Ok(Json(NewInvite { invite: text, expires, note }))
 }
 
-#[derive(Deserialize)]
+/// Who is to be added.
+#[derive(Deserialize, ToSchema)]
 struct AddRequest {
+    /// An invite, or a certificate.
     invite: String,
 }
 
+/// Who was added.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct AddedFriend {
+    /// What the friend is called here.
+    name: String,
+    fingerprint: String,
+    /// `online`, `offline` or `pending`.
+    state: &'static str,
+    /// What its owner must know.
+    note: Option<String>,
+    /// It was a friend before.
+    already: bool,
+}
+
 enum Added {
-    Already(Value),
+    Already(AddedFriend),
     Waiting(InviteId, oneshot::Receiver<InviteOutcome>, oneshot::Receiver<Stored>),
 }
 
-async fn add_friend(State(api): State<Api>, Json(request): Json<AddRequest>) -> Answer {
+/// Adds a friend by an invite or a certificate.
+#[utoipa::path(post, path = "/api/friends", tag = "friends", security(("token" = ["admin"])),
+    request_body = AddRequest,
+    responses((status = 200, body = AddedFriend, description = "stored on both sides, or queued as pending")))]
+async fn add_friend(State(api): State<Api>, Json(request): Json<AddRequest>) -> Answer<AddedFriend> {
     let refused = |what: String| Failure::new(Exit::Refused, what);
     if request.invite.starts_with("kith:c1:") {
         return add_certificate(&api, &request.invite).await;
@@ -98,8 +152,8 @@ async fn add_friend(State(api): State<Api>, Json(request): Json<AddRequest>) -> 
     durable(stored).await?;
     let outcome = tokio::time::timeout(INVITE_WAIT, outcome).await;
     let wanted = name.clone();
-    let answer = |name: &str, state: &str, note: Option<String>| {
-        Ok(Json(json!({"name": name, "fingerprint": fingerprint, "state": state, "note": note})))
+    let answer = |name: String, state: &'static str, note: Option<String>| {
+        Ok(Json(AddedFriend { name, fingerprint, state, note, already: false }))
     };
     match outcome {
         Ok(Ok(InviteOutcome::Friends(friend))) => {
@@ -112,7 +166,7 @@ async fn add_friend(State(api): State<Api>, Json(request): Json<AddRequest>) -> 
                 })
                 .await?;
             let online = tokio::time::timeout(Duration::from_secs(5), up).await;
-            answer(&name, if matches!(online, Ok(Ok(()))) { "online" } else { "pending" }, note)
+            answer(name, if matches!(online, Ok(Ok(()))) { "online" } else { "pending" }, note)
         }
         Ok(Ok(InviteOutcome::Refused)) => {
             let stored = api
@@ -126,7 +180,7 @@ async fn add_friend(State(api): State<Api>, Json(request): Json<AddRequest>) -> 
                         has expired or was withdrawn; ask for a new one";
             Err(refused(what.into()).into())
         }
-        _ => answer(&name, "pending", None),
+        _ => answer(name, "pending", None),
     }
 }
 
@@ -158,11 +212,10 @@ fn begin_adding(cx: &mut Context<'_>, invite: Invite, key: FriendKey) -> Result<
 }
 
 /// What is said of somebody who is a friend already.
-fn already(cx: &Context<'_>, key: FriendKey) -> Option<Value> {
+fn already(cx: &Context<'_>, key: FriendKey) -> Option<AddedFriend> {
     let friend = cx.service.state().friends.get(&key)?;
-    let fingerprint = friend.record.keys.fingerprint();
-    let state = state_of(cx, key);
-    Some(json!({"name": friend.name, "fingerprint": fingerprint, "state": state, "already": true}))
+    let (name, fingerprint) = (friend.name.clone(), friend.record.keys.fingerprint());
+    Some(AddedFriend { name, fingerprint, state: state_of(cx, key), note: None, already: true })
 }
 
 /// Refuses what is not valid now, and names both dates.
@@ -206,7 +259,7 @@ fn same_name(cx: &Context<'_>, friend: FriendKey, wanted: &str, name: &str) -> O
 }
 
 /// A certificate without an invite: the friendship works once the other side adds ours, too.
-async fn add_certificate(api: &Api, text: &str) -> Answer {
+async fn add_certificate(api: &Api, text: &str) -> Answer<AddedFriend> {
     let cert = Certificate::from_text(text).map_err(|e| {
         Failure::new(Exit::Refused, format!("this certificate cannot be used: {e}. Ask for it once more"))
     })?;
@@ -240,8 +293,7 @@ async fn add_certificate(api: &Api, text: &str) -> Answer {
             tell_trust_of(cx.now, cx.core, cx.service.state(), key);
             let note = same_name(cx, key, &cert.name, &name);
             let fingerprint = cert.keys.fingerprint();
-            let value = json!({"name": name, "fingerprint": fingerprint, "state": "pending", "note": note});
-            Ok((value, Some(stored)))
+            Ok((AddedFriend { name, fingerprint, state: "pending", note, already: false }, Some(stored)))
         })
         .await?;
     if let Some(stored) = stored {
@@ -254,28 +306,68 @@ fn first8(bytes: &[u8; 32]) -> [u8; 8] {
     bytes.first_chunk::<8>().copied().unwrap_or_default()
 }
 
-fn friend_json(cx: &Context<'_>, key: FriendKey) -> Option<Value> {
+/// Limits of one friend, in bytes a second; null is none.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+pub(crate) struct FriendLimits {
+    /// Most to the friend.
+    pub(crate) up: Option<u64>,
+    /// Most from it.
+    pub(crate) down: Option<u64>,
+}
+
+/// A friend, or an invite that waits.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct FriendView {
+    /// What the friend is called here.
+    pub(crate) name: String,
+    pub(crate) fingerprint: String,
+    /// `online`, `offline`, or `pending` while no link has ever stood.
+    pub(crate) state: &'static str,
+    /// Unix seconds; null while pending.
+    pub(crate) since: Option<u64>,
+    /// `close`, `normal` or `low`.
+    pub(crate) trust: &'static str,
+    pub(crate) sent_bytes: u64,
+    pub(crate) received_bytes: u64,
+    /// Forwarded for others, counted at the friend they came from.
+    pub(crate) relayed_bytes: u64,
+    pub(crate) blocked: bool,
+    pub(crate) limits: FriendLimits,
+    pub(crate) circles: Vec<String>,
+    /// When a link stood last, to the day, in Unix seconds.
+    pub(crate) met: Option<u64>,
+    /// When fingerprints were compared.
+    pub(crate) verified: Option<u64>,
+    /// When the friend showed new link keys.
+    pub(crate) keys_rotated: Option<u64>,
+    /// Only of one friend.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) addresses: Option<Vec<String>>,
+}
+
+fn friend_view(cx: &Context<'_>, key: FriendKey) -> Option<FriendView> {
     let friend = cx.service.state().friends.get(&key)?;
     let traffic = cx.service.traffic(cx.core, key);
     let state = cx.service.state();
     let settings = state.settings_of(key);
     let circles = state.circles.values().filter(|c| c.members.contains(&key));
-    Some(json!({
-        "name": friend.name,
-        "fingerprint": friend.record.keys.fingerprint(),
-        "state": state_of(cx, key),
-        "since": friend.since_s,
-        "trust": settings.trust.as_str(),
-        "sent_bytes": traffic.sent,
-        "received_bytes": traffic.received,
-        "relayed_bytes": traffic.relayed,
-        "blocked": settings.blocked,
-        "limits": {"up": settings.up, "down": settings.down},
-        "circles": circles.map(|c| c.name.as_str()).collect::<Vec<_>>(),
-        "met": state.met.get(&key),
-        "verified": friend.verified_s,
-        "keys_rotated": friend.rotated_s,
-    }))
+    Some(FriendView {
+        name: friend.name.clone(),
+        fingerprint: friend.record.keys.fingerprint(),
+        state: state_of(cx, key),
+        since: Some(friend.since_s),
+        trust: settings.trust.as_str(),
+        sent_bytes: traffic.sent,
+        received_bytes: traffic.received,
+        relayed_bytes: traffic.relayed,
+        blocked: settings.blocked,
+        limits: FriendLimits { up: settings.up, down: settings.down },
+        circles: circles.map(|c| c.name.clone()).collect(),
+        met: state.met.get(&key).copied(),
+        verified: friend.verified_s,
+        keys_rotated: friend.rotated_s,
+        addresses: None,
+    })
 }
 
 /// `pending`: no link has ever stood; the other side may not have added this node yet.
@@ -287,62 +379,83 @@ fn state_of(cx: &Context<'_>, key: FriendKey) -> &'static str {
     }
 }
 
-fn pending_json(invite: &Invite) -> Value {
-    json!({
-        "name": invite.inviter.name,
-        "fingerprint": invite.inviter.keys.fingerprint(),
-        "state": "pending",
-        "since": null,
-        "trust": "normal",
-        "sent_bytes": 0,
-        "received_bytes": 0,
-        "relayed_bytes": 0,
-        "blocked": false,
-        "limits": {"up": null, "down": null},
-        "circles": [],
-        "met": null,
-        "verified": null,
-        "keys_rotated": null,
-    })
+fn pending_view(invite: &Invite) -> FriendView {
+    FriendView {
+        name: invite.inviter.name.clone(),
+        fingerprint: invite.inviter.keys.fingerprint(),
+        state: "pending",
+        since: None,
+        trust: "normal",
+        sent_bytes: 0,
+        received_bytes: 0,
+        relayed_bytes: 0,
+        blocked: false,
+        limits: FriendLimits { up: None, down: None },
+        circles: Vec::new(),
+        met: None,
+        verified: None,
+        keys_rotated: None,
+        addresses: None,
+    }
 }
 
-async fn friends(State(api): State<Api>) -> Answer {
-    let list = api
-        .call(|cx| {
-            let keys: Vec<FriendKey> = cx.service.state().friends.keys().copied().collect();
-            let mut list: Vec<Value> = keys.into_iter().filter_map(|k| friend_json(cx, k)).collect();
-            list.sort_by_key(|f| f.get("name").map(ToString::to_string));
-            list.extend(cx.service.state().taken.values().map(pending_json));
+impl Api {
+    /// All friends by name, and then invites that wait.
+    pub(crate) async fn friend_list(&self) -> Result<Vec<FriendView>, Failure> {
+        self.call(|cx| {
+            let keys = cx.service.state().friends.keys();
+            let mut list: Vec<FriendView> = keys.filter_map(|key| friend_view(cx, *key)).collect();
+            list.sort_by(|a, b| a.name.cmp(&b.name));
+            list.extend(cx.service.state().taken.values().map(pending_view));
             Ok(list)
         })
-        .await?;
-    Ok(Json(Value::Array(list)))
+        .await
+    }
+}
+
+/// All friends, and invites that wait.
+#[utoipa::path(get, path = "/api/friends", tag = "friends", security(("token" = ["read"])),
+    params(Page),
+    responses((status = 200, body = Vec<FriendView>, description = "friends by name")))]
+async fn friends(State(api): State<Api>, Query(page): Query<Page>) -> Result<Paged<FriendView>, ApiError> {
+    Ok(page.of(api.friend_list().await?, |friend| friend.fingerprint.clone())?)
 }
 
 pub(super) fn no_friend(name: &str) -> Failure {
     Failure::new(Exit::NotFound, format!("there is no friend called {name}: see `kith friend list`"))
 }
 
-async fn show_friend(State(api): State<Api>, Path(name): Path<String>) -> Answer {
+/// One friend.
+#[utoipa::path(get, path = "/api/friends/{name}", tag = "friends", security(("token" = ["read"])),
+    params(("name" = String, Path, description = "what the friend is called here")),
+    responses((status = 200, body = FriendView, description = "with addresses")))]
+async fn show_friend(State(api): State<Api>, Path(name): Path<String>) -> Answer<FriendView> {
     let value = api
         .call(move |cx| {
             let state = cx.service.state();
             let Some(key) = state.friend_named(&name) else {
                 let pending = state.taken.values().find(|i| i.inviter.name == name);
-                return pending.map(pending_json).ok_or_else(|| no_friend(&name));
+                return pending.map(pending_view).ok_or_else(|| no_friend(&name));
             };
-            let mut value = friend_json(cx, key).unwrap_or_default();
-            if let Some(fields) = value.as_object_mut() {
-                let addrs: Vec<String> = cx.core.addresses(key).iter().map(ToString::to_string).collect();
-                fields.insert("addresses".into(), json!(addrs));
-            }
-            Ok(value)
+            let addresses = cx.core.addresses(key).iter().map(ToString::to_string).collect();
+            let view = friend_view(cx, key).ok_or_else(bug)?;
+            Ok(FriendView { addresses: Some(addresses), ..view })
         })
         .await?;
     Ok(Json(value))
 }
 
-async fn remove_friend(State(api): State<Api>, Path(name): Path<String>) -> Answer {
+/// Who was removed.
+#[derive(Serialize, ToSchema)]
+pub(super) struct RemovedFriend {
+    removed: String,
+}
+
+/// Ends a friendship, or takes an invite back that waits.
+#[utoipa::path(delete, path = "/api/friends/{name}", tag = "friends", security(("token" = ["admin"])),
+    params(("name" = String, Path, description = "what the friend is called here")),
+    responses((status = 200, body = RemovedFriend, description = "it is gone")))]
+async fn remove_friend(State(api): State<Api>, Path(name): Path<String>) -> Answer<RemovedFriend> {
     let shown = name.clone();
     let stored = api
         .call(move |cx| {
@@ -364,7 +477,7 @@ async fn remove_friend(State(api): State<Api>, Path(name): Path<String>) -> Answ
         })
         .await?;
     durable(stored).await?;
-    Ok(Json(json!({"removed": shown})))
+    Ok(Json(RemovedFriend { removed: shown }))
 }
 
 /// Ends the link to a friend for good: what comes from it now meets silence.
@@ -393,7 +506,7 @@ async fn set(
     api: &Api,
     name: String,
     change: impl FnOnce(&mut Settings) -> Result<(), Failure> + Send + 'static,
-) -> Answer {
+) -> Answer<FriendView> {
     let (value, stored) = api
         .call(move |cx| {
             cx.check_writable()?;
@@ -416,23 +529,29 @@ async fn set(
             }
             cx.core.set_friend_rates(cx.now, key, settings.up, settings.down);
             tell_trust_of(cx.now, cx.core, cx.service.state(), key);
-            Ok((friend_json(cx, key).unwrap_or_default(), stored))
+            Ok((friend_view(cx, key).ok_or_else(bug)?, stored))
         })
         .await?;
     durable(stored).await?;
     Ok(Json(value))
 }
 
-#[derive(Deserialize)]
+/// Another name.
+#[derive(Deserialize, ToSchema)]
 struct RenameRequest {
     new: String,
 }
 
+/// Calls a friend something else here.
+#[utoipa::path(post, path = "/api/friends/{name}/rename", tag = "friends", security(("token" = ["admin"])),
+    params(("name" = String, Path, description = "what the friend is called here")),
+    request_body = RenameRequest,
+    responses((status = 200, body = FriendView, description = "the friend")))]
 async fn rename(
     State(api): State<Api>,
     Path(name): Path<String>,
     Json(request): Json<RenameRequest>,
-) -> Answer {
+) -> Answer<FriendView> {
     let new = crate::up::plain_name(&request.new)?;
     let (value, stored) = api
         .call(move |cx| {
@@ -444,23 +563,30 @@ async fn rename(
                 return Err(Failure::new(Exit::Usage, what));
             }
             let stored = cx.store(vec![Record::FriendNamed(key, new)]);
-            Ok((friend_json(cx, key).unwrap_or_default(), stored))
+            Ok((friend_view(cx, key).ok_or_else(bug)?, stored))
         })
         .await?;
     durable(stored).await?;
     Ok(Json(value))
 }
 
-#[derive(Deserialize)]
+/// How far a friend is trusted.
+#[derive(Deserialize, ToSchema)]
 struct TrustRequest {
+    /// `close`, `normal` or `low`.
     trust: String,
 }
 
+/// Says how far a friend is trusted with circuits.
+#[utoipa::path(post, path = "/api/friends/{name}/trust", tag = "friends", security(("token" = ["admin"])),
+    params(("name" = String, Path, description = "what the friend is called here")),
+    request_body = TrustRequest,
+    responses((status = 200, body = FriendView, description = "the friend")))]
 async fn trust(
     State(api): State<Api>,
     Path(name): Path<String>,
     Json(request): Json<TrustRequest>,
-) -> Answer {
+) -> Answer<FriendView> {
     let trust = Trust::from_name(&request.trust)
         .ok_or_else(|| Failure::new(Exit::Usage, "trust is close, normal or low"))?;
     set(&api, name, move |settings| {
@@ -470,17 +596,23 @@ async fn trust(
     .await
 }
 
-#[derive(Deserialize)]
+/// Rates like `500kB/s`, or `off`; what is not given stays.
+#[derive(Deserialize, ToSchema)]
 struct LimitRequest {
     up: Option<String>,
     down: Option<String>,
 }
 
+/// Limits what goes to a friend and comes from it.
+#[utoipa::path(post, path = "/api/friends/{name}/limit", tag = "friends", security(("token" = ["admin"])),
+    params(("name" = String, Path, description = "what the friend is called here")),
+    request_body = LimitRequest,
+    responses((status = 200, body = FriendView, description = "the friend")))]
 async fn limit(
     State(api): State<Api>,
     Path(name): Path<String>,
     Json(request): Json<LimitRequest>,
-) -> Answer {
+) -> Answer<FriendView> {
     let read = |text: Option<String>| text.map(|t| crate::limits::rate(&t)).transpose();
     let (up, down) = (read(request.up)?, read(request.down)?);
     set(&api, name, move |settings| {
@@ -491,7 +623,11 @@ async fn limit(
     .await
 }
 
-async fn block(State(api): State<Api>, Path(name): Path<String>) -> Answer {
+/// No link to a friend until it is unblocked; the friendship stays.
+#[utoipa::path(post, path = "/api/friends/{name}/block", tag = "friends", security(("token" = ["admin"])),
+    params(("name" = String, Path, description = "what the friend is called here")),
+    responses((status = 200, body = FriendView, description = "the friend")))]
+async fn block(State(api): State<Api>, Path(name): Path<String>) -> Answer<FriendView> {
     set(&api, name, |settings| {
         settings.blocked = true;
         Ok(())
@@ -499,7 +635,11 @@ async fn block(State(api): State<Api>, Path(name): Path<String>) -> Answer {
     .await
 }
 
-async fn unblock(State(api): State<Api>, Path(name): Path<String>) -> Answer {
+/// Links again.
+#[utoipa::path(post, path = "/api/friends/{name}/unblock", tag = "friends", security(("token" = ["admin"])),
+    params(("name" = String, Path, description = "what the friend is called here")),
+    responses((status = 200, body = FriendView, description = "the friend")))]
+async fn unblock(State(api): State<Api>, Path(name): Path<String>) -> Answer<FriendView> {
     set(&api, name, |settings| {
         settings.blocked = false;
         Ok(())
@@ -507,7 +647,18 @@ async fn unblock(State(api): State<Api>, Path(name): Path<String>) -> Answer {
     .await
 }
 
-async fn ping(State(api): State<Api>, Path(name): Path<String>) -> Answer {
+/// How long an answer took.
+#[derive(Serialize, ToSchema)]
+struct Pong {
+    name: String,
+    ms: f64,
+}
+
+/// Asks a friend's node for an answer.
+#[utoipa::path(post, path = "/api/friends/{name}/ping", tag = "friends", security(("token" = ["read"])),
+    params(("name" = String, Path, description = "what the friend is called here")),
+    responses((status = 200, body = Pong, description = "the answer came")))]
+async fn ping(State(api): State<Api>, Path(name): Path<String>) -> Answer<Pong> {
     let shown = name.clone();
     let pong = api
         .call(move |cx| {
@@ -520,7 +671,7 @@ async fn ping(State(api): State<Api>, Path(name): Path<String>) -> Answer {
         })
         .await?;
     match tokio::time::timeout(PING_WAIT, pong).await {
-        Ok(Ok(took)) => Ok(Json(json!({"name": shown, "ms": took.as_secs_f64() * 1000.0}))),
+        Ok(Ok(took)) => Ok(Json(Pong { name: shown, ms: took.as_secs_f64() * 1000.0 })),
         _ => {
             let seconds = PING_WAIT.as_secs();
             let what = format!("no answer from {shown} within {seconds} s: try again, or see `kith doctor`");
@@ -529,13 +680,30 @@ async fn ping(State(api): State<Api>, Path(name): Path<String>) -> Answer {
     }
 }
 
-#[derive(Deserialize)]
+/// What is known of a friend's keys by another way.
+#[derive(Deserialize, ToSchema)]
 struct VerifyRequest {
+    /// Letters or words, as the friend reads them out.
     fingerprint: Option<String>,
+    /// The friend says that its node came out of a backup.
     #[serde(default)]
     restored: bool,
+    /// Takes it back.
     #[serde(default)]
     undo: bool,
+}
+
+/// Fingerprints to compare.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Verified {
+    pub(crate) name: String,
+    pub(crate) fingerprint: String,
+    /// The same in twelve words.
+    pub(crate) words: String,
+    pub(crate) own_fingerprint: String,
+    pub(crate) own_words: String,
+    /// When they were compared, in Unix seconds.
+    pub(crate) verified: Option<u64>,
 }
 
 /// Fingerprints are compared by people: case, spaces and hyphens do not count.
@@ -546,11 +714,16 @@ fn same_fingerprint(a: &str, b: &str) -> bool {
     plain(a) == plain(b)
 }
 
+/// Shows fingerprints, and notes that they were compared.
+#[utoipa::path(post, path = "/api/friends/{name}/verify", tag = "friends", security(("token" = ["admin"])),
+    params(("name" = String, Path, description = "what the friend is called here")),
+    request_body = VerifyRequest,
+    responses((status = 200, body = Verified, description = "fingerprints of both")))]
 async fn verify(
     State(api): State<Api>,
     Path(name): Path<String>,
     Json(request): Json<VerifyRequest>,
-) -> Answer {
+) -> Answer<Verified> {
     let (value, stored) = api
         .call(move |cx| {
             cx.check_writable()?;
@@ -579,14 +752,14 @@ async fn verify(
             let stored = cx.store(records);
             tell_trust_of(cx.now, cx.core, cx.service.state(), key);
             let verified = cx.service.state().friends.get(&key).and_then(|f| f.verified_s);
-            let value = json!({
-                "name": name,
-                "fingerprint": theirs,
-                "words": words,
-                "own_fingerprint": cx.core.me().fingerprint(),
-                "own_words": cx.core.me().fingerprint_words().join(" "),
-                "verified": verified,
-            });
+            let value = Verified {
+                name,
+                fingerprint: theirs,
+                words,
+                own_fingerprint: cx.core.me().fingerprint(),
+                own_words: cx.core.me().fingerprint_words().join(" "),
+                verified,
+            };
             Ok((value, stored))
         })
         .await?;

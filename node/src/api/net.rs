@@ -1,27 +1,56 @@
 //! Configuration, limits and circuits of the running node.
 
 use super::*;
-use crate::limits::Live;
-use crate::privacy;
+use crate::limits::{ConfigValue, LimitsView, Live};
+use crate::privacy::{self, Circuits};
+use std::collections::BTreeMap;
 
 /// The requests.
 pub(super) fn routes() -> Router<Api> {
     Router::new()
-        .route("/api/config", get(config))
+        .route("/api/config", get(config).patch(change))
         .route("/api/config/reload", post(reload))
         .route("/api/limits", get(limits))
         .route("/api/circuits", get(circuits))
 }
 
-async fn config(State(api): State<Api>) -> Answer {
+#[derive(OpenApi)]
+#[openapi(paths(config, change, limits, reload, circuits))]
+pub(super) struct Docs;
+
+/// Every key as the node reads it now.
+#[utoipa::path(get, path = "/api/config", tag = "settings", security(("token" = ["read"])),
+    responses((status = 200, body = BTreeMap<String, ConfigValue>, description = "values by key")))]
+async fn config(State(api): State<Api>) -> Answer<BTreeMap<String, ConfigValue>> {
     Ok(Json(api.settings.shown()?))
 }
 
-async fn limits(State(api): State<Api>) -> Answer {
-    Ok(Json(api.settings.limits_json()))
+/// Changes keys in the configuration's file, all of them or none, and takes those that may change while the
+/// node runs. The body has texts by key; lists have commas.
+#[utoipa::path(patch, path = "/api/config", tag = "settings", security(("token" = ["admin"])),
+    request_body = BTreeMap<String, String>,
+    responses((status = 200, body = BTreeMap<String, ConfigValue>, description = "values by key")))]
+async fn change(
+    State(api): State<Api>,
+    Json(changes): Json<BTreeMap<String, String>>,
+) -> Answer<BTreeMap<String, ConfigValue>> {
+    let changes: Vec<(String, String)> = changes.into_iter().collect();
+    let settings = api.settings.clone();
+    tokio::task::spawn_blocking(move || settings.change(&changes)).await.map_err(|_| bug())??;
+    reload(State(api)).await
 }
 
-async fn reload(State(api): State<Api>) -> Answer {
+/// Limits of speed, and what holds at this minute.
+#[utoipa::path(get, path = "/api/limits", tag = "settings", security(("token" = ["read"])),
+    responses((status = 200, body = LimitsView, description = "limits")))]
+async fn limits(State(api): State<Api>) -> Answer<LimitsView> {
+    Ok(Json(api.settings.limits()))
+}
+
+/// Reads the configuration's file again.
+#[utoipa::path(post, path = "/api/config/reload", tag = "settings", security(("token" = ["admin"])),
+    responses((status = 200, body = BTreeMap<String, ConfigValue>, description = "values by key")))]
+async fn reload(State(api): State<Api>) -> Answer<BTreeMap<String, ConfigValue>> {
     let Live { rates, store, privacy, circuits, budgets } = api.settings.reload()?;
     api.call(move |cx| {
         cx.core.set_rates(cx.now, rates);
@@ -45,7 +74,17 @@ async fn reload(State(api): State<Api>) -> Answer {
     config(State(api)).await
 }
 
-async fn circuits(State(api): State<Api>) -> Answer {
-    let share = api.settings.circuit_share();
-    Ok(Json(api.call(move |cx| Ok(privacy::circuits_json(cx, share))).await?))
+impl Api {
+    /// Circuits, own and of others.
+    pub(crate) async fn circuits(&self) -> Result<Circuits, Failure> {
+        let share = self.settings.circuit_share();
+        self.call(move |cx| Ok(privacy::circuits(cx, share))).await
+    }
+}
+
+/// Own circuits, those of others through this node, and cover.
+#[utoipa::path(get, path = "/api/circuits", tag = "network", security(("token" = ["read"])),
+    responses((status = 200, body = Circuits, description = "circuits")))]
+async fn circuits(State(api): State<Api>) -> Answer<Circuits> {
+    Ok(Json(api.circuits().await?))
 }

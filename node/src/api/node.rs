@@ -1,11 +1,13 @@
 //! The node itself.
 
 use super::*;
+use crate::privacy::CircuitSummary;
 use crate::{doctor, privacy};
 use kith_crypto::cert::Address;
 use kith_crypto::rng::Rng;
 use kith_onion::ratchet::OutOfStep;
 use kith_onion::{NoOnion, Privacy};
+use std::collections::BTreeMap;
 
 /// The requests.
 pub(super) fn routes() -> Router<Api> {
@@ -19,39 +21,85 @@ pub(super) fn routes() -> Router<Api> {
         .route("/api/doctor", get(doctor))
 }
 
-async fn status(State(api): State<Api>) -> Answer {
-    let facts = api.facts.clone();
-    let mut value = api
-        .call(move |cx| {
+#[derive(OpenApi)]
+#[openapi(paths(status, paths, stop, id, rotate, store_stats, doctor))]
+pub(super) struct Docs;
+
+/// How many friends there are.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct FriendCount {
+    pub(crate) online: usize,
+    pub(crate) total: usize,
+    /// Invites that wait.
+    pub(crate) pending: usize,
+}
+
+/// What the node is doing.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct Status {
+    pub(crate) name: Option<String>,
+    pub(crate) friends: FriendCount,
+    /// Entries that friends told of.
+    pub(crate) entries: usize,
+    /// Published here.
+    pub(crate) videos: usize,
+    pub(crate) fetches: usize,
+    /// When friends' friends' entries come next.
+    pub(crate) next_batch_s: Option<u64>,
+    /// Why nothing is stored any more.
+    pub(crate) read_only: Option<String>,
+    pub(crate) disk_full: Option<String>,
+    /// Videos that gave way to others since the start.
+    pub(crate) evicted: u64,
+    pub(crate) damaged: store::DamageCount,
+    pub(crate) clock_skew_s: Option<i64>,
+    pub(crate) privacy: &'static str,
+    pub(crate) privacy_in_effect: &'static str,
+    pub(crate) circuits: CircuitSummary,
+    #[serde(flatten)]
+    pub(crate) ready: Ready,
+    pub(crate) uptime_s: u64,
+    /// What an inviter must know.
+    pub(crate) reach_note: Option<String>,
+}
+
+impl Api {
+    /// What the node is doing.
+    pub(crate) async fn status(&self) -> Result<Status, Failure> {
+        let facts = self.facts.clone();
+        self.call(move |cx| {
             let state = cx.service.state();
             let online = state.friends.keys().filter(|k| cx.core.is_online(**k)).count();
-            let next = cx.core.next_relayed_pull(cx.now).map(|d| d.as_secs());
-            Ok(json!({
-                "name": state.me.as_ref().map(|m| m.name.clone()),
-                "friends": {"online": online, "total": state.friends.len(), "pending": state.taken.len()},
-                "entries": cx.core.entry_count(),
-                "videos": state.publications.len(),
-                "fetches": cx.service.fetch_count(),
-                "next_batch_s": next,
-                "read_only": cx.service.read_only(),
-                "disk_full": disk_full(cx),
-                "evicted": cx.service.store().usage().evicted,
-                "damaged": store::damaged_json(cx.service.heal.count()),
-                "clock_skew_s": cx.service.clock_warning().map(|ms| ms / 1000),
-                "privacy": privacy::mode_name(cx.core.privacy()),
-                "privacy_in_effect": privacy::mode_name(cx.core.privacy()),
-                "circuits": privacy::summary_json(cx),
-            }))
+            let friends = FriendCount { online, total: state.friends.len(), pending: state.taken.len() };
+            Ok(Status {
+                name: state.me.as_ref().map(|m| m.name.clone()),
+                friends,
+                entries: cx.core.entry_count(),
+                videos: state.publications.len(),
+                fetches: cx.service.fetch_count(),
+                next_batch_s: cx.core.next_relayed_pull(cx.now).map(|d| d.as_secs()),
+                read_only: cx.service.read_only().map(str::to_owned),
+                disk_full: disk_full(cx),
+                evicted: cx.service.store().usage().evicted,
+                damaged: cx.service.heal.count().into(),
+                clock_skew_s: cx.service.clock_warning().map(|ms| ms / 1000),
+                privacy: privacy::mode_name(cx.core.privacy()),
+                privacy_in_effect: privacy::mode_name(cx.core.privacy()),
+                circuits: privacy::circuit_summary(cx),
+                ready: facts.ready.clone(),
+                uptime_s: facts.started.elapsed().as_secs(),
+                reach_note: facts.reach_note.clone(),
+            })
         })
-        .await?;
-    if let (Some(value), Some(ready)) = (value.as_object_mut(), facts.ready.as_object()) {
-        ready.iter().for_each(|(k, v)| {
-            value.insert(k.clone(), v.clone());
-        });
-        value.insert("uptime_s".into(), json!(facts.started.elapsed().as_secs()));
-        value.insert("reach_note".into(), json!(facts.reach_note));
+        .await
     }
-    Ok(Json(value))
+}
+
+/// What the node is doing.
+#[utoipa::path(get, path = "/api/status", tag = "node", security(("token" = ["read"])),
+    responses((status = 200, body = Status, description = "the state")))]
+async fn status(State(api): State<Api>) -> Answer<Status> {
+    Ok(Json(api.status().await?))
 }
 
 /// Less free space than this counts as a full disk: not much more than a few blocks fit.
@@ -70,47 +118,92 @@ fn disk_full(cx: &Context<'_>) -> Option<String> {
     })
 }
 
-async fn paths(State(api): State<Api>) -> Answer {
+/// Where everything lies.
+#[utoipa::path(get, path = "/api/paths", tag = "node", security(("token" = ["admin"])),
+    responses((status = 200, body = BTreeMap<String, String>, description = "paths by what lies there")))]
+async fn paths(State(api): State<Api>) -> Answer<Value> {
     Ok(Json(api.facts.paths.clone()))
 }
 
-async fn stop(State(api): State<Api>) -> Answer {
+/// The node is ending.
+#[derive(Serialize, ToSchema)]
+struct Stopping {
+    stopping: bool,
+    pid: u32,
+}
+
+/// Ends the node.
+#[utoipa::path(post, path = "/api/stop", tag = "node", security(("token" = ["admin"])),
+    responses((status = 200, body = Stopping, description = "it is ending")))]
+async fn stop(State(api): State<Api>) -> Answer<Stopping> {
     let (sender, _) = oneshot::channel();
     let pid = std::process::id();
     api.stop
         .send(sender)
         .await
         .map_err(|_| Failure::new(Exit::NotRunning, "the node is stopping already"))?;
-    Ok(Json(json!({"stopping": true, "pid": pid})))
+    Ok(Json(Stopping { stopping: true, pid }))
 }
 
-async fn id(State(api): State<Api>) -> Answer {
-    let value = api.call(|cx| own_id(cx.service.state(), cx.core)).await?;
-    Ok(Json(value))
+/// How the own link keys stand.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct OwnKeys {
+    /// When they were drawn anew, in Unix seconds.
+    pub(crate) rotated: Option<u64>,
+    /// Friends who know older ones only.
+    pub(crate) friends_with_old: usize,
 }
 
-fn own_id(state: &crate::records::State, core: &Core) -> Result<Value, Failure> {
+/// Who this node is.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct OwnId {
+    pub(crate) name: Option<String>,
+    pub(crate) fingerprint: String,
+    /// The same in twelve words.
+    pub(crate) words: String,
+    pub(crate) keys: OwnKeys,
+    pub(crate) certificate: String,
+    pub(crate) addresses: Vec<String>,
+    /// When the certificate expires, in Unix seconds.
+    pub(crate) expires: u32,
+}
+
+impl Api {
+    /// Who this node is.
+    pub(crate) async fn own_id(&self) -> Result<OwnId, Failure> {
+        self.call(|cx| own_id(cx.service.state(), cx.core)).await
+    }
+}
+
+/// Who this node is.
+#[utoipa::path(get, path = "/api/id", tag = "node", security(("token" = ["admin"])),
+    responses((status = 200, body = OwnId, description = "certificate and fingerprint")))]
+async fn id(State(api): State<Api>) -> Answer<OwnId> {
+    Ok(Json(api.own_id().await?))
+}
+
+fn own_id(state: &crate::records::State, core: &Core) -> Result<OwnId, Failure> {
     let cert =
         core.certificate().ok_or_else(|| Failure::new(Exit::Failure, "the certificate is not made yet"))?;
-    Ok(json!({
-        "name": state.me.as_ref().map(|m| m.name.clone()),
-        "fingerprint": core.me().fingerprint(),
-        "words": core.me().fingerprint_words().join(" "),
-        "keys": {
-            "rotated": state.me.as_ref().map(|m| m.rotated_s).filter(|at| *at > 0),
-            "friends_with_old": core.friends_with_old_keys(),
-        },
-        "certificate": cert.to_text(),
-        "addresses": cert.addrs.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "expires": cert.expires,
-    }))
+    let rotated = state.me.as_ref().map(|m| m.rotated_s).filter(|at| *at > 0);
+    Ok(OwnId {
+        name: state.me.as_ref().map(|m| m.name.clone()),
+        fingerprint: core.me().fingerprint(),
+        words: core.me().fingerprint_words().join(" "),
+        keys: OwnKeys { rotated, friends_with_old: core.friends_with_old_keys() },
+        certificate: cert.to_text(),
+        addresses: addresses(&cert.addrs),
+        expires: cert.expires,
+    })
 }
 
 /// Between two rotations: certificates are ordered by the second.
 const ROTATE_EVERY_S: u64 = 60;
 
 /// New link keys: stored first, then used, then shown to friends.
-async fn rotate(State(api): State<Api>) -> Answer {
+#[utoipa::path(post, path = "/api/id/rotate", tag = "node", security(("token" = ["admin"])),
+    responses((status = 200, body = OwnId, description = "certificate and fingerprint")))]
+async fn rotate(State(api): State<Api>) -> Answer<OwnId> {
     let (identity, stored) = api
         .call(|cx| {
             cx.check_writable()?;
@@ -163,56 +256,101 @@ async fn rotate(State(api): State<Api>) -> Answer {
     Ok(Json(value.await?))
 }
 
-async fn store_stats(State(api): State<Api>) -> Answer {
-    let store = api.store.clone();
-    let stats = tokio::task::spawn_blocking(move || store.stats())
-        .await
-        .map_err(|_| Failure::new(Exit::Failure, "the store did not answer"))?;
-    let (full, why, checks) = api
-        .call(|cx| Ok((disk_full(cx), cx.service.read_only().map(str::to_owned), store::checks_json(cx))))
-        .await?;
-    let (limits, usage) = (api.store.limits(), api.store.usage());
-    Ok(Json(json!({
-        "objects": stats.objects,
-        "pack_bytes": stats.pack_bytes,
-        "journal_bytes": stats.journal_bytes,
-        "view_bytes": stats.view_bytes,
-        "index_bytes": stats.index_bytes,
-        "free_bytes": stats.free_bytes,
-        "quota_bytes": limits.quota,
-        "keep_free_bytes": limits.keep_free,
-        "used_bytes": super::quota::used_json(&usage),
-        "classes": super::quota::objects_json(&usage),
-        "evicted": usage.evicted,
-        "disk_full": full,
-        "read_only": why.is_some(),
-        "read_only_reason": why,
-        "damaged": checks["damaged"],
-        "scrub": checks["scrub"],
-    })))
+/// What is stored.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct StoreStats {
+    pub(crate) objects: u64,
+    pub(crate) pack_bytes: u64,
+    pub(crate) journal_bytes: u64,
+    pub(crate) view_bytes: u64,
+    pub(crate) index_bytes: u64,
+    pub(crate) free_bytes: u64,
+    pub(crate) quota_bytes: u64,
+    pub(crate) keep_free_bytes: u64,
+    /// By class, with `publishing` and `total`.
+    pub(crate) used_bytes: BTreeMap<&'static str, u64>,
+    /// Objects by class.
+    pub(crate) classes: BTreeMap<&'static str, u64>,
+    pub(crate) evicted: u64,
+    pub(crate) disk_full: Option<String>,
+    pub(crate) read_only: bool,
+    pub(crate) read_only_reason: Option<String>,
+    pub(crate) damaged: store::DamageCount,
+    pub(crate) scrub: store::ScrubView,
+}
+
+/// What is stored.
+#[utoipa::path(get, path = "/api/store", tag = "store", security(("token" = ["read"])),
+    responses((status = 200, body = StoreStats, description = "sizes and counts")))]
+async fn store_stats(State(api): State<Api>) -> Answer<StoreStats> {
+    Ok(Json(api.store_stats().await?))
+}
+
+impl Api {
+    /// What is stored.
+    pub(crate) async fn store_stats(&self) -> Result<StoreStats, Failure> {
+        let api = self;
+        let store = api.store.clone();
+        let stats = tokio::task::spawn_blocking(move || store.stats())
+            .await
+            .map_err(|_| Failure::new(Exit::Failure, "the store did not answer"))?;
+        let (full, why, checks) = api
+            .call(|cx| {
+                let checks = (cx.service.heal.count().into(), store::scrub_view(cx));
+                Ok((disk_full(cx), cx.service.read_only().map(str::to_owned), checks))
+            })
+            .await?;
+        let (damaged, scrub) = checks;
+        let (limits, usage) = (api.store.limits(), api.store.usage());
+        Ok(StoreStats {
+            objects: stats.objects,
+            pack_bytes: stats.pack_bytes,
+            journal_bytes: stats.journal_bytes,
+            view_bytes: stats.view_bytes,
+            index_bytes: stats.index_bytes,
+            free_bytes: stats.free_bytes,
+            quota_bytes: limits.quota,
+            keep_free_bytes: limits.keep_free,
+            used_bytes: super::quota::used_by_class(&usage),
+            classes: super::quota::by_class(usage.objects),
+            evicted: usage.evicted,
+            disk_full: full,
+            read_only: why.is_some(),
+            read_only_reason: why,
+            damaged,
+            scrub,
+        })
+    }
 }
 
 /// What the node knows for `kith doctor`.
-async fn doctor(State(api): State<Api>) -> Answer {
-    let facts = api.facts.clone();
-    let node = api
-        .call(move |cx| {
+#[utoipa::path(get, path = "/api/doctor", tag = "node", security(("token" = ["admin"])),
+    responses((status = 200, body = doctor::Node, description = "facts")))]
+async fn doctor(State(api): State<Api>) -> Answer<doctor::Node> {
+    Ok(Json(api.doctor().await?))
+}
+
+impl Api {
+    /// What the node knows for `kith doctor`.
+    pub(crate) async fn doctor(&self) -> Result<doctor::Node, Failure> {
+        let api = self;
+        let facts = api.facts.clone();
+        api.call(move |cx| {
             let friends = doctor_friends(cx);
-            let listen = facts.ready["listen"].as_array().into_iter().flatten();
             Ok(doctor::Node {
                 read_only: cx.service.read_only().map(str::to_owned),
                 disk_full: disk_full(cx),
                 damaged: store::damaged_texts(cx),
                 journal_damaged: cx.service.is_damaged(),
                 clock_skew_s: cx.service.clock_warning().map(|ms| ms / 1000),
-                listen: listen.filter_map(Value::as_str).map(str::to_owned).collect(),
+                listen: facts.ready.listen.clone(),
                 advertised: addresses(cx.core.certificate().map_or(&[], |c| &c.addrs)),
                 circuits: doctor_circuits(cx),
                 friends,
             })
         })
-        .await?;
-    Ok(Json(serde_json::to_value(node).map_err(|_| bug())?))
+        .await
+    }
 }
 
 /// What matters of circuits. In `fast` nothing waits for them.

@@ -11,12 +11,44 @@ pub(super) fn routes() -> Router<Api> {
     Router::new().route("/api/store/verify", post(verify)).route("/api/store/reindex", post(reindex))
 }
 
-#[derive(Deserialize)]
+#[derive(OpenApi)]
+#[openapi(paths(verify, reindex))]
+pub(super) struct Docs;
+
+/// What is to be checked.
+#[derive(Deserialize, ToSchema)]
 struct VerifyRequest {
+    /// One video alone.
     id: Option<String>,
+    /// Mend, and fetch damaged blocks again.
     heal: bool,
+    /// Go on without records that the journal lost before the start.
     #[serde(default)]
     accept_loss: bool,
+}
+
+/// What is damaged here.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+pub(crate) struct DamageCount {
+    pub(crate) objects: u64,
+    pub(crate) blocks: u64,
+}
+
+impl From<(u64, u64)> for DamageCount {
+    fn from((objects, blocks): (u64, u64)) -> Self {
+        Self { objects, blocks }
+    }
+}
+
+/// The round of checks over everything stored.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+pub(crate) struct ScrubView {
+    /// Unix seconds.
+    pub(crate) started: Option<u64>,
+    pub(crate) ended: Option<u64>,
+    /// In the last whole round.
+    pub(crate) found: u32,
+    pub(crate) running: bool,
 }
 
 /// Nobody reads the answer any more.
@@ -47,6 +79,10 @@ fn stream<W: Future<Output = Result<Value, Failure>> + Send + 'static>(
     ([("content-type", "application/x-ndjson")], Body::new(body)).into_response()
 }
 
+/// Reads and checks everything stored.
+#[utoipa::path(post, path = "/api/store/verify", tag = "store", security(("token" = ["admin"])),
+    request_body = VerifyRequest,
+    responses((status = 200, description = "lines of JSON: `finding`, `progress`, `healing`, then `done` or `error`", content_type = "application/x-ndjson")))]
 async fn verify(State(api): State<Api>, Json(request): Json<VerifyRequest>) -> Result<Response, ApiError> {
     let VerifyRequest { id, heal, accept_loss } = request;
     let (only, permit) = api
@@ -196,29 +232,22 @@ fn report_json(cx: &Context<'_>, report: &Report, heal: bool, took: Duration) ->
         "seconds": took.as_secs_f64(),
         "found": report.found,
         "findings": findings,
-        "damaged": damaged_json(cx.service.heal.count()),
+        "damaged": DamageCount::from(cx.service.heal.count()),
         "whole": whole,
     })
 }
 
-/// Counts of objects and blocks that are damaged here.
-pub(super) fn damaged_json((objects, blocks): (u64, u64)) -> Value {
-    json!({"objects": objects, "blocks": blocks})
-}
-
 /// What `store stats` says of checks.
-pub(super) fn checks_json(cx: &Context<'_>) -> Value {
+pub(super) fn scrub_view(cx: &Context<'_>) -> ScrubView {
     let scrub = cx.service.state().scrub;
-    let at = |s: u64| if s == 0 { Value::Null } else { json!(s) };
-    json!({
-        "damaged": damaged_json(cx.service.heal.count()),
-        "scrub": {
-            "started": at(scrub.started_s),
-            "ended": at(scrub.ended_s),
-            "found": if scrub.ended_s > scrub.started_s || scrub.started_s == 0 { scrub.found_before } else { scrub.found },
-            "running": scrub.started_s > scrub.ended_s,
-        },
-    })
+    let at = |s: u64| (s > 0).then_some(s);
+    let is_over = scrub.ended_s > scrub.started_s || scrub.started_s == 0;
+    ScrubView {
+        started: at(scrub.started_s),
+        ended: at(scrub.ended_s),
+        found: if is_over { scrub.found_before } else { scrub.found },
+        running: scrub.started_s > scrub.ended_s,
+    }
 }
 
 /// A sentence about each damaged video.
@@ -245,6 +274,8 @@ fn damaged_text(cx: &Context<'_>, damaged: &Damaged) -> String {
 }
 
 /// Makes the index anew while the node runs.
+#[utoipa::path(post, path = "/api/store/reindex", tag = "store", security(("token" = ["admin"])),
+    responses((status = 200, description = "lines of JSON: `progress`, then `done` or `error`", content_type = "application/x-ndjson")))]
 async fn reindex(State(api): State<Api>) -> Response {
     let copy = api.clone();
     stream(&api, "reindex", move |to| async move {

@@ -12,6 +12,10 @@ pub(super) fn routes() -> Router<Api> {
         .route("/api/publish", post(publish_video))
 }
 
+#[derive(OpenApi)]
+#[openapi(paths(videos, video, remove_video, unshare, publish_video))]
+pub(super) struct Docs;
+
 /// The text of an audience, as `--to` takes it.
 fn audience_text(state: &crate::records::State, audience: Option<Audience>) -> String {
     match audience {
@@ -50,26 +54,59 @@ fn audience_of(state: &crate::records::State, to: &str) -> Result<Audience, Fail
     }
 }
 
-fn publication_json(cx: &Context<'_>, p: &Publication) -> Value {
-    json!({
-        "id": p.cap.root.to_hex(),
-        "link": p.cap.to_link(),
-        "title": p.title,
-        "text": p.text,
-        "tags": p.tags,
-        "mime": p.mime,
-        "duration_s": duration(p.duration_s),
-        "bytes": p.bytes,
-        "blocks": p.blocks,
-        "audience": audience_text(cx.service.state(), p.audience),
-        "published": p.created_s,
-        "class": cx.service.store().object(&p.cap.root).map(|kept| kept.class.as_str()),
-        "damaged_blocks": cx.service.heal.blocks_of(&p.cap.root),
-    })
+/// A video that was published here.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct PublicationView {
+    pub(crate) id: String,
+    /// Reads it, whoever has it.
+    pub(crate) link: String,
+    pub(crate) title: String,
+    pub(crate) text: String,
+    pub(crate) tags: Vec<String>,
+    pub(crate) mime: String,
+    /// Null where the file does not say.
+    pub(crate) duration_s: Option<u32>,
+    /// Length of what viewers get.
+    pub(crate) bytes: u64,
+    pub(crate) blocks: u64,
+    /// `nobody`, `friends`, `fof`, `friend:NAME` or `circle:NAME`.
+    pub(crate) audience: String,
+    /// Unix seconds.
+    pub(crate) published: u64,
+    /// How it is kept; null: its blocks are not here.
+    pub(crate) class: Option<&'static str>,
+    pub(crate) damaged_blocks: u64,
+    /// Only of a new publication: what was removed from the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) stripped: Option<Vec<String>>,
+    /// Only of a new publication: the file may name places, devices and dates.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) metadata_kept: Option<bool>,
 }
 
-pub(super) fn duration(seconds: u32) -> Value {
-    if seconds == 0 { Value::Null } else { json!(seconds) }
+fn publication_view(cx: &Context<'_>, p: &Publication) -> PublicationView {
+    PublicationView {
+        id: p.cap.root.to_hex(),
+        link: p.cap.to_link(),
+        title: p.title.clone(),
+        text: p.text.clone(),
+        tags: p.tags.clone(),
+        mime: p.mime.clone(),
+        duration_s: duration(p.duration_s),
+        bytes: p.bytes,
+        blocks: p.blocks,
+        audience: audience_text(cx.service.state(), p.audience),
+        published: p.created_s,
+        class: cx.service.store().object(&p.cap.root).map(|kept| kept.class.as_str()),
+        damaged_blocks: cx.service.heal.blocks_of(&p.cap.root),
+        stripped: None,
+        metadata_kept: None,
+    }
+}
+
+/// 0 is unknown.
+pub(super) const fn duration(seconds: u32) -> Option<u32> {
+    if seconds == 0 { None } else { Some(seconds) }
 }
 
 /// What the catalogue says about a publication.
@@ -88,15 +125,52 @@ pub fn entry_of(p: &Publication) -> Entry {
     }
 }
 
-async fn videos(State(api): State<Api>) -> Answer {
-    let list = api
-        .call(|cx| {
+impl Api {
+    /// Everything that was published here, the latest first.
+    pub(crate) async fn publication_list(&self) -> Result<Vec<PublicationView>, Failure> {
+        self.call(|cx| {
             let mut all: Vec<&Publication> = cx.service.state().publications.values().collect();
             all.sort_by_key(|p| std::cmp::Reverse(p.created_s));
-            Ok(all.into_iter().map(|p| publication_json(cx, p)).collect())
+            Ok(all.into_iter().map(|p| publication_view(cx, p)).collect())
         })
-        .await?;
-    Ok(Json(Value::Array(list)))
+        .await
+    }
+
+    /// What is known of a video.
+    pub(crate) async fn video(&self, id: String) -> Result<VideoView, Failure> {
+        self.call(move |cx| {
+            let (root, _) = cx.service.resolve(cx.core, &id)?;
+            if let Some(p) = cx.service.state().publications.get(&root) {
+                return Ok(VideoView::Own(publication_view(cx, p)));
+            }
+            match cx.core.listing(&root) {
+                Some(listing) => Ok(VideoView::Told(found_video(cx, &listing, 0.0))),
+                None => Err(Failure::new(Exit::NotFound, "nothing is known of this video but its blocks")),
+            }
+        })
+        .await
+    }
+}
+
+/// What is known of a video.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub(crate) enum VideoView {
+    /// It was published here.
+    Own(PublicationView),
+    /// Friends tell of it.
+    Told(FoundVideo),
+}
+
+/// Everything that was published here.
+#[utoipa::path(get, path = "/api/videos", tag = "videos", security(("token" = ["read"])),
+    params(Page),
+    responses((status = 200, body = Vec<PublicationView>, description = "the latest first")))]
+async fn videos(
+    State(api): State<Api>,
+    Query(page): Query<Page>,
+) -> Result<Paged<PublicationView>, ApiError> {
+    Ok(page.of(api.publication_list().await?, |video| video.id.clone())?)
 }
 
 fn own(cx: &Context<'_>, id: &str) -> Result<Root, Failure> {
@@ -107,23 +181,26 @@ fn own(cx: &Context<'_>, id: &str) -> Result<Root, Failure> {
     Err(Failure::new(Exit::Refused, "this video was not published here"))
 }
 
-async fn video(State(api): State<Api>, Path(id): Path<String>) -> Answer {
-    let value = api
-        .call(move |cx| {
-            let (root, _) = cx.service.resolve(cx.core, &id)?;
-            if let Some(p) = cx.service.state().publications.get(&root) {
-                return Ok(publication_json(cx, p));
-            }
-            match cx.core.listing(&root) {
-                Some(listing) => Ok(listing_json(cx, &listing, 0.0)),
-                None => Err(Failure::new(Exit::NotFound, "nothing is known of this video but its blocks")),
-            }
-        })
-        .await?;
-    Ok(Json(value))
+/// One video.
+#[utoipa::path(get, path = "/api/videos/{id}", tag = "videos", security(("token" = ["read"])),
+    params(("id" = String, Path, description = "the id, a unique beginning of 8 digits or more, or a link")),
+    responses((status = 200, body = VideoView, description = "what is known of it")))]
+async fn video(State(api): State<Api>, Path(id): Path<String>) -> Answer<VideoView> {
+    Ok(Json(api.video(id).await?))
 }
 
-async fn unshare(State(api): State<Api>, Path(id): Path<String>) -> Answer {
+/// A video that is shared with nobody any more.
+#[derive(Serialize, ToSchema)]
+struct UnsharedVideo {
+    id: String,
+    audience: &'static str,
+}
+
+/// Withdraws a video from everybody; it stays here.
+#[utoipa::path(post, path = "/api/videos/{id}/unshare", tag = "videos", security(("token" = ["publish"])),
+    params(("id" = String, Path, description = "the id, a unique beginning of 8 digits or more, or a link")),
+    responses((status = 200, body = UnsharedVideo, description = "it is shared with nobody")))]
+async fn unshare(State(api): State<Api>, Path(id): Path<String>) -> Answer<UnsharedVideo> {
     let (root, stored) = api
         .call(move |cx| {
             cx.check_writable()?;
@@ -134,10 +211,21 @@ async fn unshare(State(api): State<Api>, Path(id): Path<String>) -> Answer {
         })
         .await?;
     durable(stored).await?;
-    Ok(Json(json!({"id": root.to_hex(), "audience": "nobody"})))
+    Ok(Json(UnsharedVideo { id: root.to_hex(), audience: "nobody" }))
 }
 
-async fn remove_video(State(api): State<Api>, Path(id): Path<String>) -> Answer {
+/// A video that is gone.
+#[derive(Serialize, ToSchema)]
+struct RemovedVideo {
+    id: String,
+    removed: bool,
+}
+
+/// Withdraws a video and deletes it here.
+#[utoipa::path(delete, path = "/api/videos/{id}", tag = "videos", security(("token" = ["publish"])),
+    params(("id" = String, Path, description = "the id, a unique beginning of 8 digits or more, or a link")),
+    responses((status = 200, body = RemovedVideo, description = "it is gone")))]
+async fn remove_video(State(api): State<Api>, Path(id): Path<String>) -> Answer<RemovedVideo> {
     let (root, stored) = api
         .call(move |cx| {
             cx.check_not_read_only()?;
@@ -186,7 +274,7 @@ async fn remove_video(State(api): State<Api>, Path(id): Path<String>) -> Answer 
             return Err(why.into());
         }
     }
-    Ok(Json(json!({"id": root.to_hex(), "removed": true})))
+    Ok(Json(RemovedVideo { id: root.to_hex(), removed: true }))
 }
 
 /// So long a removal waits for the room that it made itself.
@@ -195,10 +283,29 @@ const ROOM_WAIT: Duration = Duration::from_secs(5);
 /// The header that carries a publish request's description as ASCII JSON.
 pub const PUBLISH_HEADER: &str = "kith-publish";
 
-async fn publish_video(State(api): State<Api>, request: Request) -> Answer {
+/// Publishes the request's body. The header `kith-publish` describes it, as ASCII JSON. For uploads that go on
+/// after a broken connection see `/api/uploads`.
+#[utoipa::path(post, path = "/api/publish", tag = "videos", security(("token" = ["publish"])),
+    params(("kith-publish" = String, Header, description = "a `Meta` as ASCII JSON")),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    responses((status = 200, body = PublicationView, description = "it is published")))]
+async fn publish_video(State(api): State<Api>, request: Request) -> Answer<PublicationView> {
     let (parts, body) = request.into_parts();
-    match check_publication(&api, &parts.headers, body.size_hint().exact()).await {
-        Ok((meta, audience)) => store_publication(api, meta, audience, body).await,
+    let meta = parts.headers.get(PUBLISH_HEADER).and_then(|v| serde_json::from_slice(v.as_bytes()).ok());
+    let meta = meta.ok_or_else(|| Failure::new(Exit::Usage, "the request lacks its description"));
+    let checked = match meta {
+        Ok(meta) => check_publication(&api, meta, body.size_hint().exact()).await,
+        Err(e) => Err(e),
+    };
+    match checked {
+        Ok((meta, audience)) => {
+            let (chunks, incoming) = mpsc::channel(4);
+            let published = begin_publication(&api, meta, audience, incoming)?;
+            if let Some(rest) = forward(body, chunks).await {
+                api.tasks.spawn("refused upload", drain(rest));
+            }
+            Ok(Json(published.await?))
+        }
         Err(refused) => {
             api.tasks.spawn("refused upload", drain(body));
             Err(refused.into())
@@ -207,13 +314,11 @@ async fn publish_video(State(api): State<Api>, request: Request) -> Answer {
 }
 
 /// What can be refused before anything is sent.
-async fn check_publication(
+pub(super) async fn check_publication(
     api: &Api,
-    headers: &axum::http::HeaderMap,
+    meta: Meta,
     len: Option<u64>,
 ) -> Result<(Meta, Audience), Failure> {
-    let meta = headers.get(PUBLISH_HEADER).and_then(|v| serde_json::from_slice(v.as_bytes()).ok());
-    let meta: Meta = meta.ok_or_else(|| Failure::new(Exit::Usage, "the request lacks its description"))?;
     meta.check()?;
     let to = meta.to.clone();
     let audience = api
@@ -226,12 +331,20 @@ async fn check_publication(
     Ok((meta, audience))
 }
 
-async fn store_publication(api: Api, meta: Meta, audience: Audience, body: Body) -> Answer {
+/// Chunks of a file, `None` at its end.
+pub(super) type Incoming = mpsc::Receiver<Result<Option<Bytes>, Failure>>;
+
+/// Publishes what comes, whoever waits for the answer.
+pub(super) fn begin_publication(
+    api: &Api,
+    meta: Meta,
+    audience: Audience,
+    mut incoming: Incoming,
+) -> Result<impl Future<Output = Result<PublicationView, Failure>> + use<>, Failure> {
     let mut key = [0; 32];
     getrandom::fill(&mut key).map_err(|_| Failure::new(Exit::Failure, "the system gives no randomness"))?;
     let now_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
 
-    let (chunks, mut incoming) = mpsc::channel::<Result<Option<Bytes>, Failure>>(4);
     let store = api.store.clone();
     let about = meta.clone();
     let commands = api.commands.clone();
@@ -264,7 +377,8 @@ async fn store_publication(api: Api, meta: Meta, audience: Audience, body: Body)
     });
     // What is stored becomes part of the state, whoever still waits for the answer.
     let driver = api.clone();
-    let value = api.begin("publication", async move {
+    let begin = api.clone();
+    Ok(begin.begin("publication", async move {
         let (stored, publication, permit) = work.await.map_err(|_| bug())??;
         driver
             .call(move |cx| {
@@ -273,20 +387,14 @@ async fn store_publication(api: Api, meta: Meta, audience: Audience, body: Body)
                 cx.service.state_mut().apply(Record::Published(Box::new(publication.clone())));
                 cx.core.hold(cx.now, verify, stored.geometry);
                 cx.core.publish(cx.now, entry_of(&publication), audience, true);
-                let mut value = publication_json(cx, &publication);
-                if let Some(fields) = value.as_object_mut() {
-                    fields.insert("stripped".into(), json!([]));
-                    let media = publication.mime != "application/octet-stream";
-                    fields.insert("metadata_kept".into(), json!(media && !meta.keep_metadata));
-                }
-                Ok(value)
+                let media = publication.mime != "application/octet-stream";
+                let mut view = publication_view(cx, &publication);
+                view.stripped = Some(Vec::new());
+                view.metadata_kept = Some(media && !meta.keep_metadata);
+                Ok(view)
             })
             .await
-    });
-    if let Some(rest) = forward(body, chunks).await {
-        api.tasks.spawn("refused upload", drain(rest));
-    }
-    Ok(Json(value.await?))
+    }))
 }
 
 /// Waits, on a blocking thread, until the journal is not being written anew; from then on it is not,

@@ -3,10 +3,12 @@
 mod friends;
 mod keep;
 mod operator;
+mod page;
 
 pub use friends::{Circle, Friend, Trust};
 pub use keep::{Backup, Bundle, Restore};
 pub use operator::{Config, Kind, Limits, Net, Off, Schedule};
+pub use page::{Hide, Open, Token};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -102,6 +104,24 @@ pub enum Command {
         /// What to do
         #[command(subcommand)]
         command: Config,
+    },
+    /// Hide a video, a word or a friend's videos from search and pages here
+    Hide(Hide),
+    /// Open the page in your browser
+    Open(Open),
+    /// Tokens for programs
+    Token {
+        /// What to do
+        #[command(subcommand)]
+        command: Token,
+    },
+    /// What moves, a line of JSON each
+    Events,
+    /// The latest lines of the node's log
+    Log {
+        /// Go on with those that come
+        #[arg(long)]
+        follow: bool,
     },
     /// Say what is wrong and what to do about it
     Doctor {

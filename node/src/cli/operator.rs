@@ -41,6 +41,8 @@ pub enum Net {
     },
     /// Your own circuits, those of others through this node, and cover
     Circuits,
+    /// How quickly each friend on line answers
+    Check,
 }
 
 /// What a limit applies to.

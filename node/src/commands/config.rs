@@ -3,24 +3,15 @@
 use super::*;
 use crate::cli;
 use crate::config::{Given, KeySpec, Loaded, Origin, edit};
+use crate::limits::ConfigValue;
 
 fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
 /// A value and where it came from.
-pub fn value_json(value: &Given, origin: &Origin) -> Value {
-    let value = match value {
-        Given::Text(text) => json!(text),
-        Given::List(items) => json!(items),
-    };
-    let (origin, from) = match origin {
-        Origin::Default => ("default", None),
-        Origin::File(path) => ("file", Some(path.display().to_string())),
-        Origin::Env(name) => ("environment", Some(name.clone())),
-        Origin::Set | Origin::Command => ("set", None),
-    };
-    json!({"value": value, "origin": origin, "from": from})
+fn value_json(value: &Given, origin: &Origin) -> Value {
+    json!(ConfigValue::new(value, origin))
 }
 
 fn value_text(value: &Value) -> String {
@@ -110,11 +101,7 @@ impl Shell {
         let file = &self.paths.config_file;
         let uid = rustix::process::getuid().as_raw();
         self.paths.prepare(uid)?;
-        let mut toml = edit::read(file)?;
-        for (key, value) in changes {
-            toml = edit::set(&toml, file, key, value)?;
-        }
-        edit::write(file, &toml)?;
+        edit::set_in(file, changes)?;
         if !self.client.is_up().await {
             return Ok((Value::Null, false));
         }

@@ -11,6 +11,7 @@ impl Shell {
     pub async fn net(&self, command: &cli::Net) -> Result<(), Failure> {
         match command {
             cli::Net::Circuits => self.circuits().await,
+            cli::Net::Check => self.check_links().await,
             cli::Net::Limits(args) => self.limits(args).await,
             cli::Net::Schedule { command: None | Some(cli::Schedule::List) } => self.schedule().await,
             cli::Net::Schedule { command: Some(cli::Schedule::Add { window, up, down, kind }) } => {
@@ -56,7 +57,7 @@ impl Shell {
             return self.get("/api/limits").await;
         }
         let config = Config::load(&self.paths.config_file, &[], |name| std::env::var(name).ok())?;
-        Ok(shown(&config.limits, local_minute()))
+        Ok(json!(shown(&config.limits, local_minute())))
     }
 
     async fn schedule(&self) -> Result<(), Failure> {

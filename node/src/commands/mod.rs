@@ -11,6 +11,7 @@ mod fetch;
 mod friends;
 mod limits;
 mod node;
+mod page;
 mod quota;
 mod rekey;
 mod store;
@@ -19,7 +20,6 @@ mod watch;
 
 pub use about::{completions, man, version};
 pub use backup::{ask_restore, restore};
-pub use config::value_json;
 pub use node::paths;
 pub use rekey::rekey;
 

@@ -91,7 +91,7 @@ fn choose(named: Option<Player>) -> Result<Player, Failure> {
 }
 
 /// What opens addresses in the user's browser.
-fn opener() -> Option<&'static str> {
+pub(super) fn opener() -> Option<&'static str> {
     ["xdg-open", "open"].into_iter().find(|program| on_path(program))
 }
 
@@ -209,7 +209,7 @@ fn picture(state: &Value) -> String {
         });
     }
     line.push(']');
-    if let Some(why) = state["failed"]["message"].as_str() {
+    if let Some(why) = state["failed"]["detail"].as_str() {
         return format!("{line} {}", safe(why));
     }
     if state["complete"] == true {

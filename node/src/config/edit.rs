@@ -179,6 +179,15 @@ pub fn given(key: &KeySpec, text: &str) -> Given {
     Given::List(items.map(str::to_owned).collect())
 }
 
+/// Sets keys in a file, all of them or none.
+pub fn set_in(file: &Path, changes: &[(&'static KeySpec, Given)]) -> Result<(), ConfigError> {
+    let mut toml = read(file)?;
+    for (key, value) in changes {
+        toml = set(&toml, file, key, value)?;
+    }
+    write(file, &toml)
+}
+
 /// Reads the file, writes the default one first if there is none.
 pub fn read(file: &Path) -> Result<String, ConfigError> {
     Config::write_default(file)?;

@@ -3,6 +3,7 @@
 
 use super::{Given, KeySpec, LogLevel, MAX_LISTEN, MILLISECOND, NOT_ALLOWED, Refusal, SECOND, Tor, size};
 use crate::rates::{self, Window};
+use crate::web::texts::LANGUAGES;
 use kith_crypto::cert::{Address, MAX_ADDRS, MAX_NAME_LEN};
 use kith_crypto::text;
 use kith_onion::{Cover, Privacy};
@@ -126,6 +127,29 @@ pub const KEYS: &[KeySpec] = &[
         allowed: "a duration such as 250ms, 1s, 30min, 12h or 3d, from 1ms to 365d",
         live: true,
         parse: |config, given| given.duration(MILLISECOND).map(|value| config.circuits.snapshot = value),
+    },
+    KeySpec {
+        name: "page.theme",
+        default: "\"auto\"",
+        comment: "How the page looks: auto goes with the browser.",
+        allowed: "auto, light or dark",
+        live: true,
+        parse: |config, given| {
+            one_of(given, &["auto", "light", "dark"]).map(|theme| config.look.theme = theme)
+        },
+    },
+    KeySpec {
+        name: "page.language",
+        default: "\"auto\"",
+        comment: "The page's language: auto goes with the browser.",
+        allowed: "auto, en or de",
+        live: true,
+        parse: |config, given| {
+            let tags = LANGUAGES.map(|(tag, ..)| tag);
+            let tag = one_of(given, &["auto"]).or_else(|_| one_of(given, &tags))?;
+            config.look.language = tag;
+            Ok(())
+        },
     },
     KeySpec {
         name: "log.level",
@@ -327,6 +351,11 @@ fn switch(given: &Given) -> Result<bool, Refusal> {
         "off" | "false" => Ok(false),
         _ => Err(NOT_ALLOWED),
     }
+}
+
+fn one_of(given: &Given, words: &[&'static str]) -> Result<&'static str, Refusal> {
+    let word = given.text()?;
+    words.iter().find(|known| **known == word).copied().ok_or(NOT_ALLOWED)
 }
 
 fn small(given: &Given, min: u8, max: u8) -> Result<u8, Refusal> {

@@ -10,6 +10,7 @@ pub mod size;
 
 pub use keys::KEYS;
 
+use crate::limits::Look;
 use crate::rates::Limits;
 use crate::terminal;
 use kith_crypto::cert::{Address, MAX_NAME_LEN};
@@ -89,6 +90,8 @@ pub struct Config {
     pub circuits: CircuitSettings,
     /// Percent of a busy link that circuits of others may use.
     pub circuit_share: u8,
+    /// How the page looks.
+    pub look: Look,
     /// Length of a batch of relayed catalogue entries.
     pub catalogue_batch: Duration,
     /// Time over which a new friend's older entries enter the views of others.
@@ -301,6 +304,7 @@ impl Config {
             privacy: Privacy::Strict,
             circuits: CircuitSettings::default(),
             circuit_share: 0,
+            look: Look::AUTO,
             catalogue_batch: YEAR,
             catalogue_spread: YEAR,
             log_level: LogLevel::Off,

@@ -117,6 +117,13 @@ impl Slot {
     }
 }
 
+/// A text's words as the index has them, with spaces between.
+pub fn folded(text: &str) -> String {
+    let mut words = Vec::new();
+    each_word(text, |word| words.push(word.to_owned()));
+    words.join(" ")
+}
+
 impl Index {
     /// An empty index.
     pub fn new() -> Self {
@@ -268,6 +275,20 @@ impl Index {
         }
         let hit = |at: usize| Some(Hit { id: self.slots.get(at)?.id, score: *scores.get(at)? });
         best_of(complete.ones().filter_map(hit).filter(|hit| keep(hit.id)).collect(), limit)
+    }
+
+    /// Ids of entries that have this folded word, whole.
+    pub fn with_word(&self, word: &str) -> Vec<u32> {
+        let number = self.numbers.get(&self.hash_key.hash_one(word));
+        let term = number.and_then(|number| self.terms.get(*number as usize));
+        let mut ids = Vec::new();
+        if let Some(term) = term.filter(|term| term.word.bytes() == word.as_bytes()) {
+            term.postings.for_each(|slot, _| {
+                let slot = self.slots.get(slot as usize).filter(|slot| slot.is_live());
+                ids.extend(slot.map(|slot| slot.id));
+            });
+        }
+        ids
     }
 
     // Which slots have this word at all, and how well it matches those of `wanted`.

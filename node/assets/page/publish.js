@@ -1,0 +1,96 @@
+// Dropping files: each goes to the node in pieces, and goes on where it was when a connection breaks.
+import { $, ask, attempt, bytes, h, note, text } from './app.js';
+
+const PIECE = 8 << 20;
+const form = $('#publish');
+const drop = $('#drop');
+const rows = $('#uploads');
+const picker = $('input[type=file]', drop);
+
+const wait = (ms) => new Promise((resolve) => { setTimeout(resolve, ms); });
+
+async function send(upload, file, bar, said, stopped) {
+  let { offset } = upload;
+  for (let tries = 0; ;) {
+    if (stopped.aborted) return null;
+    const piece = file.slice(offset, offset + PIECE);
+    try {
+      if (offset + piece.size >= file.size) said.textContent = text('storing');
+      const view = await ask('PATCH', `/api/uploads/${upload.upload}`, piece, {
+        headers: { 'upload-offset': String(offset) }, fetch: { signal: stopped },
+      });
+      offset = view.offset;
+      tries = 0;
+      bar.value = offset;
+      if (view.state === 'published') return view.video;
+      said.textContent = text('sending', bytes(offset), bytes(file.size));
+    } catch (why) {
+      if (!why.gone || (tries += 1) > 30) throw why;
+      said.textContent = text('resume');
+      await wait(1000);
+      offset = await ask('GET', `/api/uploads/${upload.upload}`).then((view) => view.offset, () => offset);
+    }
+  }
+}
+
+function add(file) {
+  const title = h('input', { value: file.name.replace(/\.[^.]*$/, ''), maxlength: 200, 'aria-label': text('title') });
+  const said = h('span', { class: 'about', role: 'status' }, bytes(file.size));
+  const bar = h('progress', { max: Math.max(file.size, 1), value: 0, 'aria-label': file.name });
+  bar.hidden = true;
+  const start = h('button', { type: 'button' }, text('start'));
+  const cancel = h('button', { type: 'button', class: 'plain' }, text('cancel'));
+  const row = h('li', {}, h('span', { class: 'grow' }, title, said, bar), start, cancel);
+  const stop = new AbortController();
+  let upload = null;
+  cancel.addEventListener('click', () => {
+    stop.abort();
+    if (upload) ask('DELETE', `/api/uploads/${upload.upload}`).catch(() => {});
+    row.remove();
+  });
+  start.addEventListener('click', () => attempt(async () => {
+    start.disabled = true;
+    const data = new FormData(form);
+    const tags = data.get('tags').split(',').map((tag) => tag.trim()).filter(Boolean);
+    try {
+      upload = await ask('POST', '/api/uploads', {
+        bytes: file.size, title: title.value.trim(), to: data.get('to'), text: data.get('text'), tags,
+        lang: data.get('lang').trim(), licence: data.get('licence').trim(), any_file: data.has('any_file'),
+      });
+      bar.hidden = false;
+      const video = upload.state === 'published' ? upload.video : await send(upload, file, bar, said, stop.signal);
+      if (!video) return;
+      bar.value = bar.max;
+      said.textContent = text('published');
+      cancel.remove();
+      start.replaceWith(h('a', { class: 'button plain', href: `/watch/${video.id}` }, video.title));
+    } catch (why) {
+      start.disabled = false;
+      bar.hidden = true;
+      said.textContent = why.message;
+      throw why;
+    }
+  }));
+  rows.append(row);
+}
+
+picker.addEventListener('change', () => {
+  [...picker.files].forEach(add);
+  picker.value = '';
+});
+for (const name of ['dragenter', 'dragover']) drop.addEventListener(name, (event) => {
+  event.preventDefault();
+  drop.classList.add('over');
+});
+for (const name of ['dragleave', 'drop']) drop.addEventListener(name, (event) => {
+  event.preventDefault();
+  drop.classList.remove('over');
+});
+drop.addEventListener('drop', (event) => {
+  const files = [...event.dataTransfer.files];
+  if (files.length === 0) note(text('failed', '—'), true);
+  files.forEach(add);
+});
+// A file dropped beside the place must not replace the page.
+for (const name of ['dragover', 'drop']) addEventListener(name, (event) => event.preventDefault());
+form.addEventListener('submit', (event) => event.preventDefault());

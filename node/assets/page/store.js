@@ -1,0 +1,77 @@
+import { $, ask, attempt, bytes, h, lines, note, plain, text } from './app.js';
+
+const bar = $('#work');
+const found = $('#found');
+const said = $('#said');
+
+$('#quota').addEventListener('submit', (event) => {
+  event.preventDefault();
+  const size = (value) => value.trim().replaceAll(' ', '');
+  const changes = Object.fromEntries([...new FormData(event.target)].map(([key, value]) => [key, size(value)]));
+  attempt(async () => {
+    await ask('PATCH', '/api/config', changes);
+    location.reload();
+  });
+});
+
+async function work(path, body, done) {
+  bar.hidden = false;
+  bar.removeAttribute('value');
+  found.replaceChildren();
+  await attempt(async () => {
+    const last = await lines('POST', path, body, (line) => {
+      if (line.event === 'progress' && line.total_bytes) {
+        bar.value = line.have_bytes / line.total_bytes;
+        said.textContent = text('checking', bytes(line.have_bytes), bytes(line.total_bytes));
+      }
+      if (line.event === 'progress' && line.total_objects) bar.value = line.objects / line.total_objects;
+      if (line.event === 'finding') {
+        const { title, path: file, what, state } = line.finding;
+        found.append(h('li', {}, `${plain(title ?? file)}: ${plain(what)} (${state})`));
+      }
+    });
+    note(done(last), last.whole === false);
+  });
+  bar.hidden = true;
+  said.textContent = '';
+}
+
+const acts = {
+  gc: () => attempt(async () => {
+    const { freed_bytes: freed } = await ask('POST', '/api/store/gc', {});
+    note(text('freed', bytes(freed)));
+  }),
+  verify: () => work('/api/store/verify', { heal: true }, (last) => (last.whole ? text('all_whole') : text('not_whole', last.found))),
+  reindex: () => work('/api/store/reindex', undefined, (last) => text('indexed', last.objects)),
+};
+document.addEventListener('click', (event) => {
+  const button = event.target.closest('[data-act]');
+  if (!button) return;
+  button.disabled = true;
+  acts[button.dataset.act]().finally(() => { button.disabled = false; });
+});
+
+/** Gives a file to the person. */
+function save(blob, name) {
+  const link = h('a', { href: URL.createObjectURL(blob), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
+$('#export').addEventListener('submit', (event) => {
+  event.preventDefault();
+  const data = new FormData(event.target);
+  attempt(async () => {
+    const body = { to: data.get('to'), ids: data.getAll('id') };
+    const answer = await ask('POST', '/api/bundles/file', body, { raw: true });
+    save(await answer.blob(), 'videos.kith');
+  });
+});
+$('#import').addEventListener('submit', (event) => {
+  event.preventDefault();
+  const file = event.target.elements.bundle.files[0];
+  attempt(async () => {
+    const got = await ask('POST', '/api/bundles/import', file);
+    note(text('imported', got.objects, plain(got.from)));
+  });
+});

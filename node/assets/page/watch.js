@@ -1,0 +1,108 @@
+// The player: what is here, where it comes from, keys, and where one was.
+import { $, ask, attempt, bytes, copy, note, on, text } from './app.js';
+
+const watch = $('#watch');
+const player = $('#player');
+const map = $('#map');
+const state = $('#state');
+const { id, stream } = watch.dataset;
+let last = null;
+
+function draw(view) {
+  const context = map.getContext('2d');
+  const style = getComputedStyle(document.documentElement);
+  const spans = view.spans;
+  context.clearRect(0, 0, map.width, map.height);
+  context.fillStyle = style.getPropertyValue('--green');
+  const width = map.width / Math.max(spans.length, 1);
+  for (let at = 0; at < spans.length; at += 1) {
+    if (spans[at] === '1') context.fillRect(at * width, 0, Math.ceil(width), map.height);
+  }
+  if (player.duration) {
+    context.fillStyle = style.getPropertyValue('--ink');
+    context.fillRect((player.currentTime / player.duration) * map.width - 2, 0, 4, map.height);
+  }
+  map.dataset.spans = spans;
+}
+
+on('streams', (streams) => {
+  const view = streams.find((one) => one.name === stream);
+  if (!view) return;
+  draw(view);
+  if (view.failed) {
+    state.textContent = text('stopped', view.failed.detail);
+    return;
+  }
+  const begun = view.complete || view.have_bytes > 0 || view.sources > 0;
+  if (!begun) return;
+  const now = performance.now();
+  const rate = last ? ((view.have_bytes - last.have) * 1000) / (now - last.at) : 0;
+  last = { have: view.have_bytes, at: now };
+  const parts = [view.complete ? text('whole') : text('buffer', bytes(view.have_bytes), bytes(view.total_bytes), view.ahead_s ?? 0)];
+  if (!view.complete || view.mode === 'local') parts.push(text(`from_${view.mode}`, view.sources));
+  if (rate > 0 && !view.complete) parts.push(text('speed', bytes(rate)));
+  state.textContent = parts.join(' · ');
+});
+
+player.addEventListener('error', () => {
+  if (player.error?.code === 3 || player.error?.code === 4) state.textContent = text('cannot_play');
+});
+
+// Where one was, every ten seconds and at the end; in the node's memory only.
+let told = 0;
+const tell = (keepalive = false) => {
+  told = player.currentTime;
+  ask('POST', `/api/videos/${id}/position`, { seconds: player.currentTime }, { fetch: { keepalive } }).catch(() => {});
+};
+player.addEventListener('timeupdate', () => {
+  if (Math.abs(player.currentTime - told) > 10) tell();
+});
+player.addEventListener('pause', () => tell());
+addEventListener('pagehide', () => {
+  if (player.currentTime > 0) tell(true);
+  // The address dies with the player.
+  ask('DELETE', `/api/streams/${stream}`, undefined, { fetch: { keepalive: true } }).catch(() => {});
+});
+addEventListener('pageshow', (event) => {
+  if (event.persisted) location.reload();
+});
+
+const seek = (by) => {
+  player.currentTime = Math.max(0, Math.min(player.duration || 0, player.currentTime + by));
+};
+const keys = {
+  ' ': () => (player.paused ? player.play() : player.pause()),
+  k: () => (player.paused ? player.play() : player.pause()),
+  j: () => seek(-10),
+  l: () => seek(10),
+  ArrowLeft: () => seek(-5),
+  ArrowRight: () => seek(5),
+  f: () => (document.fullscreenElement ? document.exitFullscreen() : player.requestFullscreen()),
+  m: () => { player.muted = !player.muted; },
+};
+document.addEventListener('keydown', (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.target.closest('input, textarea, select, button, a, summary')) return;
+  // The browser's own keys of a focused player do the same.
+  if (event.target === player && [' ', 'ArrowLeft', 'ArrowRight', 'f', 'm'].includes(event.key)) return;
+  if (/^[0-9]$/.test(event.key) && player.duration) player.currentTime = (player.duration * event.key) / 10;
+  else if (keys[event.key]) keys[event.key]();
+  else return;
+  event.preventDefault();
+});
+
+watch.addEventListener('click', (event) => {
+  const button = event.target.closest('[data-act]');
+  if (!button) return;
+  attempt(async () => {
+    const { act, url } = button.dataset;
+    if (act === 'copy') await copy(url);
+    else if (act === 'hide') {
+      await ask('POST', '/api/hidden', { what: id });
+      note(text('hidden'));
+    } else {
+      await ask('POST', `/api/videos/${id}/${act}`);
+      location.reload();
+    }
+  });
+});

@@ -1,0 +1,104 @@
+//! A POST with an `Idempotency-Key` is done once: who asks again with the same key gets the same answer
+//! (draft-ietf-httpapi-idempotency-key-header). What answers with a stream knows no keys.
+
+use super::*;
+use axum::body::to_bytes;
+use axum::http::{HeaderValue, Method, header};
+use axum::middleware::Next;
+use std::collections::HashMap;
+use std::sync::Mutex;
+use tokio::sync::watch;
+
+/// The header.
+const KEY: &str = "idempotency-key";
+/// Longest key in bytes.
+const MAX_KEY: usize = 128;
+/// Answers that are remembered, and for how long.
+const MAX_ANSWERS: usize = 256;
+const LIFE: Duration = Duration::from_secs(600);
+
+#[derive(Clone, Debug)]
+struct Given {
+    status: StatusCode,
+    kind: Option<HeaderValue>,
+    bytes: Bytes,
+}
+
+type Waiting = watch::Receiver<Option<Given>>;
+
+/// When it was asked first, and the answer, by path and key.
+type Answers = HashMap<(String, String), (Instant, Waiting)>;
+
+/// What was done once.
+#[derive(Clone, Default)]
+pub struct Once(Arc<Mutex<Answers>>);
+
+impl Once {
+    fn with<T>(&self, work: impl FnOnce(&mut Answers) -> T) -> T {
+        // Nothing here panics while it holds the lock.
+        work(&mut self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
+
+fn is_stream(path: &str) -> bool {
+    [
+        "/api/fetches",
+        "/api/store/verify",
+        "/api/store/reindex",
+        "/api/publish",
+        "/api/bundles/",
+        "/api/backup/",
+    ]
+    .iter()
+    .any(|stream| path.starts_with(stream))
+}
+
+/// Does what has a key once, whoever still waits for it.
+pub(super) async fn once(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let path = request.uri().path().to_owned();
+    let key = request.headers().get(KEY).and_then(|key| key.to_str().ok()).map(str::to_owned);
+    let Some(key) = key.filter(|_| request.method() == Method::POST && !is_stream(&path)) else {
+        return next.run(request).await;
+    };
+    if key.is_empty() || key.len() > MAX_KEY {
+        let what = format!("an Idempotency-Key has 1 to {MAX_KEY} characters");
+        return ApiError(Failure::new(Exit::Usage, what)).into_response();
+    }
+    // Nobody gets the answer to somebody else's request.
+    let caller = request.extensions().get::<document::Caller>();
+    let place = (path, format!("{caller:?} {key}"));
+    let (sender, receiver) = watch::channel(None);
+    let known = api.once.with(|all| {
+        all.retain(|_, (made, _)| made.elapsed() < LIFE);
+        if let Some((_, known)) = all.get(&place) {
+            return Some(known.clone());
+        }
+        if all.len() >= MAX_ANSWERS
+            && let Some(oldest) =
+                all.iter().min_by_key(|(_, (made, _))| *made).map(|(place, _)| place.clone())
+        {
+            all.remove(&oldest);
+        }
+        all.insert(place, (Instant::now(), receiver.clone()));
+        None
+    });
+    let mut waiting = match known {
+        Some(known) => known,
+        None => {
+            api.tasks.spawn("request with a key", async move {
+                let (parts, body) = next.run(request).await.into_parts();
+                let bytes = to_bytes(body, MAX_BODY).await.unwrap_or_default();
+                let kind = parts.headers.get(header::CONTENT_TYPE).cloned();
+                sender.send_replace(Some(Given { status: parts.status, kind, bytes }));
+            });
+            receiver
+        }
+    };
+    let given = waiting.wait_for(Option::is_some).await.ok().and_then(|given| given.clone());
+    let Some(Given { status, kind, bytes }) = given else {
+        return ApiError(Failure::new(Exit::NotRunning, "the node is stopping")).into_response();
+    };
+    let mut response = (status, bytes).into_response();
+    response.headers_mut().extend(kind.map(|kind| (header::CONTENT_TYPE, kind)));
+    response
+}

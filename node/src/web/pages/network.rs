@@ -1,0 +1,136 @@
+//! Links, circuits, rates and limits, and what each party can learn.
+
+use super::*;
+use crate::limits::UpDown;
+
+pub(super) async fn page(page: Page) -> Response {
+    match made(&page).await {
+        Ok(response) => response,
+        Err(failure) => page.failed("/network", &failure),
+    }
+}
+
+async fn made(page: &Page) -> Result<Response, Failure> {
+    let (friends, circuits) = tokio::try_join!(page.api.friend_list(), page.api.circuits())?;
+    let limits = page.api.settings.limits();
+    let online = friends.iter().filter(|friend| friend.state == "online").count();
+    let sum = |of: fn(&crate::api::FriendView) -> u64| human_bytes(friends.iter().map(of).sum());
+    let rate = |limit: Option<u64>| {
+        limit.map_or_else(|| page.t("network.no_limit").to_owned(), |r| format!("{}/s", human_bytes(r)))
+    };
+    let own = &circuits.own;
+    let body = html! {
+        h1 { (page.t("network.title")) }
+        section.box {
+            h2 { (page.t("network.links")) }
+            p { (page.f("home.friends", &[&online, &friends.len()])) }
+            table #rates {
+                thead { tr { th { (page.t("network.kind")) } th { (page.t("network.now")) } th { (page.t("network.total")) } } }
+                tbody {
+                    tr data-rate="sent" { th scope="row" { (page.t("network.sent")) } td { "–" } td { (sum(|f| f.sent_bytes)) } }
+                    tr data-rate="received" { th scope="row" { (page.t("network.received")) } td { "–" } td { (sum(|f| f.received_bytes)) } }
+                    tr data-rate="relayed" { th scope="row" { (page.t("network.relayed")) } td { "–" } td { (sum(|f| f.relayed_bytes)) } }
+                }
+            }
+            p.dim { (page.t("network.relayed_means")) }
+            p { button.plain data-act="check" { (page.t("network.check")) } }
+            ul #checked.plain {}
+        }
+        section.box {
+            h2 { (page.t("network.circuits")) }
+            p #circuits { (page.f("network.circuits_now", &[
+                &circuits.summary.ready, &circuits.summary.building, &circuits.summary.used, &circuits.summary.relayed,
+            ])) }
+            @if let Some(lacks) = circuits.summary.lacks { p.warn { (page.t(&format!("lacks.{lacks}"))) } }
+            @if !own.is_empty() {
+                table {
+                    thead { tr { th { (page.t("network.hops")) } th { (page.t("network.age")) } th { (page.t("network.state")) } } }
+                    tbody { @for one in own {
+                        tr { td { (one.relays) } td { (clock(u32::try_from(one.age_s).unwrap_or(u32::MAX))) }
+                            td { (page.t(&format!("circuit.{}", one.state))) } }
+                    } }
+                }
+            }
+            p.dim { (page.f("network.cover", &[&page.t(&format!("cover.{}", circuits.cover.mode)), &human_bytes(circuits.cover.bytes_per_day)])) }
+        }
+        section.box {
+            h2 { (page.t("learn.title")) }
+            (picture(page))
+            dl.learn {
+                @for who in ["friend", "common", "guard", "relay", "holder", "provider", "stranger"] {
+                    dt { (page.t(&format!("learn.{who}"))) }
+                    dd { (page.t(&format!("learn.{who}_learns"))) }
+                }
+            }
+        }
+        section.box {
+            h2 { (page.t("network.limits")) }
+            form #limits {
+                @for (key, name, up, down) in [
+                    ("limits", "network.all", limits.up, limits.down),
+                    ("limits.own", "network.own", limits.own.up, limits.own.down),
+                    ("limits.fof", "network.fof", limits.fof.up, limits.fof.down),
+                    ("limits.onion", "network.onion", limits.onion.up, limits.onion.down),
+                ] {
+                    fieldset.line {
+                        legend { (page.t(name)) }
+                        (limit(page, key, UpDown { up, down }, &rate))
+                    }
+                }
+                button { (page.t("friends.set")) }
+            }
+            p.dim { (page.t("network.limits_how")) }
+            h3 { (page.t("network.schedule")) }
+            ul.rows {
+                @for window in &limits.schedule {
+                    li data-window=(window.window) {
+                        span.grow { (safe(&window.window)) @if window.active { " · " (page.t("network.active")) } }
+                        button.plain data-act="window-rm" { (page.t("network.window_rm")) }
+                    }
+                }
+            }
+            form.line #window {
+                label.grow { (page.t("network.window")) input name="window" required placeholder="mon-fri 08:00-18:00 up=1MB/s"; }
+                button { (page.t("network.window_add")) }
+            }
+        }
+    };
+    Ok(page.document("/network", page.t("network.title"), Some("network.js"), body))
+}
+
+fn limit(page: &Page, key: &str, limits: UpDown, rate: &dyn Fn(Option<u64>) -> String) -> Markup {
+    html! {
+        @for (side, value) in [("up", limits.up), ("down", limits.down)] {
+            label { (page.t(&format!("friends.{side}"))) " (" (rate(value)) ")"
+                input name={ (key) "." (side) } placeholder="500kB/s, off";
+            }
+        }
+    }
+}
+
+/// Who stands where: you, relays, who gives it, and how far each sees.
+fn picture(page: &Page) -> Markup {
+    let places = [(70, "you"), (230, "guard"), (390, "relay"), (550, "relay"), (710, "holder")];
+    html! {
+        figure {
+            svg.learns viewBox="0 0 780 150" role="img" aria-label=(page.t("learn.picture")) {
+                @for pair in places.windows(2) {
+                    @if let [(from, _), (to, _)] = pair {
+                        line x1=(from + 34) y1="60" x2=(to - 34) y2="60" stroke="currentColor"
+                            stroke-width="3" stroke-dasharray="2 7" stroke-linecap="round" {}
+                    }
+                }
+                @for (x, who) in places {
+                    circle.node.you[who == "you"] cx=(x) cy="60" r="30" {}
+                    text x=(x) y="66" text-anchor="middle" font-size="20" fill="currentColor" aria-hidden="true" {
+                        (match who { "you" => "◉", "holder" => "▶", _ => "○" })
+                    }
+                    text x=(x) y="118" text-anchor="middle" font-size="16" fill="currentColor" {
+                        (page.t(&format!("learn.at_{who}")))
+                    }
+                }
+            }
+            figcaption { (page.t("learn.picture")) }
+        }
+    }
+}

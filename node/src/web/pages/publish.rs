@@ -1,0 +1,52 @@
+//! Publishing: a place to drop files on, and who may see them.
+
+use super::*;
+
+pub(super) async fn page(page: Page) -> Response {
+    let (friends, circles) = match tokio::try_join!(page.api.friend_list(), page.api.circle_list()) {
+        Ok(both) => both,
+        Err(failure) => return page.failed("/publish", &failure),
+    };
+    let body = html! {
+        h1 { (page.t("publish.title")) }
+        form #publish {
+            label.drop #drop {
+                input type="file" name="files" multiple accept="video/*,.mkv,.ts,.mov,.mp4,.webm";
+                strong { (page.t("publish.drop")) }
+                span.dim { (page.t("publish.kinds")) }
+            }
+            div.fields {
+                label { (page.t("publish.to"))
+                    select name="to" { (audiences(&page, &friends, &circles)) }
+                }
+                label { (page.t("publish.tags")) input name="tags" autocomplete="off"; }
+                label.wide { (page.t("publish.text")) textarea name="text" rows="3" maxlength="4096" {} }
+                label { (page.t("publish.lang")) input name="lang" maxlength="16" autocomplete="off"; }
+                label { (page.t("publish.licence")) input name="licence" maxlength="64" autocomplete="off"; }
+            }
+            label.check { input type="checkbox" name="any_file"; span { (page.t("publish.any_file")) } }
+            p.warn { (page.t("publish.metadata")) }
+        }
+        ul #uploads.rows aria-label=(page.t("publish.progress")) {}
+    };
+    page.document("/publish", page.t("publish.title"), Some("publish.js"), body)
+}
+
+/// Everybody to publish to.
+fn audiences(page: &Page, friends: &[crate::api::FriendView], circles: &[crate::api::CircleView]) -> Markup {
+    html! {
+        option value="friends" { (page.t("audience.friends")) }
+        option value="fof" { (page.t("audience.fof")) }
+        @if !circles.is_empty() {
+            optgroup label=(page.t("audience.circles")) {
+                @for circle in circles {
+                    option value={ "circle:" (circle.name) } { (safe(&circle.name)) }
+                }
+            }
+        }
+        @let known = friends.iter().filter(|friend| friend.since.is_some());
+        optgroup label=(page.t("audience.one")) {
+            @for friend in known { option value={ "friend:" (friend.name) } { (safe(&friend.name)) } }
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! What is stored: how much, what gives way, whether it is whole, what leaves on a stick.
+
+use super::*;
+
+pub(super) async fn page(page: Page) -> Response {
+    match made(&page).await {
+        Ok(response) => response,
+        Err(failure) => page.failed("/store", &failure),
+    }
+}
+
+async fn made(page: &Page) -> Result<Response, Failure> {
+    let (quota, stats) = (page.api.quota(), page.api.store_stats().await?);
+    let (friends, objects) = tokio::try_join!(page.api.friend_list(), page.api.kept_objects())?;
+    let used = |class: &str| quota.used_bytes.get(class).copied().unwrap_or(0);
+    let classes = ["own", "pinned", "mirrored", "cached"];
+    let mut at = 0.0;
+    let bars: Vec<(&str, f64, f64)> = classes
+        .into_iter()
+        .map(|class| {
+            let width = used(class) as f64 / quota.quota_bytes.max(1) as f64 * 1000.0;
+            let from = at;
+            at += width;
+            (class, from, width)
+        })
+        .collect();
+    let body = html! {
+        h1 { (page.t("store.title")) }
+        section.box {
+            p.lead { (page.f("store.used", &[&human_bytes(used("total")), &human_bytes(quota.quota_bytes)])) }
+            svg.usage viewBox="0 0 1000 24" preserveAspectRatio="none" role="img" aria-label=(page.t("store.picture")) {
+                rect.all width="1000" height="24" {}
+                @for (class, from, width) in &bars { rect class=(class) x=(from) width=(width) height="24" {} }
+            }
+            ul.legend {
+                @for class in classes {
+                    li { span class={ "key " (class) } {} (page.t(&format!("class.{class}"))) ": " (human_bytes(used(class))) }
+                }
+            }
+            p.dim { (page.f("store.free", &[&human_bytes(quota.free_bytes), &human_bytes(quota.keep_free_bytes)])) }
+            (page.warnings(&page.api.status().await?))
+            form.line #quota {
+                label { (page.t("store.quota")) input name="store.quota" placeholder="20GiB" value=(human_bytes(quota.quota_bytes)); }
+                label { (page.t("store.keep_free")) input name="store.keep_free" placeholder="512MiB" value=(human_bytes(quota.keep_free_bytes)); }
+                button { (page.t("friends.set")) }
+            }
+            p { button.plain data-act="gc" { (page.t("store.gc")) } }
+        }
+        section.box {
+            h2 { (page.t("store.whole")) }
+            p { @match stats.scrub.ended {
+                Some(at) => (page.f("store.scrubbed", &[&day(at), &stats.scrub.found])),
+                None => (page.t("store.never_scrubbed")),
+            } }
+            p.acts {
+                button data-act="verify" { (page.t("store.verify")) }
+                button.plain data-act="reindex" { (page.t("store.reindex")) }
+            }
+            progress #work value="0" max="1" hidden aria-label=(page.t("store.verify")) {}
+            p #said.dim role="status" {}
+            ul #found.rows {}
+        }
+        section.box {
+            h2 { (page.t("store.stick")) }
+            p { (page.t("store.stick_how")) }
+            form #export {
+                label { (page.t("store.for_whom"))
+                    select name="to" { @for friend in friends.iter().filter(|f| f.since.is_some()) {
+                        option value=(friend.name) { (safe(&friend.name)) }
+                    } }
+                }
+                fieldset {
+                    legend { (page.t("store.which")) }
+                    @for object in &objects {
+                        label.check { input type="checkbox" name="id" value=(object.id);
+                            span dir="auto" { @match &object.title { Some(title) => (safe(title)), None => (page.t("library.untitled")) } }
+                        }
+                    }
+                }
+                button { (page.t("store.export")) }
+            }
+            form.line #import {
+                label.grow { (page.t("store.import")) input type="file" name="bundle" required; }
+                button { (page.t("store.import_go")) }
+            }
+        }
+    };
+    Ok(page.document("/store", page.t("store.title"), Some("store.js"), body))
+}
