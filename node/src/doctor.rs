@@ -17,6 +17,7 @@ const EARLIEST_S: u64 = 1_767_225_600;
 /// Why an address did not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = DoctorNoAnswer)]
 pub enum NoAnswer {
     /// The machine is there; nothing listens on that port.
     Refused,
@@ -29,6 +30,7 @@ pub enum NoAnswer {
 /// How calling a friend went.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = DoctorDialResult)]
 pub enum DialResult {
     /// Something answered; whether a link came of it is seen elsewhere.
     Connected,
@@ -38,6 +40,7 @@ pub enum DialResult {
 
 /// The last call to a friend.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = DoctorDial)]
 pub struct Dial {
     /// Unix seconds.
     pub at: u64,
@@ -47,6 +50,7 @@ pub struct Dial {
 
 /// What is known of a friend.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = DoctorFriend)]
 pub struct Friend {
     /// Name here.
     pub name: String,
@@ -76,6 +80,7 @@ pub struct Friend {
 /// Whose keys are the older ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = DoctorOutOfStep)]
 pub enum OutOfStep {
     /// The friend's.
     Theirs,
@@ -85,6 +90,7 @@ pub enum OutOfStep {
 
 /// What a running node knows of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = DoctorNode)]
 pub struct Node {
     /// Why nothing is stored any more.
     pub read_only: Option<String>,
@@ -112,6 +118,7 @@ pub struct Node {
 
 /// What matters of circuits.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = DoctorCircuits)]
 pub struct Circuits {
     /// Nothing is fetched without them.
     pub strict: bool,

@@ -22,6 +22,7 @@ mod line;
 mod links;
 mod logs;
 mod onion;
+mod page;
 mod play;
 #[allow(dead_code)] // the benches use more of it
 mod players;

@@ -57,6 +57,20 @@ pub(crate) struct Response {
 }
 
 impl Response {
+    /// All that comes until the connection ends.
+    pub(crate) fn read(stream: &mut TcpStream) -> Self {
+        let mut bytes = Vec::new();
+        let outcome = stream.read_to_end(&mut bytes);
+        let end = bytes.windows(4).position(|w| w == b"\r\n\r\n");
+        let end = end.unwrap_or_else(|| panic!("no HTTP answer: {outcome:?}, {} bytes", bytes.len()));
+        let text = String::from_utf8(bytes[..end].to_vec()).unwrap();
+        let mut lines = text.split("\r\n");
+        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        let pairs = lines.filter_map(|line| line.split_once(": "));
+        let head = pairs.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect();
+        Self { status, head, body: bytes[end + 4..].to_vec() }
+    }
+
     pub(crate) fn header(&self, name: &str) -> &str {
         self.head.get(name).map_or("", String::as_str)
     }
@@ -73,16 +87,7 @@ pub(crate) fn send(web: &str, method: &str, path: &str, headers: &[(&str, &str)]
     request.push_str("\r\n");
     // A server may answer and close before it has read an unreasonable request.
     let _ = stream.write_all(request.as_bytes());
-    let mut bytes = Vec::new();
-    let outcome = stream.read_to_end(&mut bytes);
-    let end = bytes.windows(4).position(|w| w == b"\r\n\r\n");
-    let end = end.unwrap_or_else(|| panic!("no HTTP answer: {outcome:?}, {} bytes", bytes.len()));
-    let text = String::from_utf8(bytes[..end].to_vec()).unwrap();
-    let mut lines = text.split("\r\n");
-    let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-    let pairs = lines.filter_map(|line| line.split_once(": "));
-    let head = pairs.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect();
-    Response { status, head, body: bytes[end + 4..].to_vec() }
+    Response::read(&mut stream)
 }
 
 pub(crate) fn get(web: &str, path: &str, headers: &[(&str, &str)]) -> Response {

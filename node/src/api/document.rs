@@ -167,6 +167,19 @@ pub(super) async fn only_documented(request: Request, next: Next) -> Response {
     }
 }
 
+/// What axum says of a request that it cannot read, in the form of all errors.
+pub(super) async fn as_problem(response: Response) -> Response {
+    let kind = response.headers().get(axum::http::header::CONTENT_TYPE);
+    let is_text = kind.is_none_or(|kind| kind.as_bytes().starts_with(b"text/plain"));
+    if !response.status().is_client_error() || !is_text {
+        return response;
+    }
+    let text = axum::body::to_bytes(response.into_body(), 4096).await.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let what = if text.is_empty() { "this request cannot be read" } else { text.trim() };
+    ApiError(Failure::new(Exit::Usage, what)).into_response()
+}
+
 /// This document.
 #[utoipa::path(get, path = "/api/openapi.json", tag = "node", security(("token" = ["read"])),
     responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json")))]

@@ -118,6 +118,7 @@ pub(crate) struct AddedFriend {
     /// What its owner must know.
     note: Option<String>,
     /// It was a friend before.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     already: bool,
 }
 

@@ -261,6 +261,7 @@ impl Api {
             .route_layer(axum::middleware::from_fn(document::only_documented))
             .route_layer(axum::middleware::from_fn_with_state(self.clone(), once::once))
             .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY))
+            .layer(axum::middleware::map_response(document::as_problem))
             .fallback(|| async { ApiError(Failure::new(Exit::NotFound, "there is no such request")) })
             .with_state(self)
     }
