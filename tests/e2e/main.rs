@@ -10,6 +10,8 @@
 
 mod audience;
 mod backup;
+mod browse;
+mod browser;
 mod cli;
 mod faults;
 mod flood;

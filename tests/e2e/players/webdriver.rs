@@ -46,6 +46,12 @@ pub(crate) struct Driver {
 impl Driver {
     /// Nothing where the programs are not installed.
     pub(crate) fn start() -> Option<Self> {
+        // Going to an address returns at once, not when a picture has come.
+        Self::start_with(&[], "none")
+    }
+
+    /// The same with more flags of the browser, and what going to an address waits for.
+    pub(crate) fn start_with(more: &[String], strategy: &str) -> Option<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let path = env::var_os("PATH")?;
         let there = |program: &&str| env::split_paths(&path).any(|dir| dir.join(program).is_file());
@@ -69,9 +75,10 @@ impl Driver {
         thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
         let mut flags = FLAGS.map(str::to_owned).to_vec();
         flags.push(format!("--user-data-dir={}", driver.folder.join("profile").display()));
-        // Going to an address returns at once, not when a picture has come.
-        let wanted = json!({ "capabilities": { "alwaysMatch": { "pageLoadStrategy": "none",
-            "goog:loggingPrefs": { "browser": "ALL" }, "goog:chromeOptions": { "args": flags } } } });
+        flags.extend(more.iter().cloned());
+        let logs = json!({ "browser": "ALL", "performance": "ALL" });
+        let wanted = json!({ "capabilities": { "alwaysMatch": { "pageLoadStrategy": strategy,
+            "goog:loggingPrefs": logs, "goog:chromeOptions": { "args": flags } } } });
         let made = driver.call("POST", "/session", &wanted).expect("the browser starts");
         driver.session = made["sessionId"].as_str().expect("a session has an id").to_owned();
         Some(driver)

@@ -112,7 +112,7 @@ fn limit(page: &Page, key: &str, limits: UpDown, rate: &dyn Fn(Option<u64>) -> S
 fn picture(page: &Page) -> Markup {
     let places = [(70, "you"), (230, "guard"), (390, "relay"), (550, "relay"), (710, "holder")];
     html! {
-        figure {
+        figure tabindex="0" aria-label=(page.t("learn.picture")) {
             svg.learns viewBox="0 0 780 150" role="img" aria-label=(page.t("learn.picture")) {
                 @for pair in places.windows(2) {
                     @if let [(from, _), (to, _)] = pair {
