@@ -199,6 +199,8 @@ async fn ask(shell: &Shell, command: Command) -> Result<(), Failure> {
         Command::Bundle { command } => shell.bundle(&command).await,
         Command::Net { command } => shell.net(&command).await,
         Command::Config { command } => shell.config(&command).await,
+        Command::Install(args) => shell.install(&args).await,
+        Command::Uninstall => shell.uninstall().await,
         Command::Hide(args) => shell.hide(&args).await,
         Command::Open(args) => shell.open(&args).await,
         Command::Token { command } => shell.token(&command).await,

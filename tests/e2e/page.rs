@@ -863,3 +863,87 @@ fn what_is_hidden_is_shown_nowhere() {
     kith(&b, &["hide", "two words"]).expect_refusal(&[2]);
     kith(&b, &["hide", &"0".repeat(64)]).expect_refusal(&[4]);
 }
+
+/// `kith:` links open the page, which asks before anything is done.
+#[test]
+fn a_link_opens_the_page_and_the_page_asks() {
+    let (a, b) = (Node::start("Ana"), Node::start("Bo"));
+    let web = b.web();
+    let follow = |link: &str| {
+        let url = text(&json(&b, &["open", "--print", link]), "url");
+        let entered = get(&web, url.strip_prefix(&format!("http://{web}")).unwrap(), &[]);
+        let cookie = entered.header("set-cookie").split(';').next().unwrap().to_owned();
+        let place = entered.header("refresh").strip_prefix("0;url=").unwrap().to_owned();
+        assert!(!place.contains("kith"), "the address says nothing: {place}");
+        get(&web, &place, &[("Cookie", &cookie)])
+    };
+    let line = invite(&a);
+    let page = String::from_utf8(follow(&line).body).unwrap();
+    assert!(page.contains(&line) && page.contains("Add it only if you expected it"), "{page}");
+    assert!(json(&b, &["friend", "list"]).as_array().unwrap().is_empty());
+    // A video's link leads to the video, which nobody is asked for yet.
+    let (path, _) = random_file(&a, "x.bin", 1_000);
+    let published = json(&a, &["publish", path.to_str().unwrap(), "--any-file"]);
+    let answer = follow(&text(&published, "link"));
+    assert_eq!(
+        (answer.status, answer.header("location")),
+        (303, &*format!("/watch/{}", text(&published, "id")))
+    );
+    assert_eq!(json(&b, &["status"])["fetches"], 0);
+    // What is no link is asked about as it is, and adding it is refused.
+    let page = String::from_utf8(follow("kith:<script>alert(1)</script>").body).unwrap();
+    assert!(page.contains("kith:&lt;script&gt;") && !page.contains("<script>alert"), "{page}");
+}
+
+/// Menu entry, links and service: written for this user, and gone again with nothing else.
+#[test]
+fn what_install_wrote_uninstall_takes_away() {
+    let node = Node::stopped("Ana", &[]);
+    let home = node.scratch("user");
+    std::fs::create_dir_all(&home).unwrap();
+    let run = |args: &[&str]| {
+        let mut command = command(&node.home, args);
+        command.env("HOME", &home).env("XDG_RUNTIME_DIR", &home);
+        command
+            .env_remove("XDG_CONFIG_HOME")
+            .env_remove("XDG_DATA_HOME")
+            .env_remove("DBUS_SESSION_BUS_ADDRESS");
+        Running::start(command, b"").finish(SOON).json()
+    };
+    let installed = run(&["install", "--json"]);
+    let read = |name: &str| std::fs::read_to_string(text(&installed, name)).unwrap();
+    let program = env!("CARGO_BIN_EXE_kith");
+    assert!(read("unit").contains(&format!("ExecStart=\"{program}\" up")), "{}", read("unit"));
+    assert!(
+        read("entry").contains(&format!("Exec=\"{program}\" open %u"))
+            && read("entry").contains("x-scheme-handler/kith;")
+    );
+    assert!(read("icon").starts_with("<svg"));
+    let removed = run(&["uninstall", "--json"]);
+    assert_eq!(removed["removed"].as_array().unwrap().len(), 3, "{removed}");
+    assert!(
+        ["unit", "entry", "icon"].iter().all(|name| !std::path::Path::new(&text(&installed, name)).exists())
+    );
+    assert!(run(&["uninstall", "--json"])["removed"].as_array().unwrap().is_empty());
+}
+
+/// Everything that stands in the contract has its command, and commands that are there their help.
+#[test]
+fn events_and_log_come_as_lines() {
+    let node = Node::start("Ana");
+    let mut command = command(&node.home, &["events"]);
+    command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let lines = lines_of(child.stdout.take().unwrap());
+    let mut names = BTreeSet::new();
+    while names.len() < 5 {
+        let line: Value = serde_json::from_str(&lines.recv_timeout(SOON).expect("an event")).unwrap();
+        assert!(line["data"].is_object() || line["data"].is_array(), "{line}");
+        names.insert(text(&line, "event"));
+    }
+    assert_eq!(names, ["status", "friends", "streams", "uploads", "circuits"].map(str::to_owned).into());
+    let _ = child.kill();
+    let _ = child.wait();
+    kith(&node, &["log"]).expect_code(&[0]);
+    assert_eq!(json(&node, &["net", "check"])["links"], json!([]));
+}

@@ -8,7 +8,7 @@ mod page;
 pub use friends::{Circle, Friend, Trust};
 pub use keep::{Backup, Bundle, Restore};
 pub use operator::{Config, Kind, Limits, Net, Off, Schedule};
-pub use page::{Hide, Open, Token};
+pub use page::{Hide, Install, Open, Token};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -128,6 +128,10 @@ pub enum Command {
         /// Only about this friend
         name: Option<String>,
     },
+    /// Put the node into the menu, open kith: links with it, and make it a service
+    Install(Install),
+    /// Take back what install did; the node's data stays
+    Uninstall,
     /// Print what makes a shell complete commands
     Completions {
         /// The shell

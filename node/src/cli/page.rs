@@ -13,6 +13,14 @@ pub struct Open {
     pub print: bool,
 }
 
+/// `kith install`
+#[derive(Args, Debug)]
+pub struct Install {
+    /// Start the node now and with each login
+    #[arg(long)]
+    pub at_login: bool,
+}
+
 /// What a token is for.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum TokenScope {

@@ -9,6 +9,7 @@ mod config;
 mod doctor;
 mod fetch;
 mod friends;
+mod install;
 mod limits;
 mod node;
 mod page;
