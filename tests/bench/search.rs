@@ -3,7 +3,8 @@
 //! `cargo bench -p kith-node --bench search -- [FRIENDS [ENTRIES [QUERIES]]]`; default 200 friends
 //! with 100,000 entries in all and 400 queries. It writes a home with real view logs, starts the
 //! release binary on it and asks through the API. Prints start-up time, memory over the idle node
-//! and the time of each kind of query, next to a plain scan of the same texts in the same run.
+//! and the time of each kind of query, next to a plain scan of the same texts in the same run; then, in a real
+//! browser, the time from a key to the list, and what the pages weigh.
 
 // A bench that can't go on has nothing to report but why.
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -12,6 +13,15 @@
 #[allow(dead_code)]
 #[path = "../e2e/harness.rs"]
 mod harness;
+// And the same browser.
+#[allow(dead_code)]
+#[path = "../e2e/browser.rs"]
+mod browser;
+#[allow(dead_code)]
+mod players {
+    #[path = "../../e2e/players/webdriver.rs"]
+    pub(crate) mod webdriver;
+}
 // How the journal keeps a friend.
 #[allow(dead_code, unreachable_pub, unused_imports)]
 #[path = "../../node/src/records.rs"]
@@ -104,9 +114,63 @@ fn main() {
     let scans: Vec<f64> = usual.flat_map(|(_, list)| list).map(|query| scan(&texts, &query)).collect();
     percentiles("reference, plain scan: ms", &scans, "");
     println!("{:<46} {:>9.3}", "search p50 / scan p50", at(&all, 0.5) / at(&scans, 0.5));
+    browse(&home, &mut words);
     up.stop();
     index_page(&texts);
     drop_view(&mut words);
+}
+
+/// The page in a real browser: from a key to the list, and what the pages weigh.
+fn browse(home: &Home, words: &mut Words) {
+    let kith = |args: &[&str]| {
+        let output = command(&home.node.home, args).output().unwrap();
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    let url = kith(&["open", "--print", "--json"])["url"].as_str().unwrap().to_owned();
+    let origin = url.split("/login/").next().unwrap().to_owned();
+    let Some(browser) = browser::Browser::with(&[], origin) else { return };
+    browser.call("POST", "/url", &serde_json::json!({ "url": url }));
+    browser.wait_js("it is in", "!location.pathname.startsWith('/login')");
+    browser.go("/search");
+    browser.js(
+        "window.times = []; let pressed = 0;
+         document.addEventListener('keydown', () => { pressed = performance.now(); }, true);
+         const seen = () => { times.push(performance.now() - pressed); };
+         new MutationObserver(seen).observe(document.querySelector('#results'), { childList: true });
+         document.querySelector('#search input').focus();",
+    );
+    let (mut keys, mut times) = (0_u64, Vec::new());
+    for (kind, queries) in words.queries(12).into_iter().filter(|(kind, _)| kind.usual) {
+        for query in queries {
+            for letter in query.chars().filter(char::is_ascii) {
+                browser.press(&letter.to_string());
+                keys += 1;
+                browser.wait_js(kind.name, &format!("times.length >= {keys}"));
+            }
+            // The next one begins in an empty field.
+            browser.js("const field = document.querySelector('#search input'); field.value = '';");
+        }
+    }
+    let all = browser.js("return times");
+    times.extend(all.as_array().unwrap().iter().filter_map(serde_json::Value::as_f64));
+    percentiles("page: from key to list: ms", &times, "<= 50 (p99)");
+    let common = words.all[0].clone();
+    let found = kith(&["search", &common, "--json"]);
+    let watch = format!("/watch/{}", found[0]["id"].as_str().unwrap());
+    for (path, name) in [("/", "Home"), (watch.as_str(), "Watch")] {
+        browser.requests();
+        browser.go(path);
+        browser.wait_js("it is there", "document.readyState === 'complete'");
+        let parts = "Promise.all([location.href, ...[...document.querySelectorAll('script[src], link[rel=stylesheet]')].map((e) => e.src || e.href)]
+            .map(async (url) => { const raw = await (await fetch(url)).blob();
+                const packed = await new Response(raw.stream().pipeThrough(new CompressionStream('gzip'))).blob(); return [raw.size, packed.size]; }))";
+        browser.js(&format!("window.sizes = null; {parts}.then((all) => {{ window.sizes = all; }});"));
+        browser.wait_js("sizes", "window.sizes");
+        let sizes = browser.js("return window.sizes");
+        let sum = |n: usize| sizes.as_array().unwrap().iter().map(|s| s[n].as_f64().unwrap()).sum::<f64>() / 1000.0;
+        row(&format!("page: weight of {name}, packed, kB"), &[sum(1)], "<= 60");
+        row(&format!("page: weight of {name}, as it is, kB"), &[sum(0)], "");
+    }
 }
 
 /// Milliseconds to look at every title and text for all words.
