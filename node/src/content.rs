@@ -442,6 +442,30 @@ impl Body for ChannelBody {
     }
 }
 
+/// A body that a thread writes: an error ends the answer as one that was cut, so that nobody takes a part
+/// for the whole.
+pub struct WrittenBody(mpsc::Receiver<std::io::Result<Bytes>>);
+
+impl WrittenBody {
+    /// A body, and where its bytes and its error go.
+    pub fn new() -> (mpsc::Sender<std::io::Result<Bytes>>, Self) {
+        let (sender, receiver) = mpsc::channel(4);
+        (sender, Self(receiver))
+    }
+}
+
+impl Body for WrittenBody {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        self.0.poll_recv(cx).map(|piece| piece.map(|piece| piece.map(Frame::data)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

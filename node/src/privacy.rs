@@ -292,6 +292,11 @@ impl Told {
         }
     }
 
+    /// Whether it is here.
+    pub fn is_local(&self) -> bool {
+        self.way == "local"
+    }
+
     /// Whether nothing can come this way now.
     pub const fn is_none(&self) -> bool {
         self.lacks.is_some()

@@ -935,7 +935,7 @@ impl State {
 
     /// A name for a new friend: its own, with a number if another friend has it already.
     pub fn free_name(&self, wanted: &str) -> String {
-        let taken = |name: &str| self.friends.values().any(|f| f.name == name);
+        let taken = |name: &str| [".", ".."].contains(&name) || self.friends.values().any(|f| f.name == name);
         if !taken(wanted) {
             return wanted.to_owned();
         }

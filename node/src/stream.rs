@@ -47,8 +47,8 @@ struct Stream {
     fetch: Option<Arc<FetchHandle>>,
     route: Route,
     made: Instant,
-    /// Nobody was asked for it yet: the first reader begins that.
-    lazy: bool,
+    /// Nobody was asked for it yet: the first reader begins that, if those learn of it who were named.
+    waits: Option<WhoLearns>,
     /// The session of the page that it was made for.
     session: Option<String>,
     /// How far its player has got.
@@ -56,6 +56,9 @@ struct Stream {
     /// What a player may ask for does not give way.
     _in_use: InUse,
 }
+
+/// The sentence of who learns what, as it was shown before play.
+type WhoLearns = String;
 
 /// How a stream stands.
 pub struct StreamState {
@@ -109,19 +112,23 @@ impl Streams {
         self.add(cap, fetch, route, None)
     }
 
-    /// An address for which nobody is asked for anything before it is read: one for each video and session.
-    pub fn open_lazy(&self, session: &str, cap: ReadCap) -> Result<(String, String), Failure> {
-        if let Ok(streams) = self.streams.lock() {
-            let is_it = |s: &Stream| {
-                s.session.as_deref() == Some(session)
-                    && s.cap.root == cap.root
-                    && s.made.elapsed() < LIFETIME / 2
-            };
-            if let Some(name) = streams.iter().find(|(_, s)| is_it(s)).map(|(name, _)| name.clone()) {
-                return Ok((format!("http://{}/media/{name}", self.addr), name));
-            }
+    /// An address for a page, for which nobody is asked for anything before it is read. If others would
+    /// learn of it then than `who_learns` says, it gives nothing.
+    pub fn open_lazy(
+        &self,
+        session: &str,
+        cap: ReadCap,
+        route: Route,
+        who_learns: String,
+    ) -> Result<(String, String), Failure> {
+        self.add(cap, None, route, Some((session.to_owned(), who_learns)))
+    }
+
+    /// Ends the addresses that were made for a session.
+    pub fn close_session(&self, session: &str) {
+        if let Ok(mut streams) = self.streams.lock() {
+            streams.retain(|_, s| s.session.as_deref() != Some(session));
         }
-        self.add(cap, None, Route::Auto, Some(session.to_owned()))
     }
 
     fn add(
@@ -129,21 +136,23 @@ impl Streams {
         cap: ReadCap,
         fetch: Option<FetchHandle>,
         route: Route,
-        session: Option<String>,
+        page: Option<(String, WhoLearns)>,
     ) -> Result<(String, String), Failure> {
+        let (session, waits) = page.unzip();
         let name = random_name()?;
         if let Ok(mut streams) = self.streams.lock() {
             streams.retain(|_, s| s.made.elapsed() < LIFETIME);
             if streams.len() >= MAX_STREAMS
-                && let Some(oldest) = streams.iter().min_by_key(|(_, s)| s.made).map(|(k, _)| k.clone())
+                && let Some(oldest) =
+                    streams.iter().min_by_key(|(_, s)| (s.waits.is_none(), s.made)).map(|(k, _)| k.clone())
             {
                 streams.remove(&oldest);
             }
             let in_use = self.store.begin_use(&cap.root);
             let fetch = fetch.map(Arc::new);
             let made = Instant::now();
-            let (lazy, played) = (session.is_some(), Arc::default());
-            let stream = Stream { cap, fetch, route, made, lazy, session, played, _in_use: in_use };
+            let played = Arc::default();
+            let stream = Stream { cap, fetch, route, made, waits, session, played, _in_use: in_use };
             streams.insert(name.clone(), stream);
         }
         Ok((format!("http://{}/media/{name}", self.addr), name))
@@ -187,21 +196,33 @@ impl Streams {
     async fn reader(&self, name: &str) -> Result<Option<Reader>, Failure> {
         let Some(StreamState { cap, fetch, .. }) = self.state(name) else { return Ok(None) };
         let failed = |fetch: &Arc<FetchHandle>| matches!(fetch.status.borrow().end, Some(Err(_)));
-        let is_lazy = self.streams.lock().is_ok_and(|s| s.get(name).is_some_and(|s| s.lazy));
-        let begins = is_lazy || fetch.as_ref().is_some_and(failed);
-        let fetch = if begins { self.fetch_again(name, &cap).await? } else { fetch };
+        let waits = self.streams.lock().ok().and_then(|s| s.get(name)?.waits.clone());
+        let begins = waits.is_some() || fetch.as_ref().is_some_and(failed);
+        let fetch = if begins { self.fetch_again(name, &cap, waits).await? } else { fetch };
         let played = self.streams.lock().ok().and_then(|s| s.get(name).map(|s| Arc::clone(&s.played)));
         let reader = Reader::new(self.store.clone(), cap, fetch, self.commands.clone());
         Ok(played.map(|played| reader.telling(played)))
     }
 
-    async fn fetch_again(&self, name: &str, cap: &ReadCap) -> Result<Option<Arc<FetchHandle>>, Failure> {
+    async fn fetch_again(
+        &self,
+        name: &str,
+        cap: &ReadCap,
+        told: Option<WhoLearns>,
+    ) -> Result<Option<Arc<FetchHandle>>, Failure> {
         let route = self.streams.lock().ok().and_then(|s| s.get(name).map(|s| s.route));
         let (sender, receiver) = tokio::sync::oneshot::channel();
-        let link = cap.to_link();
+        let (link, root) = (cap.to_link(), cap.root);
         let job = Command::Run(Box::new(move |cx| {
             let route = route.unwrap_or(Route::Auto);
-            drop(sender.send(cx.service.want(cx.now, cx.core, &link, route, Purpose::Read)));
+            let now = cx.service.way(cx.now, cx.core, &root, route);
+            let is_as_told = told.is_none_or(|told| told == now.who_learns || now.is_local());
+            let changed = || Failure::new(Exit::Refused, "others would learn of it now: open the page again");
+            let wanted = match is_as_told {
+                true => cx.service.want(cx.now, cx.core, &link, route, Purpose::Read),
+                false => Err(changed()),
+            };
+            drop(sender.send(wanted));
         }));
         let stopping = || Failure::new(Exit::NotRunning, "the node is stopping");
         self.commands.send(job).await.map_err(|_| stopping())?;
@@ -212,7 +233,7 @@ impl Streams {
         if let Ok(mut streams) = self.streams.lock()
             && let Some(stream) = streams.get_mut(name)
         {
-            (stream.fetch, stream.lazy) = (fetch.clone(), false);
+            (stream.fetch, stream.waits) = (fetch.clone(), None);
         }
         Ok(fetch)
     }

@@ -71,7 +71,8 @@ pub(crate) fn options<'a>(dir: &'a Path, passphrase: Option<&'a [u8]>) -> Option
 
 /// A name that certificates accept, from what the user or the system says.
 pub fn plain_name(wanted: &str) -> Result<String, Failure> {
-    if text::is_plain_name(wanted, MAX_NAME_LEN) {
+    // Addresses of requests end in names.
+    if text::is_plain_name(wanted, MAX_NAME_LEN) && ![".", ".."].contains(&wanted) {
         return Ok(wanted.to_owned());
     }
     let what = format!(
@@ -642,7 +643,7 @@ async fn serve_unix(listener: UnixListener, router: axum::Router) {
     }
 }
 
-/// Serves players with limits that a page in a browser cannot use to occupy the node: connections,
+/// Serves the page, programs and players with limits that a page in a browser cannot use to occupy the node: connections,
 /// header time, no pipelining of bodies.
 async fn serve_tcp(listener: TcpListener, router: axum::Router, tasks: Tasks) {
     const MAX_CONNECTIONS: usize = 64;
@@ -650,7 +651,15 @@ async fn serve_tcp(listener: TcpListener, router: axum::Router, tasks: Tasks) {
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
         let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+            Ok((stream, peer)) => {
+                // Other users of this machine are strangers: they get silence.
+                let local = stream.local_addr();
+                if local.is_ok_and(|local| crate::platform::peer_is_own(peer, local) == Some(false)) {
+                    tracing::warn!("another user of this machine tried the page: it was turned away");
+                    continue;
+                }
+                stream
+            }
             Err(e) => {
                 tracing::warn!("players are not accepted for a second: {e}");
                 tokio::time::sleep(Duration::from_secs(1)).await;

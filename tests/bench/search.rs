@@ -18,10 +18,8 @@ mod harness;
 #[path = "../e2e/browser.rs"]
 mod browser;
 #[allow(dead_code)]
-mod players {
-    #[path = "../../e2e/players/webdriver.rs"]
-    pub(crate) mod webdriver;
-}
+#[path = "../e2e/players/mod.rs"]
+mod players;
 // How the journal keeps a friend.
 #[allow(dead_code, unreachable_pub, unused_imports)]
 #[path = "../../node/src/records.rs"]
@@ -132,13 +130,11 @@ fn browse(home: &Home, words: &mut Words) {
     browser.call("POST", "/url", &serde_json::json!({ "url": url }));
     browser.wait_js("it is in", "!location.pathname.startsWith('/login')");
     browser.go("/search");
-    browser.js(
-        "window.times = []; let pressed = 0;
+    browser.js("window.times = []; let pressed = 0;
          document.addEventListener('keydown', () => { pressed = performance.now(); }, true);
          const seen = () => { times.push(performance.now() - pressed); };
          new MutationObserver(seen).observe(document.querySelector('#results'), { childList: true });
-         document.querySelector('#search input').focus();",
-    );
+         document.querySelector('#search input').focus();");
     let (mut keys, mut times) = (0_u64, Vec::new());
     for (kind, queries) in words.queries(12).into_iter().filter(|(kind, _)| kind.usual) {
         for query in queries {
@@ -167,7 +163,8 @@ fn browse(home: &Home, words: &mut Words) {
         browser.js(&format!("window.sizes = null; {parts}.then((all) => {{ window.sizes = all; }});"));
         browser.wait_js("sizes", "window.sizes");
         let sizes = browser.js("return window.sizes");
-        let sum = |n: usize| sizes.as_array().unwrap().iter().map(|s| s[n].as_f64().unwrap()).sum::<f64>() / 1000.0;
+        let sum =
+            |n: usize| sizes.as_array().unwrap().iter().map(|s| s[n].as_f64().unwrap()).sum::<f64>() / 1000.0;
         row(&format!("page: weight of {name}, packed, kB"), &[sum(1)], "<= 60");
         row(&format!("page: weight of {name}, as it is, kB"), &[sum(0)], "");
     }

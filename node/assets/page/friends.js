@@ -1,7 +1,8 @@
 // Inviting, adding, comparing, circles; and how friends' links stand.
 import { $, $$, ask, attempt, bytes, handOut, note, on, plain, sure, text } from './app.js';
 
-const path = (name) => `/api/friends/${encodeURIComponent(name)}`;
+// By fingerprint: names are what others chose.
+const path = (print) => `/api/friends/${encodeURIComponent(print)}`;
 
 $('#invite').addEventListener('click', () => attempt(async () => {
   const { invite, expires, note: reach } = await ask('POST', '/api/invites', {});
@@ -32,40 +33,41 @@ rows.addEventListener('click', (event) => {
   const button = event.target.closest('[data-act]');
   if (!button) return;
   const { name, print } = button.closest('.friend').dataset;
+  const friend = path(print);
   const { act } = button.dataset;
   attempt(async () => {
     if (question[act] && !(await sure(question[act](name)))) return;
-    if (act === 'remove') await ask('DELETE', path(name));
-    else if (act === 'verify') await ask('POST', `${path(name)}/verify`, { fingerprint: print });
-    else if (act === 'unverify') await ask('POST', `${path(name)}/verify`, { undo: true });
-    else if (act === 'restored') await ask('POST', `${path(name)}/verify`, { restored: true });
+    if (act === 'remove') await ask('DELETE', friend);
+    else if (act === 'verify') await ask('POST', `${friend}/verify`, { fingerprint: print });
+    else if (act === 'unverify') await ask('POST', `${friend}/verify`, { undo: true });
+    else if (act === 'restored') await ask('POST', `${friend}/verify`, { restored: true });
     else if (act === 'ping') {
-      const { ms } = await ask('POST', `${path(name)}/ping`);
+      const { ms } = await ask('POST', `${friend}/ping`);
       note(`${plain(name)}: ${text('ms', ms.toFixed(1))}`);
       return;
-    } else await ask('POST', `${path(name)}/${act}`);
+    } else await ask('POST', `${friend}/${act}`);
     location.reload();
   });
 });
 rows.addEventListener('change', (event) => {
   if (event.target.name !== 'trust') return;
-  const { name } = event.target.closest('.friend').dataset;
+  const { print } = event.target.closest('.friend').dataset;
   attempt(async () => {
-    await ask('POST', `${path(name)}/trust`, { trust: event.target.value });
+    await ask('POST', `${path(print)}/trust`, { trust: event.target.value });
     note(text('done'));
   });
 });
 rows.addEventListener('submit', (event) => {
   event.preventDefault();
-  const { name } = event.target.closest('.friend').dataset;
+  const { print } = event.target.closest('.friend').dataset;
   const fields = event.target.elements;
   attempt(async () => {
     if (event.target.dataset.form === 'rename') {
-      await ask('POST', `${path(name)}/rename`, { new: fields.new.value.trim() });
+      await ask('POST', `${path(print)}/rename`, { new: fields.new.value.trim() });
       location.reload();
     } else {
       const limit = (field) => field.value.trim() || 'off';
-      await ask('POST', `${path(name)}/limit`, { up: limit(fields.up), down: limit(fields.down) });
+      await ask('POST', `${path(print)}/limit`, { up: limit(fields.up), down: limit(fields.down) });
       note(text('done'));
     }
   });
@@ -74,8 +76,8 @@ rows.addEventListener('submit', (event) => {
 rows.addEventListener('toggle', (event) => {
   const place = event.target.open && $('[data-words]', event.target);
   if (!place || place.textContent) return;
-  const { name } = place.closest('.friend').dataset;
-  attempt(async () => { place.textContent = (await ask('POST', `${path(name)}/verify`, {})).words; });
+  const { print } = place.closest('.friend').dataset;
+  attempt(async () => { place.textContent = (await ask('POST', `${path(print)}/verify`, {})).words; });
 }, true);
 
 $('#circle').addEventListener('submit', (event) => {

@@ -1,5 +1,5 @@
 // Dropping files: each goes to the node in pieces, and goes on where it was when a connection breaks.
-import { $, ask, attempt, bytes, h, note, text } from './app.js';
+import { $, ask, attempt, bytes, h, note, plain, text } from './app.js';
 
 const PIECE = 8 << 20;
 const form = $('#publish');
@@ -8,6 +8,12 @@ const rows = $('#uploads');
 const picker = $('input[type=file]', drop);
 
 const wait = (ms) => new Promise((resolve) => { setTimeout(resolve, ms); });
+
+/** The video that an upload became, if it did; what it was refused for is an error. */
+function end(view) {
+  if (view.failed) throw new Error(plain(view.failed.detail));
+  return view.state === 'published' ? view.video : null;
+}
 
 async function send(upload, file, bar, said, stopped) {
   let { offset } = upload;
@@ -22,13 +28,20 @@ async function send(upload, file, bar, said, stopped) {
       offset = view.offset;
       tries = 0;
       bar.value = offset;
-      if (view.state === 'published') return view.video;
+      const ended = end(view);
+      if (ended) return ended;
       said.textContent = text('sending', bytes(offset), bytes(file.size));
     } catch (why) {
-      if (!why.gone || (tries += 1) > 30) throw why;
+      // Broken off, or the request that broke off is not over yet for the node.
+      const busy = !why.gone && (await ask('GET', `/api/uploads/${upload.upload}`).catch(() => null));
+      if (busy && end(busy)) return end(busy);
+      if ((!why.gone && busy?.state !== 'storing') || (tries += 1) > 60) throw why;
       said.textContent = text('resume');
       await wait(1000);
-      offset = await ask('GET', `/api/uploads/${upload.upload}`).then((view) => view.offset, () => offset);
+      const view = await ask('GET', `/api/uploads/${upload.upload}`).catch(() => null);
+      const ended = view && end(view);
+      if (ended) return ended;
+      offset = view?.offset ?? offset;
     }
   }
 }
@@ -43,11 +56,12 @@ function add(file) {
   const row = h('li', {}, h('span', { class: 'grow' }, title, said, bar), start, cancel);
   const stop = new AbortController();
   let upload = null;
-  cancel.addEventListener('click', () => {
+  cancel.addEventListener('click', () => attempt(async () => {
+    // What is stored already is published: then the row stays.
+    if (upload) await ask('DELETE', `/api/uploads/${upload.upload}`);
     stop.abort();
-    if (upload) ask('DELETE', `/api/uploads/${upload.upload}`).catch(() => {});
     row.remove();
-  });
+  }));
   start.addEventListener('click', () => attempt(async () => {
     start.disabled = true;
     const data = new FormData(form);
@@ -65,6 +79,8 @@ function add(file) {
       cancel.remove();
       start.replaceWith(h('a', { class: 'button plain', href: `/watch/${video.id}` }, video.title));
     } catch (why) {
+      if (upload) ask('DELETE', `/api/uploads/${upload.upload}`).catch(() => {});
+      upload = null;
       start.disabled = false;
       bar.hidden = true;
       said.textContent = why.message;

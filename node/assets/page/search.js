@@ -27,7 +27,6 @@ async function search() {
   for (const [name, field] of [['min_dur', 'min'], ['max_dur', 'max']]) {
     if (data.get(field)) query.set(name, Number(data.get(field)) * 60);
   }
-  history.replaceState(null, '', `/search?${new URLSearchParams(data)}`);
   if (!q) {
     results.replaceChildren();
     $('#count').textContent = '';

@@ -7,8 +7,9 @@ const said = $('#said');
 $('#quota').addEventListener('submit', (event) => {
   event.preventDefault();
   const size = (value) => value.trim().replaceAll(' ', '');
-  const changes = Object.fromEntries([...new FormData(event.target)].map(([key, value]) => [key, size(value)]));
-  attempt(async () => {
+  const changed = [...event.target.elements].filter((field) => field.name && field.value !== field.defaultValue);
+  const changes = Object.fromEntries(changed.map((field) => [field.name, size(field.value)]));
+  if (changed.length) attempt(async () => {
     await ask('PATCH', '/api/config', changes);
     location.reload();
   });

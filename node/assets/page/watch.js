@@ -1,5 +1,5 @@
 // The player: what is here, where it comes from, keys, and where one was.
-import { $, ask, attempt, bytes, copy, note, on, text } from './app.js';
+import { $, ask, attempt, bytes, copy, h, lines, note, on, text } from './app.js';
 
 const watch = $('#watch');
 const player = $('#player');
@@ -44,15 +44,21 @@ on('streams', (streams) => {
   state.textContent = parts.join(' · ');
 });
 
-player.addEventListener('error', () => {
-  if (player.error?.code === 3 || player.error?.code === 4) state.textContent = text('cannot_play');
-});
+player.addEventListener('error', () => attempt(async () => {
+  if (player.error?.code !== 3 && player.error?.code !== 4) return;
+  // Between opening the page and play somebody may have come or gone: then the node gives nothing.
+  const way = await ask('POST', '/api/way', { id, route: watch.dataset.route });
+  if (way.way !== 'local' && way.who_learns !== watch.dataset.learns) {
+    note(text('changed'), true);
+    location.reload();
+  } else state.textContent = text('cannot_play');
+}));
 
 // Where one was, every ten seconds and at the end; in the node's memory only.
 let told = 0;
 const tell = (keepalive = false) => {
   told = player.currentTime;
-  ask('POST', `/api/videos/${id}/position`, { seconds: player.currentTime }, { fetch: { keepalive } }).catch(() => {});
+  ask('POST', `/api/videos/${encodeURIComponent(id)}/position`, { seconds: player.currentTime }, { fetch: { keepalive } }).catch(() => {});
 };
 player.addEventListener('timeupdate', () => {
   if (Math.abs(player.currentTime - told) > 10) tell();
@@ -91,17 +97,28 @@ document.addEventListener('keydown', (event) => {
   event.preventDefault();
 });
 
+/** Fetches what is missing, then hands the file out. */
+async function save() {
+  await lines('POST', '/api/fetches', { id, route: watch.dataset.route }, (line) => {
+    if (line.event === 'progress') state.textContent = text('fetching', bytes(line.have_bytes), bytes(line.total_bytes));
+  });
+  state.textContent = text('whole');
+  h('a', { href: `/api/objects/${encodeURIComponent(id)}/content`, download: watch.dataset.title }).click();
+}
+
 watch.addEventListener('click', (event) => {
   const button = event.target.closest('[data-act]');
   if (!button) return;
   attempt(async () => {
-    const { act, url } = button.dataset;
-    if (act === 'copy') await copy(url);
+    const { act } = button.dataset;
+    // An address of its own: it goes on when this page is left.
+    if (act === 'copy') await copy((await ask('POST', '/api/streams', { id, route: watch.dataset.route })).url);
+    else if (act === 'save') await save();
     else if (act === 'hide') {
       await ask('POST', '/api/hidden', { what: id });
       note(text('hidden'));
     } else {
-      await ask('POST', `/api/videos/${id}/${act}`);
+      await ask('POST', `/api/videos/${encodeURIComponent(id)}/${act}`);
       location.reload();
     }
   });

@@ -137,17 +137,41 @@ pub(crate) fn scope_of(method: &Method, path: &str) -> Option<Scope> {
 pub(crate) enum Caller {
     /// Over the unix socket: the node's owner.
     Owner,
-    /// Over loopback, with these scopes.
-    Web(Vec<Scope>),
+    /// Over loopback.
+    Web(Who, Vec<Scope>),
 }
 
+/// Who asks over loopback.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Who {
+    /// The page, by its cookie.
+    Session(String),
+    /// A program, by the hash of its token.
+    Token([u8; 32]),
+}
+
+/// What leaves the node unsealed, or would outlive a token, is for the unix socket alone.
+const OWNERS: [&str; 2] = ["/api/backup", "/api/logins"];
+
 impl Caller {
-    fn may(&self, needs: Scope, path: &str) -> bool {
+    /// Whether it has a scope.
+    pub(crate) fn has(&self, scope: Scope) -> bool {
         match self {
             Self::Owner => true,
-            // A backup leaves the node unsealed there.
-            Self::Web(_) if path == "/api/backup" => false,
-            Self::Web(scopes) => scopes.contains(&needs) || scopes.contains(&Scope::Admin),
+            Self::Web(_, scopes) => scopes.contains(&scope) || scopes.contains(&Scope::Admin),
+        }
+    }
+
+    fn may(&self, needs: Scope, path: &str) -> bool {
+        self.has(needs) && (*self == Self::Owner || !OWNERS.contains(&path))
+    }
+
+    /// Whether it may still ask: a token may be revoked, a session may have logged out.
+    pub(crate) async fn is_valid(&self, api: &Api) -> bool {
+        match self {
+            Self::Owner => true,
+            Self::Web(Who::Session(cookie), _) => api.sessions.session(cookie).is_some(),
+            Self::Web(Who::Token(hash), _) => !api.scopes_of_hash(*hash).await.is_empty(),
         }
     }
 }

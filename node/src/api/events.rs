@@ -1,7 +1,9 @@
 //! What moves, as server-sent events (WHATWG HTML 9.2), and the latest lines of the log.
 
+use super::document::{Caller, Scope};
 use super::*;
 use crate::logs::{self, LogLine};
+use axum::Extension;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What moves is looked at so often.
@@ -42,7 +44,7 @@ impl Drop for Listener {
 
 impl Api {
     /// Everything that moves, by name.
-    async fn moving(&self) -> Result<[(&'static str, Value); 5], Failure> {
+    async fn moving(&self, caller: &Caller) -> Result<[(&'static str, Value); 5], Failure> {
         let mut status = json!(self.status().await?);
         // What changes by itself is no news.
         if let Some(fields) = status.as_object_mut() {
@@ -52,21 +54,25 @@ impl Api {
         if let Some(own) = circuits["own"].as_array_mut() {
             own.iter_mut().filter_map(Value::as_object_mut).for_each(|own| drop(own.remove("age_s")));
         }
+        // Names of streams are what plays them; uploads tell links.
+        let streams = if caller.has(Scope::Watch) { self.stream_list().await } else { Vec::new() };
+        let uploads = if caller.has(Scope::Publish) { self.upload_list() } else { Vec::new() };
         Ok([
             ("status", status),
             ("friends", json!(self.friend_list().await?)),
-            ("streams", json!(self.stream_list().await)),
-            ("uploads", json!(self.upload_list())),
+            ("streams", json!(streams)),
+            ("uploads", json!(uploads)),
             ("circuits", circuits),
         ])
     }
 }
 
 /// Everything that moves: at first all of it, then what has changed, at most once a second. Names are
-/// `status`, `friends`, `streams`, `uploads` and `circuits`; data is JSON as the request of that name gives.
+/// `status`, `friends`, `streams`, `uploads` and `circuits`; data is JSON as the request of that name gives, empty
+/// where the scope of that request is missing.
 #[utoipa::path(get, path = "/api/events", tag = "node", security(("token" = ["read"])),
     responses((status = 200, description = "server-sent events", content_type = "text/event-stream")))]
-async fn events(State(api): State<Api>) -> Result<Response, ApiError> {
+async fn events(State(api): State<Api>, Extension(caller): Extension<Caller>) -> Result<Response, ApiError> {
     let listener = Listener::new()?;
     let (sender, body) = ChannelBody::new(None);
     let copy = api.clone();
@@ -74,7 +80,10 @@ async fn events(State(api): State<Api>) -> Result<Response, ApiError> {
         let _listener = listener;
         let mut told: [Option<String>; 5] = Default::default();
         let mut last = Instant::now();
-        while let Ok(now) = copy.moving().await {
+        // Who is no longer in hears nothing more.
+        while caller.is_valid(&copy).await
+            && let Ok(now) = copy.moving(&caller).await
+        {
             let mut text = String::new();
             for ((name, value), told) in now.into_iter().zip(&mut told) {
                 let value = value.to_string();

@@ -1,8 +1,10 @@
 //! Getting and watching.
 
+use super::document::Caller;
 use super::*;
 use crate::privacy::{Told, WayView};
 use crate::service::Purpose;
+use axum::Extension;
 use axum::extract::Query;
 use kith_crypto::content::Geometry;
 use kith_onion::session::Spans;
@@ -240,16 +242,26 @@ const fn mode_of(links: u8) -> &'static str {
     }
 }
 
-/// The plaintext of an object that is here, or on its way.
+/// The plaintext of an object that is here; over the unix socket also of one on its way.
 #[utoipa::path(get, path = "/api/objects/{id}/content", tag = "videos", security(("token" = ["watch"])),
     params(("id" = String, Path, description = "the id, a unique beginning of 8 digits or more, or a link"), ContentRequest),
     responses((status = 200, description = "the bytes", content_type = "application/octet-stream")))]
 async fn content(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
     Query(request): Query<ContentRequest>,
 ) -> Result<Response, ApiError> {
     let route = route_of(request.route.as_deref())?;
+    if caller != Caller::Owner {
+        // Reading changes nothing: who wants what is not here asks for it first.
+        let wanted = id.clone();
+        let way = api.way(wanted, route).await?;
+        if way.way != "local" {
+            let what = "this video is not here yet: fetch it first (POST /api/fetches)";
+            return Err(Failure::new(Exit::NotFound, what).into());
+        }
+    }
     let want = move |cx: &mut Context<'_>| cx.service.want(cx.now, cx.core, &id, route, Purpose::Keep);
     let (cap, handle) = match api.call(want).await? {
         Wanted::Local(cap) => (cap, None),

@@ -1,8 +1,10 @@
 //! Invites and friends.
 
+use super::document::{Caller, Scope};
 use super::*;
 use crate::privacy::tell_trust_of;
 use crate::records::{Friend, Settings, Trust};
+use axum::Extension;
 use kith_crypto::cert::Certificate;
 use kith_onion::Traffic;
 
@@ -430,17 +432,22 @@ pub(super) fn no_friend(name: &str) -> Failure {
 #[utoipa::path(get, path = "/api/friends/{name}", tag = "friends", security(("token" = ["read"])),
     params(("name" = String, Path, description = "what the friend is called here")),
     responses((status = 200, body = FriendView, description = "with addresses")))]
-async fn show_friend(State(api): State<Api>, Path(name): Path<String>) -> Answer<FriendView> {
+async fn show_friend(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(name): Path<String>,
+) -> Answer<FriendView> {
     let value = api
         .call(move |cx| {
             let state = cx.service.state();
-            let Some(key) = state.friend_named(&name) else {
-                let pending = state.taken.values().find(|i| i.inviter.name == name);
+            let Ok(key) = friend_called(cx, &name) else {
+                let pending = pending_called(state, &name).and_then(|id| state.taken.get(&id));
                 return pending.map(pending_view).ok_or_else(|| no_friend(&name));
             };
-            let addresses = cx.core.addresses(key).iter().map(ToString::to_string).collect();
+            let addresses = || cx.core.addresses(key).iter().map(ToString::to_string).collect();
             let view = friend_view(cx, key).ok_or_else(bug)?;
-            Ok(FriendView { addresses: Some(addresses), ..view })
+            // Where friends are is told to whom this node's own addresses are.
+            Ok(FriendView { addresses: caller.has(Scope::Admin).then(addresses), ..view })
         })
         .await?;
     Ok(Json(value))
@@ -462,7 +469,10 @@ async fn remove_friend(State(api): State<Api>, Path(name): Path<String>) -> Answ
         .call(move |cx| {
             cx.check_writable()?;
             let state = cx.service.state();
-            if let Some(key) = state.friend_named(&name) {
+            // By its fingerprint a pending one is told from a friend of the same name.
+            let is_pending = |(_, i): &(&InviteId, &Invite)| i.inviter.keys.fingerprint() == name;
+            let named = state.taken.iter().find(is_pending).map(|(id, _)| *id);
+            if let (Ok(key), None) = (friend_called(cx, &name), named) {
                 let mut records = vec![Record::FriendRemoved(key)];
                 records.extend(end_link(cx, key));
                 let stored = cx.store(records);
@@ -471,8 +481,7 @@ async fn remove_friend(State(api): State<Api>, Path(name): Path<String>) -> Answ
                 super::circles::tell_all(cx);
                 return Ok(stored);
             }
-            let pending = state.taken.iter().find(|(_, i)| i.inviter.name == name).map(|(id, _)| *id);
-            let id = pending.ok_or_else(|| no_friend(&name))?;
+            let id = pending_called(state, &name).ok_or_else(|| no_friend(&name))?;
             cx.core.cancel_invite(cx.now, id);
             Ok(cx.store(vec![Record::InviteDone(id)]))
         })
@@ -498,8 +507,20 @@ fn end_link(cx: &mut Context<'_>, key: FriendKey) -> Vec<Record> {
 }
 
 /// The friend with this name; one that has not been added on both sides has no settings yet.
+/// A fingerprint names it, too.
 pub(super) fn friend_called(cx: &Context<'_>, name: &str) -> Result<FriendKey, Failure> {
-    cx.service.state().friend_named(name).ok_or_else(|| no_friend(name))
+    let state = cx.service.state();
+    let by_print = || {
+        let mut friends = state.friends.iter();
+        friends.find(|(_, f)| f.record.keys.fingerprint() == name).map(|(key, _)| *key)
+    };
+    state.friend_named(name).or_else(by_print).ok_or_else(|| no_friend(name))
+}
+
+/// An invite that waits, by its inviter's name or fingerprint.
+fn pending_called(state: &crate::records::State, name: &str) -> Option<InviteId> {
+    let is_it = |i: &Invite| i.inviter.keys.fingerprint() == name || i.inviter.name == name;
+    state.taken.iter().find(|(_, i)| is_it(i)).map(|(id, _)| *id)
 }
 
 /// Changes what is set for a friend; the answer is the friend as `show` gives it.

@@ -88,7 +88,7 @@ impl Api {
 #[utoipa::path(get, path = "/api/hidden", tag = "videos", security(("token" = ["read"])), params(Page),
     responses((status = 200, body = Vec<HiddenView>, description = "all that is hidden")))]
 async fn list(State(api): State<Api>, Query(page): Query<Page>) -> Result<Paged<HiddenView>, ApiError> {
-    Ok(page.of(api.hidden_list().await?, |hidden| hidden.what.clone())?)
+    Ok(page.of(api.hidden_list().await?, |hidden| format!("{}:{}", hidden.kind, hidden.what))?)
 }
 
 /// Hides a video, a word or what a friend tells of, or shows it again.

@@ -41,7 +41,7 @@ pub(crate) use search::FoundVideo;
 use search::found_video;
 use videos::duration;
 
-use crate::content::{ChannelBody, Reader};
+use crate::content::{ChannelBody, Reader, WrittenBody};
 use crate::exit::{Exit, Failure};
 use crate::journal::{Stored, Unstored};
 use crate::limits::LiveConfig;
@@ -209,9 +209,16 @@ impl Page {
         let limit = self.limit.unwrap_or(usize::MAX).max(1);
         let more = all.len() > limit;
         all.truncate(limit);
-        let next = all.last().filter(|_| more).map(|last| format!("?limit={limit}&after={}", key(last)));
+        let last = all.last().filter(|_| more).map(|last| percent(&key(last)));
+        let next = last.map(|last| format!("?limit={limit}&after={last}"));
         Ok(Paged { items: all, next })
     }
+}
+
+/// A text as part of an address.
+pub(crate) fn percent(text: &str) -> String {
+    let keep = |b: u8| b.is_ascii_alphanumeric() || b"-_~".contains(&b);
+    text.bytes().map(|b| if keep(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 /// A part of a list; the next is named by a `Link` header (RFC 8288).

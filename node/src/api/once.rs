@@ -26,8 +26,8 @@ struct Given {
 
 type Waiting = watch::Receiver<Option<Given>>;
 
-/// When it was asked first, and the answer, by path and key.
-type Answers = HashMap<(String, String), (Instant, Waiting)>;
+/// When it was asked first, the hash of its body and the answer, by path, caller and key.
+type Answers = HashMap<(String, String), (Instant, [u8; 32], Waiting)>;
 
 /// What was done once.
 #[derive(Clone, Default)]
@@ -43,6 +43,7 @@ impl Once {
 fn is_stream(path: &str) -> bool {
     [
         "/api/fetches",
+        "/api/streams",
         "/api/store/verify",
         "/api/store/reindex",
         "/api/publish",
@@ -64,26 +65,36 @@ pub(super) async fn once(State(api): State<Api>, request: Request, next: Next) -
         let what = format!("an Idempotency-Key has 1 to {MAX_KEY} characters");
         return ApiError(Failure::new(Exit::Usage, what)).into_response();
     }
-    // Nobody gets the answer to somebody else's request.
-    let caller = request.extensions().get::<document::Caller>();
+    let (parts, body) = request.into_parts();
+    let Ok(body) = to_bytes(body, MAX_BODY).await else {
+        return ApiError(Failure::new(Exit::Usage, "this request is too long for a key")).into_response();
+    };
+    // Nobody gets the answer to somebody else's request, or to another one.
+    let caller = parts.extensions.get::<document::Caller>();
     let place = (path, format!("{caller:?} {key}"));
+    let hash = *blake3::hash(&body).as_bytes();
+    let request = Request::from_parts(parts, Body::from(body));
     let (sender, receiver) = watch::channel(None);
     let known = api.once.with(|all| {
-        all.retain(|_, (made, _)| made.elapsed() < LIFE);
-        if let Some((_, known)) = all.get(&place) {
-            return Some(known.clone());
+        all.retain(|_, (made, ..)| made.elapsed() < LIFE);
+        if let Some((_, asked, known)) = all.get(&place) {
+            return Some((*asked == hash).then(|| known.clone()));
         }
         if all.len() >= MAX_ANSWERS
             && let Some(oldest) =
-                all.iter().min_by_key(|(_, (made, _))| *made).map(|(place, _)| place.clone())
+                all.iter().min_by_key(|(_, (made, ..))| *made).map(|(place, _)| place.clone())
         {
             all.remove(&oldest);
         }
-        all.insert(place, (Instant::now(), receiver.clone()));
+        all.insert(place, (Instant::now(), hash, receiver.clone()));
         None
     });
     let mut waiting = match known {
-        Some(known) => known,
+        Some(Some(known)) => known,
+        Some(None) => {
+            let what = "this key was used for another request: use a new one";
+            return ApiError(Failure::new(Exit::Usage, what)).into_response();
+        }
         None => {
             api.tasks.spawn("request with a key", async move {
                 let (parts, body) = next.run(request).await.into_parts();

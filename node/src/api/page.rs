@@ -3,7 +3,6 @@
 
 use super::*;
 use crate::backup::{self as archive, Snapshot};
-use kith_crypto::content::ReadCap;
 use kith_store::archive::Sealer;
 use qrcode::{EcLevel, QrCode};
 use std::collections::HashMap;
@@ -40,8 +39,6 @@ pub(crate) struct PageStream {
     pub(crate) name: String,
     /// On this listener.
     pub(crate) path: String,
-    /// For players.
-    pub(crate) url: String,
 }
 
 impl Api {
@@ -93,31 +90,22 @@ impl Api {
         .await
     }
 
-    /// Remembers a link from elsewhere; returns the video's id.
-    pub(crate) async fn take_link(&self, link: String) -> Result<String, Failure> {
-        let (id, stored) = self
-            .call(move |cx| {
-                let (root, cap) = cx.service.resolve(cx.core, &link)?;
-                let known = cx.service.read_cap(cx.core, &root).is_ok();
-                let record =
-                    cap.filter(|_| !known).map(|ReadCap { root, key }| Record::Known(ReadCap { root, key }));
-                Ok((root.to_hex(), cx.store(record.into_iter().collect())))
-            })
-            .await?;
-        durable(stored).await?;
-        Ok(id)
-    }
-
     /// An address for the page's player. Nobody is asked for anything before that reads.
-    pub(crate) async fn lazy_stream(&self, session: &str, id: String) -> Result<PageStream, Failure> {
+    pub(crate) async fn lazy_stream(
+        &self,
+        session: &str,
+        id: String,
+        route: Route,
+        who_learns: String,
+    ) -> Result<PageStream, Failure> {
         let cap = self
             .call(move |cx| {
                 let (root, cap) = cx.service.resolve(cx.core, &id)?;
                 cap.map_or_else(|| cx.service.read_cap(cx.core, &root), Ok)
             })
             .await?;
-        let (url, name) = self.streams.open_lazy(session, cap)?;
-        Ok(PageStream { path: format!("/media/{name}"), name, url })
+        let (_, name) = self.streams.open_lazy(session, cap, route, who_learns)?;
+        Ok(PageStream { path: format!("/media/{name}"), name })
     }
 }
 
@@ -231,12 +219,12 @@ struct SealRequest {
 }
 
 /// Bytes on their way to whoever asked.
-pub(super) struct ToBody(mpsc::Sender<Bytes>);
+pub(super) struct ToBody(mpsc::Sender<std::io::Result<Bytes>>);
 
 impl std::io::Write for ToBody {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let gone = |_| std::io::Error::from(std::io::ErrorKind::BrokenPipe);
-        self.0.blocking_send(Bytes::copy_from_slice(bytes)).map_err(gone)?;
+        self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes))).map_err(gone)?;
         Ok(bytes.len())
     }
 
@@ -272,20 +260,22 @@ async fn sealed(State(api): State<Api>, Json(request): Json<SealRequest>) -> Res
     }))
 }
 
-/// A file for a browser, written by a thread as it is taken. One that was cut short does not open: its end
-/// is sealed, too.
+/// A file for a browser, written by a thread as it is taken. When that fails the answer is cut, and the browser
+/// says so.
 pub(super) fn written(
     api: &Api,
     task: &'static str,
     name: &str,
     write: impl FnOnce(std::io::BufWriter<ToBody>) -> std::io::Result<()> + Send + 'static,
 ) -> Response {
-    let (sender, body) = ChannelBody::new(None);
-    let out = std::io::BufWriter::with_capacity(64 << 10, ToBody(sender));
+    let (sender, body) = WrittenBody::new();
+    let out = std::io::BufWriter::with_capacity(64 << 10, ToBody(sender.clone()));
     let writing = tokio::task::spawn_blocking(move || write(out));
     api.tasks.spawn(task, async move {
-        if !matches!(writing.await, Ok(Ok(()))) {
+        let result = writing.await.unwrap_or_else(|_| Err(std::io::ErrorKind::Other.into()));
+        if let Err(e) = result {
             tracing::warn!("a file for the page was not finished");
+            let _ = sender.send(Err(e)).await;
         }
     });
     let headers = [

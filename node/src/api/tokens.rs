@@ -87,9 +87,14 @@ impl Api {
         .await
     }
 
-    /// What a token may be used for; nothing, if there is none like it.
-    pub(crate) async fn scopes_of(&self, token: &str) -> Vec<Scope> {
+    /// The hash of a token, and what it may be used for; nothing, if there is none like it.
+    pub(crate) async fn scopes_of(&self, token: &str) -> ([u8; 32], Vec<Scope>) {
         let hash = hash(token);
+        (hash, self.scopes_of_hash(hash).await)
+    }
+
+    /// The same by the hash.
+    pub(crate) async fn scopes_of_hash(&self, hash: [u8; 32]) -> Vec<Scope> {
         let found = self.call(move |cx| {
             let tokens = cx.service.state().tokens.values();
             Ok(tokens.filter(|t| t.hash == hash).fold(0, |bits, token| bits | token.scopes))

@@ -10,6 +10,12 @@ use tokio::sync::watch;
 
 /// Uploads at once.
 const MAX_UPLOADS: usize = 16;
+/// Ended ones that are still told of.
+const MAX_TOLD: usize = 64;
+/// A request that brings nothing for so long is over.
+const SILENT: Duration = Duration::from_secs(60);
+/// The rest of a refused request is taken for so long, so that its sender hears why.
+const DRAIN: Duration = Duration::from_secs(10);
 /// An upload that nothing comes for ends.
 const IDLE: Duration = Duration::from_secs(600);
 /// And what became of it is told for so long.
@@ -72,6 +78,12 @@ pub(crate) struct UploadView {
     pub(crate) failed: Option<Problem>,
 }
 
+impl UploadView {
+    fn is_under_way(&self) -> bool {
+        self.video.is_none() && self.failed.is_none()
+    }
+}
+
 impl Upload {
     fn view(&self, name: &str) -> UploadView {
         let outcome = self.outcome.borrow().clone();
@@ -115,6 +127,18 @@ impl Api {
     pub(crate) fn upload_list(&self) -> Vec<UploadView> {
         self.uploads.with(|all| {
             all.retain(|_, upload| !upload.is_over());
+            let told = |all: &BTreeMap<String, Upload>| {
+                all.iter().filter(|(_, upload)| upload.outcome.borrow().is_some()).count()
+            };
+            while told(all) > MAX_TOLD {
+                let ended = all.iter().filter(|(_, upload)| upload.outcome.borrow().is_some());
+                let Some(oldest) =
+                    ended.min_by_key(|(_, upload)| upload.touched).map(|(name, _)| name.clone())
+                else {
+                    break;
+                };
+                all.remove(&oldest);
+            }
             all.iter().map(|(name, upload)| upload.view(name)).collect()
         })
     }
@@ -133,7 +157,8 @@ async fn list(State(api): State<Api>) -> Answer<Vec<UploadView>> {
     responses((status = 200, body = UploadView, description = "where the bytes go")))]
 async fn create(State(api): State<Api>, Json(request): Json<UploadRequest>) -> Answer<UploadView> {
     let (meta, audience) = check_publication(&api, request.meta, Some(request.bytes)).await?;
-    if api.upload_list().len() >= MAX_UPLOADS {
+    let under_way = api.upload_list().iter().filter(|upload| upload.is_under_way()).count();
+    if under_way >= MAX_UPLOADS {
         let what = format!("{MAX_UPLOADS} uploads at once are the most: wait for one");
         return Err(Failure::new(Exit::Full, what).into());
     }
@@ -162,7 +187,9 @@ async fn create(State(api): State<Api>, Json(request): Json<UploadRequest>) -> A
     let view = upload.view(&name);
     api.uploads.with(|all| all.insert(name.clone(), upload));
     if bytes == 0 {
-        return append(State(api), Path(name), axum::http::HeaderMap::new(), Body::empty()).await;
+        let headers =
+            [(axum::http::HeaderName::from_static(OFFSET), axum::http::HeaderValue::from_static("0"))];
+        return append(State(api), Path(name), headers.into_iter().collect(), Body::empty()).await;
     }
     Ok(Json(view))
 }
@@ -195,11 +222,11 @@ impl Drop for Taken {
     }
 }
 
-fn take(api: &Api, name: &str, from: Option<u64>) -> Result<(Taken, u64), Failure> {
+fn take(api: &Api, name: &str, from: u64) -> Result<(Taken, u64), Failure> {
     let usage = |what: String| Failure::new(Exit::Usage, what);
     api.uploads.with(|all| {
         let upload = all.get_mut(name).ok_or_else(gone)?;
-        if from.is_some_and(|from| from != upload.offset) {
+        if from != upload.offset {
             return Err(usage(format!("the next bytes begin at {}", upload.offset)));
         }
         let to = upload.to.take().ok_or_else(|| usage("another request brings this file already".into()))?;
@@ -223,10 +250,16 @@ async fn append(
     mut body: Body,
 ) -> Answer<UploadView> {
     let from = headers.get(OFFSET).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
+    let from = from.ok_or_else(|| Failure::new(Exit::Usage, "upload-offset says where the bytes begin"))?;
     let (taken, mut left) = take(&api, &name, from)?;
     let to = taken.to.clone().ok_or_else(bug)?;
-    while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        // A connection that broke: what came is kept, and the rest comes with another request.
+    loop {
+        let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
+        // A connection that broke or fell silent: what came is kept, the rest comes with another request.
+        let Ok(frame) = tokio::time::timeout(SILENT, frame).await else {
+            return Ok(Json(api.uploads.view(&name)?));
+        };
+        let Some(frame) = frame else { break };
         let Ok(frame) = frame else { return Ok(Json(api.uploads.view(&name)?)) };
         let Ok(bytes) = frame.into_data() else { continue };
         let len = bytes.len() as u64;
@@ -234,6 +267,11 @@ async fn append(
             return Err(Failure::new(Exit::Usage, "these are more bytes than were announced").into());
         }
         if to.send(Ok(Some(bytes))).await.is_err() {
+            // It was refused: the rest is taken all the same, else its sender would not hear why.
+            let rest = async {
+                while let Some(Ok(_)) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {}
+            };
+            let _ = tokio::time::timeout(DRAIN, rest).await;
             break;
         }
         left -= len;
@@ -277,6 +315,13 @@ struct Cancelled {
     params(("upload" = String, Path, description = "its name")),
     responses((status = 200, body = Cancelled, description = "it is gone")))]
 async fn cancel(State(api): State<Api>, Path(name): Path<String>) -> Answer<Cancelled> {
-    let cancelled = api.uploads.with(|all| all.remove(&name)).is_some();
+    let cancelled = api.uploads.with(|all| {
+        let stored = |upload: &Upload| upload.is_ending && !matches!(*upload.outcome.borrow(), Some(Err(_)));
+        if all.get(&name).is_some_and(stored) {
+            let what = "all of it is here and it is being published: delete the video instead";
+            return Err(Failure::new(Exit::Refused, what));
+        }
+        Ok(all.remove(&name).is_some())
+    })?;
     Ok(Json(Cancelled { cancelled }))
 }

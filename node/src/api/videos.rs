@@ -1,7 +1,9 @@
 //! What is published here, and publishing.
 
+use super::document::{Caller, Scope};
 use super::*;
 use crate::service::Publishing;
+use axum::Extension;
 
 /// The requests.
 pub(super) fn routes() -> Router<Api> {
@@ -58,8 +60,9 @@ fn audience_of(state: &crate::records::State, to: &str) -> Result<Audience, Fail
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct PublicationView {
     pub(crate) id: String,
-    /// Reads it, whoever has it.
-    pub(crate) link: String,
+    /// Reads it, whoever has it; not for who may only see.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) link: Option<String>,
     pub(crate) title: String,
     pub(crate) text: String,
     pub(crate) tags: Vec<String>,
@@ -87,7 +90,7 @@ pub(crate) struct PublicationView {
 fn publication_view(cx: &Context<'_>, p: &Publication) -> PublicationView {
     PublicationView {
         id: p.cap.root.to_hex(),
-        link: p.cap.to_link(),
+        link: Some(p.cap.to_link()),
         title: p.title.clone(),
         text: p.text.clone(),
         tags: p.tags.clone(),
@@ -168,9 +171,14 @@ pub(crate) enum VideoView {
     responses((status = 200, body = Vec<PublicationView>, description = "the latest first")))]
 async fn videos(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     Query(page): Query<Page>,
 ) -> Result<Paged<PublicationView>, ApiError> {
-    Ok(page.of(api.publication_list().await?, |video| video.id.clone())?)
+    let mut all = api.publication_list().await?;
+    if !may_have_links(&caller) {
+        all.iter_mut().for_each(|video| video.link = None);
+    }
+    Ok(page.of(all, |video| video.id.clone())?)
 }
 
 fn own(cx: &Context<'_>, id: &str) -> Result<Root, Failure> {
@@ -185,8 +193,21 @@ fn own(cx: &Context<'_>, id: &str) -> Result<Root, Failure> {
 #[utoipa::path(get, path = "/api/videos/{id}", tag = "videos", security(("token" = ["read"])),
     params(("id" = String, Path, description = "the id, a unique beginning of 8 digits or more, or a link")),
     responses((status = 200, body = VideoView, description = "what is known of it")))]
-async fn video(State(api): State<Api>, Path(id): Path<String>) -> Answer<VideoView> {
-    Ok(Json(api.video(id).await?))
+async fn video(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Answer<VideoView> {
+    let mut video = api.video(id).await?;
+    if let VideoView::Own(own) = &mut video {
+        own.link = own.link.take().filter(|_| may_have_links(&caller));
+    }
+    Ok(Json(video))
+}
+
+/// Who may play or publish may have what reads a video.
+fn may_have_links(caller: &Caller) -> bool {
+    caller.has(Scope::Watch) || caller.has(Scope::Publish)
 }
 
 /// A video that is shared with nobody any more.

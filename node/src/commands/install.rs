@@ -36,6 +36,8 @@ struct Places {
     unit: PathBuf,
     entry: PathBuf,
     icon: PathBuf,
+    /// Which program opens what.
+    links: PathBuf,
 }
 
 impl Places {
@@ -49,6 +51,7 @@ impl Places {
             unit: config.join("systemd/user").join(UNIT),
             entry: data.join("applications").join(DESKTOP),
             icon: data.join("icons/hicolor/scalable/apps/kith.svg"),
+            links: config.join("mimeapps.list"),
         })
     }
 }
@@ -62,18 +65,33 @@ fn quotable(path: &Path) -> Result<&str, Failure> {
     })
 }
 
+/// The flag that says which node is meant, where it is not the user's usual one.
+fn home(paths: &Paths) -> Result<String, Failure> {
+    paths.home.as_deref().map_or(Ok(String::new()), |home| Ok(format!("--home \"{}\" ", quotable(home)?)))
+}
+
 /// The unit for a program and the folders that it needs; `mounts`: with those that it sees alone.
 fn unit(program: &Path, paths: &Paths, mounts: bool) -> Result<String, Failure> {
-    let service = SERVICE.replace("@KITH@", quotable(program)?);
+    let service = SERVICE.replace("@KITH@", quotable(program)?).replace("@HOME@", &home(paths)?);
+    // What only this shell knows the service would not.
+    let mut places = Vec::new();
+    for name in ["XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"] {
+        if let Some(dir) = std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute()) {
+            places.push(format!("Environment=\"{name}={}\"\n", quotable(&dir)?));
+        }
+    }
+    let service = service.replace("@PLACES@\n", &places.concat());
     if !mounts {
         return Ok(service.replace("@MOUNTS@\n", ""));
     }
     let config = paths.config_file.parent().unwrap_or(&paths.config_file);
     let runtime = paths.socket.parent().unwrap_or(&paths.socket);
     let mut binds = Vec::new();
-    for dir in [config, &paths.data_dir, &paths.state_dir, runtime] {
-        binds.push(format!("BindPaths=-\"{}\"", quotable(dir)?));
+    for dir in [config, &paths.data_dir, &paths.state_dir] {
+        binds.push(format!("BindPaths=\"{}\"", quotable(dir)?));
     }
+    // Made anew with each login; the service makes its own.
+    binds.push(format!("BindPaths=-\"{}\"", quotable(runtime)?));
     binds.push(format!("BindReadOnlyPaths=\"{}\"", quotable(program)?));
     binds.dedup();
     Ok(service.replace("@MOUNTS@", MOUNTS).replace("@BINDS@", &binds.join("\n")))
@@ -85,6 +103,19 @@ fn write(path: &Path, text: &str) -> Result<(), Failure> {
         std::fs::create_dir_all(dir).context(format!("cannot make {}", dir.display()))?;
     }
     std::fs::write(path, text).context(format!("cannot write {shown}"))
+}
+
+/// Takes our line out of the list of programs that open links.
+fn forget_links(list: &Path) -> Result<(), Failure> {
+    let Ok(text) = std::fs::read_to_string(list) else { return Ok(()) };
+    let ours = |line: &&str| {
+        [format!("{SCHEME}={DESKTOP}"), format!("{SCHEME}={DESKTOP};")].iter().any(|l| l == line)
+    };
+    if !text.lines().any(|line| ours(&line)) {
+        return Ok(());
+    }
+    let rest: String = text.lines().filter(|line| !ours(line)).flat_map(|line| [line, "\n"]).collect();
+    std::fs::write(list, rest).context(format!("cannot write {}", list.display()))
 }
 
 /// Runs a program of the desktop; whether it is there and did it.
@@ -130,7 +161,8 @@ impl Shell {
         // The folders must be there for the service to have them.
         self.paths.prepare(rustix::process::getuid().as_raw())?;
         write(&places.unit, &unit(&program, &self.paths, true)?)?;
-        write(&places.entry, &ENTRY.replace("@KITH@", quotable(&program)?))?;
+        let entry = ENTRY.replace("@KITH@", quotable(&program)?).replace("@HOME@", &home(&self.paths)?);
+        write(&places.entry, &entry)?;
         write(&places.icon, ICON)?;
         refresh(&places);
         let links = ran("xdg-mime", &["default", DESKTOP, SCHEME]);
@@ -202,6 +234,7 @@ impl Shell {
                 Err(e) => return Err(Failure::from(e).context(format!("cannot remove {}", path.display()))),
             }
         }
+        forget_links(&places.links)?;
         refresh(&places);
         ran("systemctl", &["--user", "daemon-reload"]);
         let value = json!({"removed": removed, "kept": self.paths.data_dir.display().to_string()});
@@ -227,12 +260,17 @@ mod tests {
         let made = |mounts| unit(Path::new("/home/ana/.cargo/bin/kith"), &paths, mounts).unwrap();
         let (unit, bare) = (made(true), made(false));
         assert!(unit.contains("ExecStart=\"/home/ana/.cargo/bin/kith\" up\n"), "{unit}");
-        assert!(unit.contains("BindPaths=-\"/home/ana/.local/share/kith\"\n"), "{unit}");
+        assert!(unit.contains("BindPaths=\"/home/ana/.local/share/kith\"\n"), "{unit}");
+        assert!(unit.contains("RuntimeDirectory=kith\n") && !unit.contains("@HOME@"), "{unit}");
         assert!(!unit.contains('@') || unit.matches('@').count() == 1, "only @system-service: {unit}");
         assert!(
             bare.contains("SystemCallFilter") && !bare.contains("Bind") && !bare.contains("@MOUNTS@"),
             "{bare}"
         );
+        let env = |name: &str| (name == "HOME").then(|| "/home/ana".into());
+        let apart = Paths::resolve(Some(Path::new("/data/kith")), env, 1000).unwrap();
+        let apart = super::unit(Path::new("/bin/kith"), &apart, true).unwrap();
+        assert!(apart.contains("ExecStart=\"/bin/kith\" --home \"/data/kith\" up\n"), "{apart}");
         for bad in ["/x\"y", "/x\ny", "/x$y", "/x%y", "/x\\y"] {
             assert!(quotable(Path::new(bad)).is_err(), "{bad:?}");
         }

@@ -6,7 +6,7 @@
 
 use super::Web;
 use super::sessions::Session;
-use crate::api::document::{Caller, Scope};
+use crate::api::document::{Caller, Scope, Who};
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -113,18 +113,19 @@ pub(super) fn session(web: &Web, headers: &HeaderMap) -> Option<Session> {
 async fn caller(web: &Web, method: &Method, headers: &HeaderMap) -> Option<Caller> {
     match only(headers, "authorization").ok()? {
         Some(given) => {
-            let scopes = web.api.scopes_of(given.strip_prefix("Bearer ")?).await;
-            (!scopes.is_empty()).then_some(Caller::Web(scopes))
+            let (hash, scopes) = web.api.scopes_of(given.strip_prefix("Bearer ")?).await;
+            (!scopes.is_empty()).then_some(Caller::Web(Who::Token(hash), scopes))
         }
         None => {
-            let session = session(web, headers)?;
+            let cookie = cookie(web, headers)?;
+            let session = web.sessions.session(cookie)?;
             let reads = [Method::GET, Method::HEAD].contains(method);
             // Browsers send an Origin with everything that changes something.
             let proves = || {
                 headers.contains_key(header::ORIGIN)
                     && only(headers, CSRF_HEADER).ok().flatten() == Some(session.csrf.as_str())
             };
-            (reads || proves()).then(|| Caller::Web(vec![Scope::Admin]))
+            (reads || proves()).then(|| Caller::Web(Who::Session(cookie.to_owned()), vec![Scope::Admin]))
         }
     }
 }

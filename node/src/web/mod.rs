@@ -121,10 +121,11 @@ async fn log_in(State(web): State<Web>, Path(name): Path<String>) -> Response {
 async fn log_out(State(web): State<Web>, request: Request) -> Response {
     let headers = request.headers();
     let given = headers.get(guard::CSRF_HEADER).and_then(|value| value.to_str().ok());
-    let is_own = guard::session(&web, headers).is_some_and(|session| given == Some(&session.csrf));
-    if !is_own || !headers.contains_key(header::ORIGIN) {
+    let session = guard::session(&web, headers).filter(|session| given == Some(&session.csrf));
+    let Some(session) = session.filter(|_| headers.contains_key(header::ORIGIN)) else {
         return guard::refuse();
-    }
+    };
+    web.streams.close_session(&session.csrf);
     guard::cookie(&web, headers).into_iter().for_each(|cookie| web.sessions.log_out(cookie));
     let mut response = StatusCode::NO_CONTENT.into_response();
     protect(response.headers_mut(), PAGE_POLICY);

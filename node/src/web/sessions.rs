@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 pub const LOGIN_LIFE: Duration = Duration::from_secs(300);
 /// A session that is not used ends after this.
 const SESSION_IDLE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// And every session after this.
+const SESSION_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Logins that wait, and sessions; the oldest goes when there are more.
 const MAX_LOGINS: usize = 16;
 const MAX_SESSIONS: usize = 16;
@@ -22,6 +24,7 @@ pub(crate) struct Session {
     /// What it sends with everything that changes something.
     pub(crate) csrf: String,
     used: Instant,
+    made: Instant,
 }
 
 #[derive(Default)]
@@ -69,7 +72,8 @@ impl Sessions {
         Ok(self.with(|inner| {
             let (_, link) = inner.logins.remove(name).filter(|(made, _)| made.elapsed() < LOGIN_LIFE)?;
             make_room(&mut inner.sessions, MAX_SESSIONS, |session| session.used);
-            inner.sessions.insert(cookie.clone(), Session { csrf, used: Instant::now() });
+            let now = Instant::now();
+            inner.sessions.insert(cookie.clone(), Session { csrf, used: now, made: now });
             let place = match link {
                 None => "/".to_owned(),
                 Some(link) => {
@@ -85,7 +89,9 @@ impl Sessions {
     /// The session of a cookie.
     pub(crate) fn session(&self, cookie: &str) -> Option<Session> {
         self.with(|inner| {
-            inner.sessions.retain(|_, session| session.used.elapsed() < SESSION_IDLE);
+            inner.sessions.retain(|_, session| {
+                session.used.elapsed() < SESSION_IDLE && session.made.elapsed() < SESSION_LIFE
+            });
             let session = inner.sessions.get_mut(cookie)?;
             session.used = Instant::now();
             Some(session.clone())

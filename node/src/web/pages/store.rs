@@ -1,6 +1,7 @@
 //! What is stored: how much, what gives way, whether it is whole, what leaves on a stick.
 
 use super::*;
+use crate::config::size;
 
 pub(super) async fn page(page: Page) -> Response {
     match made(&page).await {
@@ -40,8 +41,8 @@ async fn made(page: &Page) -> Result<Response, Failure> {
             p.dim { (page.f("store.free", &[&human_bytes(quota.free_bytes), &human_bytes(quota.keep_free_bytes)])) }
             (page.warnings(&page.api.status().await?))
             form.line #quota {
-                label { (page.t("store.quota")) input name="store.quota" placeholder="20GiB" value=(human_bytes(quota.quota_bytes)); }
-                label { (page.t("store.keep_free")) input name="store.keep_free" placeholder="512MiB" value=(human_bytes(quota.keep_free_bytes)); }
+                label { (page.t("store.quota")) input name="store.quota" placeholder="20GiB" value=(size::format(quota.quota_bytes)); }
+                label { (page.t("store.keep_free")) input name="store.keep_free" placeholder="512MiB" value=(size::format(quota.keep_free_bytes)); }
                 button { (page.t("friends.set")) }
             }
             p { button.plain data-act="gc" { (page.t("store.gc")) } }

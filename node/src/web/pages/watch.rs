@@ -11,10 +11,26 @@ pub(super) struct Asked {
     /// Seconds.
     #[serde(default)]
     t: u64,
+    /// Which way it may come.
+    #[serde(default)]
+    route: String,
 }
 
+/// Ways to choose from.
+const ROUTES: [(&str, Route); 4] =
+    [("auto", Route::Auto), ("direct", Route::Direct), ("fof", Route::Fof), ("onion", Route::Onion)];
+
 pub(super) async fn page(page: Page, Path(id): Path<String>, Query(asked): Query<Asked>) -> Response {
-    match made(&page, id, asked.t).await {
+    let route = ROUTES.into_iter().find(|(name, _)| *name == asked.route).unwrap_or(ROUTES[0]);
+    match made(&page, id, asked.t, route).await {
+        Ok(response) => response,
+        Err(failure) => page.failed("/watch", &failure),
+    }
+}
+
+/// The page of a video that a link from elsewhere names.
+pub(super) async fn of_link(page: &Page, link: String) -> Response {
+    match made(page, link, 0, ROUTES[0]).await {
         Ok(response) => response,
         Err(failure) => page.failed("/watch", &failure),
     }
@@ -27,7 +43,6 @@ struct Shown {
     text: String,
     tags: Vec<String>,
     mime: String,
-    duration_s: Option<u32>,
     about: String,
     own: bool,
 }
@@ -47,7 +62,6 @@ impl Shown {
                 text: p.text,
                 tags: p.tags,
                 mime: p.mime,
-                duration_s: p.duration_s,
                 own: true,
             },
             VideoView::Told(f) => Self {
@@ -58,13 +72,12 @@ impl Shown {
                 text: f.text,
                 tags: f.tags,
                 mime: f.mime,
-                duration_s: f.duration_s,
             },
         }
     }
 }
 
-async fn made(page: &Page, id: String, from: u64) -> Result<Response, Failure> {
+async fn made(page: &Page, id: String, from: u64, route: (&str, Route)) -> Result<Response, Failure> {
     let shown = match page.api.video(id.clone()).await {
         Ok(video) => Shown::of(page, video),
         // By a link from elsewhere, or what is kept without its entry: it can be played all the same.
@@ -73,22 +86,22 @@ async fn made(page: &Page, id: String, from: u64) -> Result<Response, Failure> {
             text: String::new(),
             tags: Vec::new(),
             mime: String::new(),
-            duration_s: None,
             about: String::new(),
             own: false,
             id,
         },
         Err(failure) => return Err(failure),
     };
-    let way = page.api.way(shown.id.clone(), Route::Auto).await?;
-    let stream = page.api.lazy_stream(&page.csrf, shown.id.clone()).await?;
+    let way = page.api.way(shown.id.clone(), route.1).await?;
+    let told = way.who_learns.clone();
+    let stream = page.api.lazy_stream(&page.csrf, shown.id.clone(), route.1, told).await?;
     let class = page.api.class_of(shown.id.clone()).await?;
     let plays = ["video/mp4", "video/webm", "video/quicktime"].contains(&shown.mime.as_str());
     let src = if from > 0 { format!("{}#t={from}", stream.path) } else { stream.path.clone() };
     let title = safe(&shown.title);
     let body = html! {
-        article.watch #watch data-id=(shown.id) data-stream=(stream.name)
-            data-duration=[shown.duration_s] {
+        article.watch #watch data-id=(shown.id) data-stream=(stream.name) data-route=(route.0)
+            data-learns=(way.who_learns) data-title=(title) {
             video #player controls preload="none" src=(src) aria-label=(title) {}
             div.map role="img" aria-label=(page.t("watch.map")) {
                 canvas #map width="1000" height="10" {}
@@ -97,6 +110,18 @@ async fn made(page: &Page, id: String, from: u64) -> Result<Response, Failure> {
             h1 dir="auto" { (title) }
             p.about { (shown.about) }
             p.learns #learns { (page.t(&format!("way.{}", way.way))) " " (safe(&way.who_learns)) }
+            @if way.way != "local" {
+                form.line action=[(!shown.id.contains(':')).then(|| format!("/watch/{}", shown.id))] method="get" {
+                    label { (page.t("watch.route"))
+                        select name="route" {
+                            @for (name, _) in ROUTES {
+                                option value=(name) selected[name == route.0] { (page.t(&format!("route.{name}"))) }
+                            }
+                        }
+                    }
+                    button.plain { (page.t("watch.route_go")) }
+                }
+            }
             @if !plays { p.warn { (page.t("watch.maybe_not")) } }
             div.acts {
                 @if !shown.own {
@@ -106,13 +131,13 @@ async fn made(page: &Page, id: String, from: u64) -> Result<Response, Failure> {
                     }
                     button.plain data-act="hide" { (page.t("watch.hide")) }
                 }
-                button.plain data-act="copy" data-url=(stream.url) { (page.t("watch.copy")) }
-                a.button.plain href={ "/api/objects/" (shown.id) "/content" } download=(title) { (page.t("watch.save")) }
+                button.plain data-act="copy" { (page.t("watch.copy")) }
+                button.plain data-act="save" { (page.t("watch.save")) }
             }
             @if !shown.text.is_empty() { p.text dir="auto" { (safe(&shown.text)) } }
             @if !shown.tags.is_empty() {
                 ul.tags { @for tag in &shown.tags {
-                    li { a dir="auto" href={ "/search?q=" (query(tag)) } { (safe(tag)) } }
+                    li { a dir="auto" href={ "/search?q=" (crate::api::percent(tag)) } { (safe(tag)) } }
                 } }
             }
             details {
@@ -121,11 +146,6 @@ async fn made(page: &Page, id: String, from: u64) -> Result<Response, Failure> {
             }
         }
     };
-    Ok(page.document("/watch", &title, Some("watch.js"), body))
-}
-
-/// A text as part of an address.
-fn query(text: &str) -> String {
-    let keep = |b: u8| b.is_ascii_alphanumeric();
-    text.bytes().map(|b| if keep(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+    // What was watched is not for the browser's list of pages.
+    Ok(page.document("/watch", page.t("watch.title"), Some("watch.js"), body))
 }
