@@ -252,8 +252,29 @@ pub struct Told {
     way: &'static str,
     reduced: bool,
     lacks: Option<NoOnion>,
+    learns: Learns,
     /// One sentence.
     pub who_learns: String,
+}
+
+/// Who learns, for those who say it in another language.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Learns {
+    /// `local`, `direct`, `asked` (all friends, directly), `fof`, `fof_asked`, `onion`, or why nobody does yet:
+    /// `friends_only` or one of `lacks`.
+    pub kind: &'static str,
+    /// Friends who learn it.
+    pub names: Vec<String>,
+    /// Others learn it, too.
+    pub others: bool,
+    /// Common friends who learn it if it does not come from those.
+    pub then: Vec<String>,
+}
+
+impl Learns {
+    fn of(kind: &'static str) -> Self {
+        Self { kind, ..Self::default() }
+    }
 }
 
 /// Which way an item would come, as the API gives it.
@@ -267,6 +288,8 @@ pub struct WayView {
     pub lacks: Option<&'static str>,
     /// One sentence.
     pub who_learns: String,
+    /// The same in parts.
+    pub learns: Learns,
 }
 
 /// The label of a fetch whose first relay also carries the item.
@@ -275,11 +298,19 @@ const REDUCED: &str = "reduced: your first relay also carries this item";
 impl Told {
     /// It is here already.
     fn local() -> Self {
-        Self { way: "local", reduced: false, lacks: None, who_learns: "nobody: it is here already".into() }
+        let learns = Learns::of("local");
+        Self {
+            way: "local",
+            reduced: false,
+            lacks: None,
+            learns,
+            who_learns: "nobody: it is here already".into(),
+        }
     }
 
     fn onion(reduced: bool) -> Self {
-        Self { way: "onion", reduced, lacks: None, who_learns: onion(reduced) }
+        let learns = Learns { others: reduced, ..Learns::of("onion") };
+        Self { way: "onion", reduced, lacks: None, learns, who_learns: onion(reduced) }
     }
 
     /// As the API gives it.
@@ -289,6 +320,7 @@ impl Told {
             reduced: self.reduced,
             lacks: self.lacks.map(lack_name),
             who_learns: self.who_learns.clone(),
+            learns: self.learns.clone(),
         }
     }
 
@@ -321,13 +353,32 @@ impl Asked {
         Self { holders: names(1), common: names(2) }
     }
 
+    fn learn_directly(&self, route: Route, mode: Privacy) -> Learns {
+        let then = route == Route::Auto && mode == Privacy::Fast && !self.holders.is_empty();
+        Learns {
+            kind: if self.holders.is_empty() { "asked" } else { "direct" },
+            names: self.holders.clone(),
+            others: !others(route, mode).is_empty() && !self.holders.is_empty(),
+            then: if then { self.common.clone() } else { Vec::new() },
+        }
+    }
+
+    fn learn_in_common(&self, route: Route, mode: Privacy) -> Learns {
+        Learns {
+            kind: if self.common.is_empty() { "fof_asked" } else { "fof" },
+            names: self.common.clone(),
+            others: !others(route, mode).is_empty() && !self.common.is_empty(),
+            then: Vec::new(),
+        }
+    }
+
     fn is_nobody(&self) -> bool {
         self.holders.is_empty() && self.common.is_empty()
     }
 }
 
 /// `Bo`, `Bo and Cem`, `Bo, Cem and 3 others`.
-fn list(names: &[String]) -> String {
+pub fn list(names: &[String]) -> String {
     match names {
         [] => String::new(),
         [one] => one.clone(),
@@ -405,21 +456,26 @@ impl Service {
             return Told::local();
         }
         let asked = Asked::of(self.state(), core, root);
-        let told = |way, reduced, who_learns| Told { way, reduced, lacks: None, who_learns };
+        let mode = core.privacy();
+        let told = |way, learns, who_learns| Told { way, reduced: false, lacks: None, learns, who_learns };
         if self.friends_only(core, root, route).is_some() {
             let who_learns = format!("nobody yet: {FRIENDS_ONLY}");
-            return Told { lacks: Some(NoOnion::NotFound), ..told("none", false, who_learns) };
+            let learns = Learns::of("friends_only");
+            return Told { lacks: Some(NoOnion::NotFound), ..told("none", learns, who_learns) };
         }
         match core.way_of(now, root, route) {
             Way::Direct if asked.is_nobody() || !asked.holders.is_empty() => {
-                told("direct", false, direct(&asked, route, core.privacy()))
+                told("direct", asked.learn_directly(route, mode), direct(&asked, route, mode))
             }
-            Way::Direct | Way::Fof => told("fof", false, fof(&asked, route, core.privacy())),
+            Way::Direct | Way::Fof => {
+                told("fof", asked.learn_in_common(route, mode), fof(&asked, route, mode))
+            }
             Way::Onion { reduced } => Told::onion(reduced),
             Way::No(why) => Told {
                 way: "none",
                 reduced: false,
                 lacks: Some(why),
+                learns: Learns::of(lack_name(why)),
                 who_learns: format!("nobody yet: {}", lack_text(why, core.circuit_settings().relays)),
             },
         }

@@ -138,8 +138,15 @@ fn every_page_is_for_everybody() {
         browser.scheme(scheme);
         for (path, name) in &pages {
             browser.go(path);
-            browser.js("document.querySelectorAll('details').forEach((d) => { d.open = true; })");
             thread::sleep(Duration::from_millis(150));
+            // Nothing jumps while a page comes (Layout Instability API).
+            browser.js("window.shift = null; let sum = 0; new PerformanceObserver((list) => {
+                for (const entry of list.getEntries()) if (!entry.hadRecentInput) sum += entry.value; window.shift = sum;
+            }).observe({ type: 'layout-shift', buffered: true }); setTimeout(() => { window.shift ??= 0; }, 100);");
+            browser.wait_js("shifts are counted", "window.shift !== null");
+            let shift = browser.js("return window.shift").as_f64().unwrap();
+            browser.js("document.querySelectorAll('details').forEach((d) => { d.open = true; })");
+            assert!(shift < 0.01, "{name} at {width} shifts by {shift}");
             browser.picture(&format!("{name}-{scheme}-{width}"));
             let wide = browser.js("return document.documentElement.scrollWidth - innerWidth");
             assert!(wide.as_i64().unwrap() <= 0, "{name} at {width} is {wide} too wide");

@@ -497,6 +497,10 @@ fn a_page_asks_nobody_before_play() {
     assert_eq!(json(&b, &["status"])["fetches"], 0);
     let page = login.page(&format!("/watch/{id}"));
     assert!(page.contains("Who learns what: Hanna will see that you watch this"), "{page}");
+    let headers = [("Cookie", login.cookie.as_str()), ("Accept-Language", "de")];
+    let german = get(&login.web, &format!("/watch/{id}"), &headers);
+    let said = "Wer erfährt was: Hanna wird sehen, dass du dies schaust";
+    assert!(String::from_utf8(german.body).unwrap().contains(said));
     assert_eq!(get(&login.web, &format!("/media/{}", media(&page)), &[]).body, clip.bytes);
     assert_eq!(json(&b, &["video", "list", "--all"])[0]["id"], id.as_str());
     // A file that is not here is not fetched because somebody reads its address.
@@ -968,6 +972,8 @@ fn events_and_log_come_as_lines() {
     let _ = child.kill();
     let _ = child.wait();
     kith(&node, &["log"]).expect_code(&[0]);
+    assert_eq!(json(&node, &["id", "rename", "Anna"])["name"], "Anna");
+    kith(&node, &["id", "rename", ".."]).expect_refusal(&[2]);
     assert_eq!(json(&node, &["net", "check"])["links"], json!([]));
 }
 

@@ -207,8 +207,13 @@ pub struct Id {
 }
 
 /// `kith id ...`
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum IdCommand {
+    /// Another name that friends see
+    Rename {
+        /// The name
+        name: String,
+    },
     /// Draw new link keys: friends take them over, fingerprint and friendships stay
     Rotate,
 }

@@ -69,8 +69,14 @@ impl Shell {
 
     /// `kith id`
     pub async fn id(&self, args: &cli::Id) -> Result<(), Failure> {
-        if let Some(cli::IdCommand::Rotate) = args.command {
-            return self.rotate().await;
+        match &args.command {
+            Some(cli::IdCommand::Rotate) => return self.rotate().await,
+            Some(cli::IdCommand::Rename { name }) => {
+                let body = Some(json!({"name": name}));
+                let value = self.client.call(Method::POST, "/api/id/rename", body).await?;
+                return self.print(&value, || format!("Friends see you as {}.", safe(text(&value, "name"))));
+            }
+            None => {}
         }
         let value = self.get("/api/id").await?;
         let certificate = text(&value, "certificate");

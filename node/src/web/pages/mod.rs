@@ -37,6 +37,7 @@ pub(super) fn routes() -> Router<Web> {
         .route("/", get(home::page))
         .route("/welcome", get(welcome::page))
         .route("/watch/{id}", get(watch::page))
+        .route("/poster/{id}", get(poster_file))
         .route("/search", get(search::page))
         .route("/publish", get(publish::page))
         .route("/library", get(library::page))
@@ -241,6 +242,12 @@ fn poster(id: &str) -> Markup {
             path d="M70 33v24l20-12z" fill="#fff" fill-opacity="0.85" {}
         }
     }
+}
+
+/// The same picture as a file, for the player.
+async fn poster_file(axum::extract::Path(id): axum::extract::Path<String>) -> Response {
+    let picture = poster(&id).into_string().replacen("<svg", "<svg xmlns=\"http://www.w3.org/2000/svg\"", 1);
+    ([(header::CONTENT_TYPE, "image/svg+xml")], picture).into_response()
 }
 
 fn bare(title: &str, body: &Markup) -> Markup {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::api::VideoView;
+use crate::privacy::{Learns, WayView};
 use axum::extract::{Path, Query};
 use kith_onion::Route;
 use serde::Deserialize;
@@ -77,6 +78,28 @@ impl Shown {
     }
 }
 
+/// Who learns what, in the page's language.
+fn who_learns(page: &Page, way: &WayView) -> String {
+    let Learns { kind, names, others, then } = &way.learns;
+    if page.texts.tag == "en" || page.texts.get(&format!("learns.{kind}")).starts_with("learns.") {
+        return way.who_learns.clone();
+    }
+    let list = |names: &[String]| match names {
+        [] => String::new(),
+        [one] => one.clone(),
+        [one, two] => page.f("learns.two", &[one, two]),
+        [one, two, rest @ ..] => page.f("learns.more", &[one, two, &rest.len()]),
+    };
+    let mut said = page.f(&format!("learns.{kind}"), &[&list(names)]);
+    if *others {
+        said.push_str(page.t(&format!("learns.{kind}_others")));
+    }
+    if !then.is_empty() {
+        said.push_str(&page.f("learns.then", &[&list(then)]));
+    }
+    said
+}
+
 async fn made(page: &Page, id: String, from: u64, route: (&str, Route)) -> Result<Response, Failure> {
     let shown = match page.api.video(id.clone()).await {
         Ok(video) => Shown::of(page, video),
@@ -102,14 +125,14 @@ async fn made(page: &Page, id: String, from: u64, route: (&str, Route)) -> Resul
     let body = html! {
         article.watch #watch data-id=(shown.id) data-stream=(stream.name) data-route=(route.0)
             data-learns=(way.who_learns) data-title=(title) {
-            video #player controls preload="none" src=(src) aria-label=(title) {}
+            video #player controls preload="none" poster={ "/poster/" (shown.id.get(..16).unwrap_or("0")) } src=(src) aria-label=(title) {}
             div.map role="img" aria-label=(page.t("watch.map")) {
                 canvas #map width="1000" height="10" {}
             }
             p.stream #stream aria-live="off" { span #state { (page.t("watch.ready")) } }
             h1 dir="auto" { (title) }
             p.about { (shown.about) }
-            p.learns #learns { (page.t(&format!("way.{}", way.way))) " " (safe(&way.who_learns)) }
+            p.learns #learns { (page.t(&format!("way.{}", way.way))) " " (safe(&who_learns(page, &way))) }
             @if way.way != "local" {
                 form.line action=[(!shown.id.contains(':')).then(|| format!("/watch/{}", shown.id))] method="get" {
                     label { (page.t("watch.route"))
