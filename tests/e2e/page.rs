@@ -499,7 +499,7 @@ fn a_page_asks_nobody_before_play() {
     assert!(page.contains("Who learns what: Hanna will see that you watch this"), "{page}");
     let headers = [("Cookie", login.cookie.as_str()), ("Accept-Language", "de")];
     let german = get(&login.web, &format!("/watch/{id}"), &headers);
-    let said = "Wer erfährt was: Hanna wird sehen, dass du dies schaust";
+    let said = "Wer erfährt was: für Hanna wird sichtbar, dass du dies schaust";
     assert!(String::from_utf8(german.body).unwrap().contains(said));
     assert_eq!(get(&login.web, &format!("/media/{}", media(&page)), &[]).body, clip.bytes);
     assert_eq!(json(&b, &["video", "list", "--all"])[0]["id"], id.as_str());

@@ -116,6 +116,7 @@ fn what_was_fetched_gives_way_and_what_is_pinned_stays() {
     publish(&b, &path, "Own", "friends");
     assert_eq!((objects(&b, "own"), objects(&b, "pinned"), objects(&b, "cached")), (1, 1, 0));
     assert_eq!(fetch(0), "local");
+    wait_found(&b, titles[3], &ids[3]);
     let refused = kith(&b, &["get", &ids[3]]);
     refused.expect_refusal(&[9]);
     assert!(refused.err().contains("kith store quota"), "{}", refused.err());

@@ -1,5 +1,5 @@
 // Inviting, adding, comparing, circles; and how friends' links stand.
-import { $, $$, ask, attempt, bytes, handOut, note, on, plain, sure, text } from './app.js';
+import { $, $$, ask, attempt, bytes, h, handOut, note, on, plain, sure, text } from './app.js';
 
 // By fingerprint: names are what others chose.
 const path = (print) => `/api/friends/${encodeURIComponent(print)}`;
@@ -7,7 +7,7 @@ const path = (print) => `/api/friends/${encodeURIComponent(print)}`;
 $('#invite').addEventListener('click', () => attempt(async () => {
   const { invite, expires, note: reach } = await ask('POST', '/api/invites', {});
   await handOut($('#invited'), text('invite_for', new Date(expires * 1000).toLocaleString()), invite);
-  if (reach) note(plain(reach));
+  if (reach) $('#invited').append(h('p', { class: 'warn' }, plain(reach)));
 }));
 
 $('#add').addEventListener('submit', (event) => {

@@ -3,7 +3,8 @@
 use super::*;
 use crate::doctor::{Facts, Level, findings};
 
-const QUESTIONS: [(&str, &str); 6] = [
+const QUESTIONS: [(&str, &str); 7] = [
+    ("help.q7", "help.a7"),
     ("help.q1", "help.a1"),
     ("help.q2", "help.a2"),
     ("help.q3", "help.a3"),
@@ -54,7 +55,8 @@ pub(super) async fn page(page: Page) -> Response {
         section.box {
             h2 { (page.t("help.log")) }
             p.dim { (page.t("help.log_how")) }
-            pre.log tabindex="0" { @for line in lines.iter().skip(last) { (safe(&line.line)) "\n" } }
+            @if lines.is_empty() { p { (page.t("help.no_log")) } }
+            pre.log tabindex="0" hidden[lines.is_empty()] { @for line in lines.iter().skip(last) { (safe(&line.line)) "\n" } }
         }
     };
     page.document("/help", page.t("help.title"), None, body)

@@ -59,7 +59,7 @@ async fn made(page: &Page) -> Result<Response, Failure> {
                     a.button.plain href="/publish" { (page.t("home.publish")) }
                 }
                 @if let Some(seconds) = status.next_batch_s {
-                    p.dim { (page.f("home.batch", &[&seconds.div_ceil(60)])) }
+                    p.dim { (page.f("home.batch", &[&seconds.div_ceil(60).max(1)])) }
                 }
             }
         } @else {

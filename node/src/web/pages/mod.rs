@@ -228,6 +228,10 @@ fn logo() -> Markup {
 
 /// A picture for a video without one, always the same for the same id.
 fn poster(id: &str) -> Markup {
+    picture(id, true)
+}
+
+fn picture(id: &str, sign: bool) -> Markup {
     let nibble = |at: usize| id.as_bytes().get(at).and_then(|b| char::from(*b).to_digit(16)).unwrap_or(0);
     let hue = (nibble(0) * 16 + nibble(1)) * 360 / 256;
     let color = |shift: u32, light: u32| format!("hsl({} 34% {light}%)", (hue + shift) % 360);
@@ -239,14 +243,15 @@ fn poster(id: &str) -> Markup {
                 circle cx=(nibble(at) * 10) cy=(nibble(at + 1) * 6) r=(18 + nibble(at + 2) * 2)
                     fill=(color(30 + n * 40, 38 + n * 6)) fill-opacity="0.55" {}
             }
-            path d="M70 33v24l20-12z" fill="#fff" fill-opacity="0.85" {}
+            @if sign { path d="M70 33v24l20-12z" fill="#fff" fill-opacity="0.85" {} }
         }
     }
 }
 
 /// The same picture as a file, for the player.
 async fn poster_file(axum::extract::Path(id): axum::extract::Path<String>) -> Response {
-    let picture = poster(&id).into_string().replacen("<svg", "<svg xmlns=\"http://www.w3.org/2000/svg\"", 1);
+    let picture =
+        picture(&id, false).into_string().replacen("<svg", "<svg xmlns=\"http://www.w3.org/2000/svg\"", 1);
     ([(header::CONTENT_TYPE, "image/svg+xml")], picture).into_response()
 }
 

@@ -108,26 +108,13 @@ fn limit(page: &Page, key: &str, limits: UpDown, rate: &dyn Fn(Option<u64>) -> S
     }
 }
 
-/// Who stands where: you, relays, who gives it, and how far each sees.
+/// Who stands where: you, relays, who gives it; each sees its neighbours.
 fn picture(page: &Page) -> Markup {
-    let places = [(70, "you"), (230, "guard"), (390, "relay"), (550, "relay"), (710, "holder")];
     html! {
-        figure tabindex="0" aria-label=(page.t("learn.picture")) {
-            svg.learns viewBox="0 0 780 150" role="img" aria-label=(page.t("learn.picture")) {
-                @for pair in places.windows(2) {
-                    @if let [(from, _), (to, _)] = pair {
-                        line x1=(from + 34) y1="60" x2=(to - 34) y2="60" stroke="currentColor"
-                            stroke-width="3" stroke-dasharray="2 7" stroke-linecap="round" {}
-                    }
-                }
-                @for (x, who) in places {
-                    circle.node.you[who == "you"] cx=(x) cy="60" r="30" {}
-                    text x=(x) y="66" text-anchor="middle" font-size="20" fill="currentColor" aria-hidden="true" {
-                        (match who { "you" => "◉", "holder" => "▶", _ => "○" })
-                    }
-                    text x=(x) y="118" text-anchor="middle" font-size="16" fill="currentColor" {
-                        (page.t(&format!("learn.at_{who}")))
-                    }
+        figure {
+            ol.chain {
+                @for who in ["you", "guard", "relay", "relay", "holder"] {
+                    li.you[who == "you"] { span.node aria-hidden="true" {} (page.t(&format!("learn.at_{who}"))) }
                 }
             }
             figcaption { (page.t("learn.picture")) }

@@ -9,10 +9,11 @@ pub(super) async fn page(page: Page) -> Response {
     };
     let body = html! {
         h1 { (page.t("publish.title")) }
+        p { (page.t("publish.who")) }
         form #publish {
             label.drop #drop {
-                input type="file" name="files" multiple accept="video/*,.mkv,.ts,.mov,.mp4,.webm";
                 strong { (page.t("publish.drop")) }
+                input type="file" name="files" multiple accept="video/*,.mkv,.ts,.mov,.mp4,.webm";
                 span.dim { (page.t("publish.kinds")) }
             }
             div.fields {

@@ -57,7 +57,7 @@ pub(super) async fn page(page: Page, Query(asked): Query<Asked>) -> Response {
             (page.cards(&found.results))
         }
         @if let Some(seconds) = found.next_batch_s {
-            p.dim { (page.f("home.batch", &[&seconds.div_ceil(60)])) }
+            p.dim { (page.f("home.batch", &[&seconds.div_ceil(60).max(1)])) }
         }
     };
     page.document("/search", page.t("search.title"), Some("search.js"), body)

@@ -76,7 +76,7 @@ async fn made(page: &Page) -> Result<Response, Failure> {
             ul.rows { @for token in &tokens {
                 li data-token=(token.name) {
                     span.grow { b dir="auto" { (safe(&token.name)) } " "
-                        span.about { (token.scopes.iter().map(|s| s.as_str()).collect::<Vec<_>>().join(", ")) " · " (day(token.created)) } }
+                        span.about { (token.scopes.iter().map(|s| page.t(&format!("scope_of.{}", s.as_str())).to_owned()).collect::<Vec<_>>().join(", ")) " · " (day(token.created)) } }
                     button.danger data-act="revoke" { (page.t("settings.revoke")) }
                 }
             } }

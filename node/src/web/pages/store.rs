@@ -19,7 +19,9 @@ async fn made(page: &Page) -> Result<Response, Failure> {
     let bars: Vec<(&str, f64, f64)> = classes
         .into_iter()
         .map(|class| {
-            let width = used(class) as f64 / quota.quota_bytes.max(1) as f64 * 1000.0;
+            // What is there is seen, however little.
+            let share = used(class) as f64 / quota.quota_bytes.max(1) as f64 * 1000.0;
+            let width = if used(class) > 0 { share.max(6.0) } else { 0.0 };
             let from = at;
             at += width;
             (class, from, width)
@@ -45,7 +47,7 @@ async fn made(page: &Page) -> Result<Response, Failure> {
                 label { (page.t("store.keep_free")) input name="store.keep_free" placeholder="512MiB" value=(size::format(quota.keep_free_bytes)); }
                 button { (page.t("friends.set")) }
             }
-            p { button.plain data-act="gc" { (page.t("store.gc")) } }
+            p { button.plain data-act="gc" { (page.t("store.gc")) } " " span.dim { (page.t("store.gc_means")) } }
         }
         section.box {
             h2 { (page.t("store.whole")) }

@@ -28,7 +28,6 @@ pub(super) async fn page(page: Page) -> Response {
             }
             div #invite hidden {}
             p { a href="/friends" { (page.t("welcome.have")) } " · " a href="/" { (page.t("welcome.later")) } }
-            @if let Some(note) = &status.reach_note { p.warn { (safe(note)) } }
         }
     };
     page.document("/welcome", page.t("welcome.title"), Some("welcome.js"), body)
