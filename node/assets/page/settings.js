@@ -22,6 +22,11 @@ $('[data-act=rotate]').addEventListener('click', () => attempt(async () => {
   await ask('POST', '/api/id/rotate', {});
   note(text('done'));
 }));
+// With a button that copies it and a code, once somebody looks.
+$('#certificate').addEventListener('toggle', () => {
+  const place = $('#certificate div');
+  if (!$('button', place)) attempt(() => handOut(place, text('certificate'), $('textarea', place).value));
+});
 $('#backup').addEventListener('submit', (event) => {
   event.preventDefault();
   const { passphrase, again, content } = event.target.elements;

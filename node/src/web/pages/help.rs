@@ -53,6 +53,12 @@ pub(super) async fn page(page: Page) -> Response {
             p { (page.t("help.keys")) }
         }
         section.box {
+            h2 { (page.t("help.paths")) }
+            dl { @for (name, path) in page.api.facts.paths.as_object().into_iter().flatten() {
+                dt { (name) } dd { code { (safe(path.as_str().unwrap_or_default())) } }
+            } }
+        }
+        section.box {
             h2 { (page.t("help.log")) }
             p.dim { (page.t("help.log_how")) }
             @if lines.is_empty() { p { (page.t("help.no_log")) } }

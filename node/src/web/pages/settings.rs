@@ -51,10 +51,10 @@ async fn made(page: &Page) -> Result<Response, Failure> {
                 label.grow { (page.t("settings.rename")) input name="name" required maxlength="64" value=(me.name.as_deref().unwrap_or_default()); }
                 button { (page.t("friends.set")) }
             }
-            details {
+            details #certificate {
                 summary { (page.t("settings.certificate")) }
                 p.dim { (page.t("settings.certificate_how")) }
-                textarea readonly rows="4" aria-label=(page.t("settings.certificate")) { (me.certificate) }
+                div { textarea readonly rows="4" aria-label=(page.t("settings.certificate")) { (me.certificate) } }
             }
             p.acts { button.plain data-act="rotate" { (page.t("settings.rotate")) } }
             p.dim { (page.t("settings.rotate_means")) }
