@@ -47,7 +47,11 @@ fn from_two_fresh_nodes_to_a_playing_film() {
     his.click("a[href='/friends']");
     his.type_in("#add textarea", invite.as_str().unwrap());
     his.click("#add button");
-    his.wait_text("Ana is a friend now");
+    // It is said for some seconds; then the page shows her.
+    his.wait_js(
+        "Ana is a friend",
+        "document.body.innerText.includes('Ana is a friend now') || document.querySelector('.friend[data-name=Ana]')",
+    );
 
     // She drops a file; he sees it while he types.
     hers.go("/publish");

@@ -10,8 +10,12 @@ $('#invite').addEventListener('click', () => attempt(async () => {
   if (reach) $('#invited').append(h('p', { class: 'warn' }, plain(reach)));
 }));
 
+// What is said of somebody who was added stays to be read.
+let adding = false;
+
 $('#add').addEventListener('submit', (event) => {
   event.preventDefault();
+  adding = true;
   const button = $('button', event.target);
   button.disabled = true;
   attempt(async () => {
@@ -19,8 +23,12 @@ $('#add').addEventListener('submit', (event) => {
     event.target.reset();
     note(added.state === 'online' ? text('added_online', plain(added.name)) : text('added_pending'));
     if (added.note) note(plain(added.note));
-    setTimeout(() => location.assign('/friends'), 1200);
-  }).finally(() => { button.disabled = false; });
+    setTimeout(() => location.assign('/friends'), 3000);
+    return added;
+  }).then((added) => {
+    adding = Boolean(added);
+    button.disabled = false;
+  });
 });
 
 const rows = $('#friends');
@@ -112,5 +120,5 @@ on('friends', (friends) => {
   // Somebody has just become a friend: the page shows it.
   const known = $$('.friend', rows).map((row) => row.dataset.print);
   const idle = !$('#invited textarea:focus, #add textarea:focus') && !$('dialog[open], details[open]');
-  if (idle && friends.some((friend) => !known.includes(friend.fingerprint))) location.reload();
+  if (idle && !adding && friends.some((friend) => !known.includes(friend.fingerprint))) location.reload();
 });
