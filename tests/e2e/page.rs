@@ -640,6 +640,7 @@ fn lists_come_in_parts_and_errors_in_one_form() {
         ("POST", "/api/circles", "{", 400, "usage"),
         ("POST", "/api/circles", r#"{"nome":1}"#, 400, "usage"),
         ("GET", "/api/search", "", 400, "usage"),
+        ("POST", "/api/store/verify", r#"{"heal":false,"accept_loss":true}"#, 400, "usage"),
     ] {
         let answer = login.ask(method, path, &[], body.as_bytes());
         assert_eq!(answer.status, status, "{method} {path} {body}");
@@ -954,7 +955,7 @@ fn what_install_wrote_uninstall_takes_away() {
     assert!(run(&["uninstall", "--json"])["removed"].as_array().unwrap().is_empty());
 }
 
-/// Everything that stands in the contract has its command, and commands that are there their help.
+/// What moves comes as lines, the log and the links can be asked for, and the own name changes.
 #[test]
 fn events_and_log_come_as_lines() {
     let node = Node::start("Ana");

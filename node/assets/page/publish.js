@@ -70,6 +70,7 @@ function add(file) {
       upload = await ask('POST', '/api/uploads', {
         bytes: file.size, title: title.value.trim(), to: data.get('to'), text: data.get('text'), tags,
         lang: data.get('lang').trim(), licence: data.get('licence').trim(), any_file: data.has('any_file'),
+        keep_metadata: data.has('keep_metadata'),
       });
       bar.hidden = false;
       const video = upload.state === 'published' ? upload.video : await send(upload, file, bar, said, stop.signal);

@@ -37,12 +37,23 @@ async function work(path, body, done) {
   said.textContent = '';
 }
 
+/** What is to be checked, and how. */
+function wish() {
+  const data = new FormData($('#check'));
+  const all = { heal: !data.has('only_look'), accept_loss: data.has('accept_loss') };
+  return data.get('id') ? { ...all, id: data.get('id') } : all;
+}
+
 const acts = {
   gc: () => attempt(async () => {
     const { freed_bytes: freed } = await ask('POST', '/api/store/gc', {});
     note(text('freed', bytes(freed)));
   }),
-  verify: () => work('/api/store/verify', { heal: true }, (last) => (last.whole ? text('all_whole') : text('not_whole', last.found))),
+  gc_dry: () => attempt(async () => {
+    const { videos, freed_bytes: freed } = await ask('POST', '/api/store/gc', { dry_run: true });
+    note(text('would_free', videos.length, bytes(freed)));
+  }),
+  verify: () => work('/api/store/verify', wish(), (last) => (last.whole ? text('all_whole') : text('not_whole', last.found))),
   reindex: () => work('/api/store/reindex', undefined, (last) => text('indexed', last.objects)),
 };
 document.addEventListener('click', (event) => {

@@ -27,7 +27,7 @@ struct Given {
 type Waiting = watch::Receiver<Option<Given>>;
 
 /// When it was asked first, the hash of its body and the answer, by path, caller and key.
-type Answers = HashMap<(String, String), (Instant, [u8; 32], Waiting)>;
+type Answers = HashMap<(String, Option<[u8; 32]>, String), (Instant, [u8; 32], Waiting)>;
 
 /// What was done once.
 #[derive(Clone, Default)]
@@ -70,8 +70,8 @@ pub(super) async fn once(State(api): State<Api>, request: Request, next: Next) -
         return ApiError(Failure::new(Exit::Usage, "this request is too long for a key")).into_response();
     };
     // Nobody gets the answer to somebody else's request, or to another one.
-    let caller = parts.extensions.get::<document::Caller>();
-    let place = (path, format!("{caller:?} {key}"));
+    let caller = parts.extensions.get::<document::Caller>().map(document::Caller::mark);
+    let place = (path, caller, key);
     let hash = *blake3::hash(&body).as_bytes();
     let request = Request::from_parts(parts, Body::from(body));
     let (sender, receiver) = watch::channel(None);

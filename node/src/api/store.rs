@@ -85,6 +85,10 @@ fn stream<W: Future<Output = Result<Value, Failure>> + Send + 'static>(
     responses((status = 200, description = "lines of JSON: `finding`, `progress`, `healing`, then `done` or `error`", content_type = "application/x-ndjson")))]
 async fn verify(State(api): State<Api>, Json(request): Json<VerifyRequest>) -> Result<Response, ApiError> {
     let VerifyRequest { id, heal, accept_loss } = request;
+    if accept_loss && (!heal || id.is_some()) {
+        let what = "to go on without lost records everything is checked and mended: ask for no less with it";
+        return Err(Failure::new(Exit::Usage, what).into());
+    }
     let (only, permit) = api
         .call(move |cx| {
             let only = id.map(|id| cx.service.resolve(cx.core, &id)).transpose()?.map(|(root, _)| root);
@@ -105,7 +109,7 @@ async fn verify(State(api): State<Api>, Json(request): Json<VerifyRequest>) -> R
     Ok(stream(&api, "store check", move |to| async move {
         let _permit = permit;
         let started = Instant::now();
-        if accept_loss && heal {
+        if accept_loss {
             let written = copy.call(|cx| Ok(cx.service.rewrite_journal())).await?;
             let stopping = || Failure::new(Exit::NotRunning, "the node is stopping");
             let written = written.await.map_err(|_| stopping())?;

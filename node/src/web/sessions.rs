@@ -18,8 +18,8 @@ const SESSION_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 const MAX_LOGINS: usize = 16;
 const MAX_SESSIONS: usize = 16;
 
-/// One browser that has logged in.
-#[derive(Clone, Debug)]
+/// One browser that has logged in. It never prints.
+#[derive(Clone)]
 pub(crate) struct Session {
     /// What it sends with everything that changes something.
     pub(crate) csrf: String,

@@ -47,7 +47,9 @@ async fn made(page: &Page) -> Result<Response, Failure> {
                 label { (page.t("store.keep_free")) input name="store.keep_free" placeholder="512MiB" value=(size::format(quota.keep_free_bytes)); }
                 button { (page.t("friends.set")) }
             }
-            p { button.plain data-act="gc" { (page.t("store.gc")) } " " span.dim { (page.t("store.gc_means")) } }
+            p {
+                button.plain data-act="gc_dry" { (page.t("store.gc_dry")) } " "
+                button.plain data-act="gc" { (page.t("store.gc")) } " " span.dim { (page.t("store.gc_means")) } }
         }
         section.box {
             h2 { (page.t("store.whole")) }
@@ -55,6 +57,20 @@ async fn made(page: &Page) -> Result<Response, Failure> {
                 Some(at) => (page.f("store.scrubbed", &[&day(at), &stats.scrub.found])),
                 None => (page.t("store.never_scrubbed")),
             } }
+            form.line #check {
+                label.grow { (page.t("store.check_what"))
+                    select name="id" {
+                        option value="" { (page.t("store.everything")) }
+                        @for object in &objects {
+                            option value=(object.id) {
+                                @match &object.title { Some(title) => (safe(title)), None => (page.t("library.untitled")) }
+                            }
+                        }
+                    }
+                }
+                label.check { input type="checkbox" name="only_look"; span { (page.t("store.only_look")) } }
+                label.check { input type="checkbox" name="accept_loss"; span { (page.t("store.accept_loss")) } }
+            }
             p.acts {
                 button data-act="verify" { (page.t("store.verify")) }
                 button.plain data-act="reindex" { (page.t("store.reindex")) }
