@@ -19,7 +19,7 @@ use kith_onion::catalogue::{Brief, EntryId, Listing};
 use kith_onion::handshake::Who;
 use kith_onion::{Change, Core, Event, FetchId, FriendKey, InviteId, InviteOutcome, Now, Traffic};
 use kith_store::{Store, StoreError};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -150,6 +150,13 @@ pub struct Service {
     tell_trust: bool,
     /// Since when no link to the first relay of own circuits stands.
     guard_away: Option<Duration>,
+}
+
+/// Whether neither the video is hidden nor all friends who tell of it.
+fn shows(hidden: &BTreeSet<Hidden>, core: &Core, id: EntryId, root: Root) -> bool {
+    let by_hidden = |friend: FriendKey| hidden.contains(&Hidden::Friend(friend));
+    let told = !hidden.is_empty() && core.tellers(id).next().is_some() && core.tellers(id).all(by_hidden);
+    !told && !hidden.contains(&Hidden::Video(root))
 }
 
 impl Service {
@@ -495,27 +502,19 @@ impl Service {
         // Whoever asks has a right to what came a moment ago.
         self.index(core, usize::MAX);
         let unwanted = self.with_hidden_words();
-        let keeps = |id: u32| !unwanted.contains(&id) && core.brief(EntryId(id)).is_some_and(&keep);
-        let mut most = limit;
-        loop {
-            let mut hits = self.index.query(words, most);
-            if !hits.iter().all(|hit| keeps(hit.id)) {
-                // An ask for a few of many looks at all of them.
-                hits = self.index.query_where(words, most, keeps);
-            }
-            let all = hits.len() < most;
-            let found = hits.into_iter().filter_map(|hit| {
-                let listing = core.entry(EntryId(hit.id)).filter(|listing| self.shows(listing))?;
-                Some(Found { listing, score: hit.score })
-            });
-            let mut found: Vec<Found> = found.collect();
-            if all || found.len() >= limit {
-                found.truncate(limit);
-                return found;
-            }
-            // Some were hidden: others take their places.
-            most = most.saturating_mul(4);
+        let shown = |id: u32, brief: &Brief| {
+            !unwanted.contains(&id) && shows(&self.state.hidden, core, EntryId(id), brief.root)
+        };
+        let keeps = |id: u32| core.brief(EntryId(id)).is_some_and(|brief| shown(id, &brief) && keep(brief));
+        let mut hits = self.index.query(words, limit);
+        if !hits.iter().all(|hit| keeps(hit.id)) {
+            // An ask for a few of many looks at all of them.
+            hits = self.index.query_where(words, limit, keeps);
         }
+        let found = hits
+            .into_iter()
+            .filter_map(|hit| Some(Found { listing: core.entry(EntryId(hit.id))?, score: hit.score }));
+        found.collect()
     }
 
     /// Entries with a hidden word.
@@ -527,20 +526,11 @@ impl Service {
         words.flat_map(|word| self.index.with_word(word)).collect()
     }
 
-    /// Whether neither the video is hidden nor all friends who tell of it.
-    fn shows(&self, listing: &Listing) -> bool {
-        let hidden = &self.state.hidden;
-        let by_hidden = |(key, _): &(FriendKey, u8)| hidden.contains(&Hidden::Friend(*key));
-        let told = !listing.sources.is_empty() && listing.sources.iter().all(by_hidden);
-        !told && !hidden.contains(&Hidden::Video(listing.entry.root()))
-    }
-
     /// The latest that friends told of, by the day of publication, at most so many.
     pub fn latest(&mut self, core: &mut Core, limit: usize) -> Vec<Listing> {
         self.index(core, usize::MAX);
         let unwanted = self.with_hidden_words();
-        let latest = core.latest(limit.saturating_mul(4), |id| !unwanted.contains(&id.0));
-        latest.into_iter().filter(|listing| self.shows(listing)).take(limit).collect()
+        core.latest(limit, |id, root| !unwanted.contains(&id.0) && shows(&self.state.hidden, core, id, root))
     }
 
     // Ids.

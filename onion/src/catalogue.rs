@@ -117,6 +117,8 @@ pub struct Brief {
     pub distance: u8,
     /// Duration in seconds, 0 when unknown.
     pub duration_s: u32,
+    /// The object.
+    pub root: Root,
 }
 
 /// What search has to know of an entry.
@@ -279,12 +281,22 @@ impl Catalogue {
             None if known.heard().iter().any(is_near) => 1,
             None => 2,
         };
-        Some(Brief { distance, duration_s: known.words.duration_s() })
+        Some(Brief { distance, duration_s: known.words.duration_s(), root: known.words.root() })
+    }
+
+    /// Friends who tell of the object at a place; nobody of an own publication.
+    pub fn tellers(&self, id: EntryId) -> impl Iterator<Item = FriendKey> + '_ {
+        let known = self.objects.get(id).filter(|known| known.own.is_none()).into_iter();
+        let known = known.flat_map(|known| known.heard());
+        known.filter(|h| h.stays()).filter_map(|h| self.key_of(h.friend))
     }
 
     /// What friends published last, at most so many, the latest day first; `keep` says of which.
-    pub fn latest(&self, limit: usize, keep: impl Fn(EntryId) -> bool) -> Vec<Listing> {
-        let shown = self.objects.iter().filter(|(id, k)| k.is_searchable() && k.own.is_none() && keep(*id));
+    pub fn latest(&self, limit: usize, keep: impl Fn(EntryId, Root) -> bool) -> Vec<Listing> {
+        let shown = self
+            .objects
+            .iter()
+            .filter(|(id, k)| k.is_searchable() && k.own.is_none() && keep(*id, k.words.root()));
         let mut days: Vec<(u32, EntryId)> = shown.map(|(id, k)| (k.words.published_day(), id)).collect();
         if limit < days.len() {
             days.select_nth_unstable_by(limit, |a, b| b.cmp(a));

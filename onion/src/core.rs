@@ -781,8 +781,13 @@ impl Core {
         self.catalogue.brief(id)
     }
 
+    /// Friends who tell of the object at a place; see [`Catalogue::tellers`].
+    pub fn tellers(&self, id: EntryId) -> impl Iterator<Item = FriendKey> + '_ {
+        self.catalogue.tellers(id)
+    }
+
     /// What friends published last; see [`Catalogue::latest`].
-    pub fn latest(&self, limit: usize, keep: impl Fn(EntryId) -> bool) -> Vec<Listing> {
+    pub fn latest(&self, limit: usize, keep: impl Fn(EntryId, Root) -> bool) -> Vec<Listing> {
         self.catalogue.latest(limit, keep)
     }
 
