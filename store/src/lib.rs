@@ -28,6 +28,7 @@ mod opening;
 mod pack;
 mod quota;
 mod rekey;
+mod spool;
 mod store;
 #[cfg(test)]
 mod vectors;
@@ -42,6 +43,7 @@ pub use object::{Class, ObjectInfo};
 pub use opening::{Opened, Options};
 pub use pack::{Pack, Publishing};
 pub use quota::{Freed, InUse};
+pub use spool::{Spool, Spooled};
 pub use store::{Stats, Store};
 pub use verify::{Checked, FileType, Finding, Outcome, Scope, Verify};
 pub use view::ViewLog;

@@ -122,7 +122,7 @@ impl Inner {
     }
 
     /// Bytes that are missing until `bytes` more can be written and enough stays free.
-    fn deficit(&self, bytes: u64) -> u64 {
+    pub(crate) fn deficit(&self, bytes: u64) -> u64 {
         let keep = hold(&self.ledger).limits().keep_free;
         // Where the disk does not say, nothing gives way for it: the write itself will tell.
         let free = self.disk.backend().free_bytes(&self.dir).unwrap_or(u64::MAX);
