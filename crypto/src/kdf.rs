@@ -86,6 +86,8 @@ labels! {
     STORE_KEY = "store key wrap";
     /// Entry id of one entry in one friend's view.
     ENTRY_ID = "catalogue entry id";
+    /// Mark of a file that was published, by its path, length and time.
+    SOURCE = "publication source";
     /// Delay of a holder or relay per (locator, link).
     TUNNEL_DELAY = "tunnel delay";
     /// Handle of a friend in a node's handle lists, and the order in which friends are listed.

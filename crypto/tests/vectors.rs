@@ -15,8 +15,8 @@ use file::{Fields, Folder};
 use kith_crypto::aead::{self, BulkKey};
 use kith_crypto::cert::{Address, CertError, Certificate};
 use kith_crypto::content::{
-    BLOCK_LEN, BlockId, Builder, CapError, FANOUT, Head, Locator, MAX_BLOCKS, Position, ReadCap, ReadKeys,
-    Root, Sealed, Tree, TreeError, VerifyCap, padded_blocks,
+    BLOCK_LEN, BlockId, Builder, CapError, FANOUT, Head, Locator, MAX_BLOCKS, Part, Position, ReadCap,
+    ReadKeys, Root, Sealed, Track, Tree, TreeError, VerifyCap, padded_blocks,
 };
 use kith_crypto::frame::{self, Claim, HEAD1_LEN, HEAD2_LEN, NotOurs};
 use kith_crypto::identity::Identity;
@@ -456,6 +456,17 @@ fn head() -> Head {
         licence: "CC0".into(),
         len: 14,
         duration_ms: 2_500,
+        tracks: vec![Track { width: 640, height: 360, codec: "H.264".into(), ..Track::default() }],
+        chapters: vec![(1_000, "Out".into())],
+        poster: vec![0xFF, 0xD8],
+        parts: vec![Part {
+            kind: 1,
+            block: 1,
+            len: 6,
+            lang: "de".into(),
+            label: "Deutsch".into(),
+            ..Part::default()
+        }],
     }
 }
 
@@ -513,6 +524,30 @@ fn heads() {
             ("language", 2),
             ("licence length", 1),
             ("licence", 3),
+            ("track count", 1),
+            ("track 1, kind (pictures)", 1),
+            ("track 1, browsers (all)", 1),
+            ("track 1, width", 2),
+            ("track 1, height", 2),
+            ("track 1, codec length", 1),
+            ("track 1, codec", 5),
+            ("track 1, language length", 1),
+            ("chapter count", 1),
+            ("chapter 1, begins at ms", 8),
+            ("chapter 1, title length", 1),
+            ("chapter 1, title", 3),
+            ("poster length", 2),
+            ("poster", 2),
+            ("part count", 1),
+            ("part 1, kind (captions)", 1),
+            ("part 1, first block", 4),
+            ("part 1, length", 4),
+            ("part 1, step in ms", 4),
+            ("part 1, columns", 1),
+            ("part 1, language length", 1),
+            ("part 1, language", 2),
+            ("part 1, label length", 1),
+            ("part 1, label", 7),
         ],
         "padding",
     );
@@ -523,11 +558,19 @@ fn heads() {
         "head",
         &[
             ("truncated", good[..30].to_vec()),
-            ("version", with(&good, 3, b"2")),
+            ("version", with(&good, 3, b"3")),
+            ("first-form-with-more", with(&good, 3, b"1")),
             ("title-too-long", with(&good, 20, &[97])),
             ("title-not-utf8", with(&good, 21, &[0xff])),
             ("text-too-long", with(&good, 27, &4097_u16.to_le_bytes())),
             ("nine-tags", with(&good, 39, &[9])),
+            ("33-tracks", with(&good, 61, &[33])),
+            ("kind-of-track", with(&good, 62, &[3])),
+            ("browsers", with(&good, 63, &[3])),
+            ("201-chapters", with(&good, 75, &[201])),
+            ("poster-too-long", with(&good, 88, &32_769_u16.to_le_bytes())),
+            ("17-parts", with(&good, 92, &[17])),
+            ("part-too-long", with(&good, 98, &1_048_577_u32.to_le_bytes())),
             ("padding", with(&good, BLOCK_LEN - 1, &[1])),
         ],
         Head::decode,

@@ -42,6 +42,7 @@ pub mod stream;
 pub mod tasks;
 pub mod terminal;
 pub mod up;
+pub mod video;
 pub mod web;
 
 use crate::cli::{Cli, Command};

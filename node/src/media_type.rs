@@ -24,6 +24,18 @@ pub fn sniff(start: &[u8]) -> Option<&'static str> {
     boxes(start).or_else(|| ebml(start)).or_else(|| transport(start))
 }
 
+/// What people call a container.
+pub fn name(mime: &str) -> &'static str {
+    match mime {
+        MP4 => "MP4",
+        QUICKTIME => "QuickTime",
+        MATROSKA => "Matroska",
+        WEBM => "WebM",
+        TRANSPORT => "MPEG transport streams",
+        _ => "this kind of file",
+    }
+}
+
 // MP4 and QuickTime: a row of boxes, each a 32-bit big-endian size and a type of four letters.
 fn boxes(mut rest: &[u8]) -> Option<&'static str> {
     // A box has at least 8 bytes, so the row is short and ends.

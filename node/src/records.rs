@@ -267,6 +267,8 @@ pub enum Record {
     Known(ReadCap),
     /// The routes of own circuits, whole.
     Routes(Vec<u8>),
+    /// The file with this mark was published as this object.
+    Source([u8; 32], Root),
     /// Something is hidden, or shown again.
     Hidden(Hidden, bool),
     /// A token with this name.
@@ -487,6 +489,9 @@ impl Record {
             Self::Routes(bytes) => {
                 w.u8(50).raw(bytes);
             }
+            Self::Source(mark, root) => {
+                w.u8(32).raw(mark).raw(&root.0);
+            }
             Self::Hidden(hidden, is_hidden) => {
                 w.u8(60).u8(u8::from(*is_hidden));
                 match hidden {
@@ -633,6 +638,7 @@ impl Record {
                 Self::Scrub(Scrub { started_s, after, found, ended_s, found_before })
             }
             31 => Self::Damaged(Root(r.array()?), r.u64()?),
+            32 => Self::Source(r.array()?, Root(r.array()?)),
             40 => Self::Restored(key(&mut r)?, r.u64()?),
             41 => Self::Known(ReadCap { root: Root(r.array()?), key: Key::new(r.array()?) }),
             50 => Self::Routes(r.take(r.remaining().len())?.to_vec()),
@@ -708,6 +714,8 @@ pub struct State {
     pub hidden: BTreeSet<Hidden>,
     /// Tokens for programs, by name.
     pub tokens: BTreeMap<String, Token>,
+    /// Marks of files that were published, and as which objects.
+    pub sources: BTreeMap<[u8; 32], Root>,
     /// The round of checks over the store.
     pub scrub: Scrub,
     /// Objects with damaged blocks, and how many.
@@ -786,11 +794,17 @@ impl State {
             Record::Removed(root) => {
                 self.publications.remove(&root);
                 self.known.remove(&root);
+                self.sources.retain(|_, of| *of != root);
             }
             Record::Restored(key, 0) => drop(self.restored.remove(&key)),
             Record::Restored(key, at_s) => drop(self.restored.insert(key, at_s)),
             Record::Known(cap) => drop(self.known.insert(cap.root, cap.key)),
             Record::Routes(bytes) => self.routes = Some(bytes),
+            Record::Source(mark, root) => {
+                if self.publications.contains_key(&root) {
+                    self.sources.insert(mark, root);
+                }
+            }
             Record::Hidden(hidden, true) => drop(self.hidden.insert(hidden)),
             Record::Hidden(hidden, false) => drop(self.hidden.remove(&hidden)),
             Record::Token(name, token) => drop(self.tokens.insert(name, token)),
@@ -916,6 +930,7 @@ impl State {
         out.extend(self.taken.iter().map(|(id, i)| Record::Taken(*id, i.clone()).encode()));
         let publications = self.publications.values();
         out.extend(publications.map(|p| Record::Published(Box::new(p.clone())).encode()));
+        out.extend(self.sources.iter().map(|(mark, root)| Record::Source(*mark, *root).encode()));
         out.extend(self.settings.iter().map(|(key, s)| Record::FriendSettings(*key, *s).encode()));
         out.extend(self.met.iter().map(|(key, at_s)| Record::Met(*key, *at_s).encode()));
         out.extend(self.circles.iter().map(|(id, c)| Record::Circle(*id, c.clone()).encode()));
@@ -1036,6 +1051,8 @@ mod tests {
             Record::InviteDone(InviteId(6)),
             Record::Published(Box::new(publication(1))),
             Record::Published(Box::new(publication(2))),
+            Record::Source([3; 32], Root([1; 32])),
+            Record::Source([4; 32], Root([2; 32])),
             Record::Unshared(Root([1; 32])),
             Record::Removed(Root([2; 32])),
             Record::FriendRemoved(FriendKey([77; 32])),

@@ -140,7 +140,17 @@ struct Published {
 
 fn publish_timed(node: &Node, file: &Path, title: &str, to: &str) -> Published {
     let before = children_cpu();
-    let args = ["publish", file.to_str().unwrap(), "--title", title, "--to", to, "--any-file", "--json"];
+    let args = [
+        "publish",
+        file.to_str().unwrap(),
+        "--title",
+        title,
+        "--to",
+        to,
+        "--any-file",
+        "--keep-metadata",
+        "--json",
+    ];
     let answer = Running::start(command(&node.home, &args), b"").finish(STEP).json();
     Published { id: id_of(&answer), client_cpu: children_cpu() - before }
 }

@@ -26,6 +26,9 @@ mod media_type;
 #[allow(dead_code, unreachable_pub)]
 #[path = "../../node/src/publish.rs"]
 mod publish;
+#[allow(dead_code, unreachable_pub, unused_imports)]
+#[path = "../../node/src/video/mod.rs"]
+mod video;
 // How the journal keeps a publication.
 #[allow(dead_code, unreachable_pub, unused_imports)]
 #[path = "../../node/src/records.rs"]

@@ -12,6 +12,7 @@ mod audience;
 mod backup;
 mod browse;
 mod browser;
+mod clean;
 mod cli;
 mod faults;
 mod flood;

@@ -455,7 +455,8 @@ fn what_is_no_media_is_never_shown_in_place() {
     for (name, bytes, kind) in files {
         let file = node.scratch(name);
         std::fs::write(&file, &bytes).unwrap();
-        let id = text(&json(&node, &["publish", file.to_str().unwrap(), "--any-file"]), "id");
+        let args = ["publish", file.to_str().unwrap(), "--any-file", "--keep-metadata"];
+        let id = text(&json(&node, &args), "id");
         let page = login.page(&format!("/watch/{id}"));
         let media = page.split("src=\"/media/").nth(1).unwrap().split('"').next().unwrap();
         let answer = get(&login.web, &format!("/media/{media}"), &[]);

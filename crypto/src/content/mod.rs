@@ -13,7 +13,10 @@ mod tree;
 
 pub use build::{Builder, Sealed};
 pub use caps::{CapError, Locator, ReadCap, VerifyCap};
-pub use head::{Head, HeadError, MAX_TAG_LEN, MAX_TAGS, MAX_TEXT_LEN, MAX_TITLE_LEN};
+pub use head::{
+    Head, HeadError, MAX_CHAPTERS, MAX_PART_LEN, MAX_PARTS, MAX_POSTER_LEN, MAX_TAG_LEN, MAX_TAGS,
+    MAX_TEXT_LEN, MAX_TITLE_LEN, MAX_TRACKS, Part, Track,
+};
 pub use tree::{Geometry, MAX_BLOCKS, Tree, TreeError, VerifiedBlock};
 
 use crate::aead::{BulkKey, TAG_LEN, Unauthentic};

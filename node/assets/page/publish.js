@@ -46,10 +46,28 @@ async function send(upload, file, bar, said, stopped) {
   }
 }
 
-function add(file) {
-  const title = h('input', { value: file.name.replace(/\.[^.]*$/, ''), maxlength: 200, 'aria-label': text('title') });
-  const said = h('span', { class: 'about', role: 'status' }, bytes(file.size));
-  const bar = h('progress', { max: Math.max(file.size, 1), value: 0, 'aria-label': file.name });
+const stem = (name) => name.replace(/\.[^.]*$/, '');
+const language = (name) => /\.([a-z]{2,3}(?:-[a-z0-9]{2,8})*)$/i.exec(stem(name))?.[1] ?? '';
+
+/** Captions and a picture that were dropped with a video and have its name. */
+function beside(file, others) {
+  const own = others.filter((other) => other.name.startsWith(`${stem(file.name)}.`));
+  const captions = own.filter((other) => /\.(srt|vtt)$/i.test(other.name)).slice(0, 15);
+  const poster = own.find((other) => /\.(jpe?g|png|webp)$/i.test(other.name));
+  const extra = (kind) => (other) => {
+    const lang = kind === 'captions' ? language(other.name) : '';
+    return { kind, bytes: other.size, lang, label: lang, file: other };
+  };
+  return [...(poster ? [extra('poster')(poster)] : []), ...captions.map(extra('captions'))];
+}
+
+function add(film, others) {
+  const extras = beside(film, others);
+  const file = new Blob([...extras.map((extra) => extra.file), film]);
+  const title = h('input', { value: stem(film.name), maxlength: 200, 'aria-label': text('title') });
+  const said = h('span', { class: 'about', role: 'status' },
+    [bytes(film.size), ...extras.map((extra) => extra.file.name)].join(' · '));
+  const bar = h('progress', { max: Math.max(file.size, 1), value: 0, 'aria-label': film.name });
   bar.hidden = true;
   const start = h('button', { type: 'button' }, text('start'));
   const cancel = h('button', { type: 'button', class: 'plain' }, text('cancel'));
@@ -68,7 +86,7 @@ function add(file) {
     const tags = data.get('tags').split(',').map((tag) => tag.trim()).filter(Boolean);
     try {
       upload = await ask('POST', '/api/uploads', {
-        bytes: file.size, title: title.value.trim(), to: data.get('to'), text: data.get('text'), tags,
+        bytes: file.size, extras: extras.map(({ file: _, ...about }) => about), title: title.value.trim(), to: data.get('to'), text: data.get('text'), tags,
         lang: data.get('lang').trim(), licence: data.get('licence').trim(), any_file: data.has('any_file'),
         keep_metadata: data.has('keep_metadata'),
       });
@@ -76,7 +94,9 @@ function add(file) {
       const video = upload.state === 'published' ? upload.video : await send(upload, file, bar, said, stop.signal);
       if (!video) return;
       bar.value = bar.max;
-      said.textContent = text('published');
+      const gone = (video.stripped ?? []).join(', ');
+      said.textContent = [text('published'), gone && text('removed', gone), video.plays && text('plays', video.plays)]
+        .filter(Boolean).join(' ');
       cancel.remove();
       start.replaceWith(h('a', { class: 'button plain', href: `/watch/${video.id}` }, video.title));
     } catch (why) {
@@ -91,8 +111,15 @@ function add(file) {
   rows.append(row);
 }
 
+function addAll(files) {
+  const isFilm = (file) => !/\.(srt|vtt|jpe?g|png|webp)$/i.test(file.name);
+  const films = files.filter(isFilm);
+  const others = films.length ? files.filter((file) => !isFilm(file)) : [];
+  (films.length ? films : files).forEach((film) => add(film, others));
+}
+
 picker.addEventListener('change', () => {
-  [...picker.files].forEach(add);
+  addAll([...picker.files]);
   picker.value = '';
 });
 for (const name of ['dragenter', 'dragover']) drop.addEventListener(name, (event) => {
@@ -106,7 +133,7 @@ for (const name of ['dragleave', 'drop']) drop.addEventListener(name, (event) =>
 drop.addEventListener('drop', (event) => {
   const files = [...event.dataTransfer.files];
   if (files.length === 0) note(text('failed', '—'), true);
-  files.forEach(add);
+  addAll(files);
 });
 // A file dropped beside the place must not replace the page.
 for (const name of ['dragover', 'drop']) addEventListener(name, (event) => event.preventDefault());

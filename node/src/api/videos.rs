@@ -2,8 +2,10 @@
 
 use super::document::{Caller, Scope};
 use super::*;
+use crate::publish::SourceId;
 use crate::service::Publishing;
 use axum::Extension;
+use kith_crypto::kdf::{self, Label};
 
 /// The requests.
 pub(super) fn routes() -> Router<Api> {
@@ -12,10 +14,11 @@ pub(super) fn routes() -> Router<Api> {
         .route("/api/videos/{id}", get(video).delete(remove_video))
         .route("/api/videos/{id}/unshare", post(unshare))
         .route("/api/publish", post(publish_video))
+        .route("/api/published", post(published))
 }
 
 #[derive(OpenApi)]
-#[openapi(paths(videos, video, remove_video, unshare, publish_video))]
+#[openapi(paths(videos, video, remove_video, unshare, publish_video, published))]
 pub(super) struct Docs;
 
 /// The text of an audience, as `--to` takes it.
@@ -79,6 +82,9 @@ pub(crate) struct PublicationView {
     /// How it is kept; null: its blocks are not here.
     pub(crate) class: Option<&'static str>,
     pub(crate) damaged_blocks: u64,
+    /// Only of a new publication: what plays it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) plays: Option<String>,
     /// Only of a new publication: what was removed from the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) stripped: Option<Vec<String>>,
@@ -102,6 +108,7 @@ fn publication_view(cx: &Context<'_>, p: &Publication) -> PublicationView {
         published: p.created_s,
         class: cx.service.store().object(&p.cap.root).map(|kept| kept.class.as_str()),
         damaged_blocks: cx.service.heal.blocks_of(&p.cap.root),
+        plays: None,
         stripped: None,
         metadata_kept: None,
     }
@@ -334,6 +341,46 @@ async fn publish_video(State(api): State<Api>, request: Request) -> Answer<Publi
     }
 }
 
+/// A file that may have been published before.
+#[derive(Deserialize, ToSchema)]
+struct SourceRequest {
+    source: SourceId,
+    /// For whom.
+    to: String,
+}
+
+/// As what a file was published before.
+#[derive(Serialize, ToSchema)]
+struct PublishedSource {
+    /// Null: it was not, or that video is gone.
+    video: Option<PublicationView>,
+}
+
+/// Names a file and its audience so that nobody else can tell which they are.
+fn mark_of(state: &crate::records::State, source: &SourceId, to: &str) -> Option<[u8; 32]> {
+    let (length, me) = (source.bytes.to_le_bytes(), state.me.as_ref()?);
+    let parts =
+        [me.secret.expose(), source.path.as_bytes(), &length, source.modified.as_bytes(), to.as_bytes()];
+    Some(*kdf::derive(Label::SOURCE, &parts).expose())
+}
+
+/// Whether a file was published before for the same people: by its path, length and time.
+#[utoipa::path(post, path = "/api/published", tag = "videos", security(("token" = ["publish"])),
+    request_body = SourceRequest,
+    responses((status = 200, body = PublishedSource, description = "as what")))]
+async fn published(State(api): State<Api>, Json(request): Json<SourceRequest>) -> Answer<PublishedSource> {
+    let video = api
+        .call(move |cx| {
+            let state = cx.service.state();
+            let root = mark_of(state, &request.source, &request.to).and_then(|mark| state.sources.get(&mark));
+            let publication = root.and_then(|root| state.publications.get(root));
+            // What was withdrawn since is not out any more.
+            Ok(publication.filter(|p| p.audience.is_some()).map(|p| publication_view(cx, p)))
+        })
+        .await?;
+    Ok(Json(PublishedSource { video }))
+}
+
 /// What can be refused before anything is sent.
 pub(super) async fn check_publication(
     api: &Api,
@@ -408,10 +455,16 @@ pub(super) fn begin_publication(
                 cx.service.state_mut().apply(Record::Published(Box::new(publication.clone())));
                 cx.core.hold(cx.now, verify, stored.geometry);
                 cx.core.publish(cx.now, entry_of(&publication), audience, true);
-                let media = publication.mime != "application/octet-stream";
+                if let Some(source) = &meta.source
+                    && let Some(mark) = mark_of(cx.service.state(), source, &meta.to)
+                {
+                    // Lost with the power, it costs publishing once more.
+                    drop(cx.store(vec![Record::Source(mark, stored.cap.root)]));
+                }
                 let mut view = publication_view(cx, &publication);
-                view.stripped = Some(Vec::new());
-                view.metadata_kept = Some(media && !meta.keep_metadata);
+                view.plays = Some(stored.film.probe.plays());
+                view.stripped = Some(stored.film.stripped);
+                view.metadata_kept = Some(stored.film.metadata_kept);
                 Ok(view)
             })
             .await

@@ -63,7 +63,7 @@ pub enum Command {
         #[command(subcommand)]
         command: Circle,
     },
-    /// Publish a video (FILE, or - for stdin)
+    /// Publish videos: files, folders, or - for stdin
     Publish(Publish),
     /// See and withdraw what you published
     Video {
@@ -221,8 +221,9 @@ pub enum IdCommand {
 /// `kith publish`
 #[derive(Args, Debug)]
 pub struct Publish {
-    /// The file, or - for stdin
-    pub file: PathBuf,
+    /// Files, folders with files, or - for stdin
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
     /// Title (default: the file's name)
     #[arg(long)]
     pub title: Option<String>,
@@ -241,7 +242,19 @@ pub struct Publish {
     /// Who may see it: friends, fof (friends and their friends), friend:NAME or circle:NAME
     #[arg(long, default_value = "friends", value_name = "AUDIENCE")]
     pub to: String,
-    /// Publish the file byte for byte
+    /// Captions (SubRip or WebVTT), like film.de.srt; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub captions: Vec<PathBuf>,
+    /// Chapters: lines like "12:30 The otters"; keep: those that are in the film
+    #[arg(long, value_name = "FILE")]
+    pub chapters: Option<PathBuf>,
+    /// A picture for the film (JPEG, PNG or WebP)
+    #[arg(long, value_name = "FILE")]
+    pub poster: Option<PathBuf>,
+    /// Say what would be published and what would be removed, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Publish the file byte for byte: nothing removed, nothing moved
     #[arg(long)]
     pub keep_metadata: bool,
     /// Accept a file that is no video

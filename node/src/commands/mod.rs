@@ -13,6 +13,7 @@ mod install;
 mod limits;
 mod node;
 mod page;
+mod publish;
 mod quota;
 mod rekey;
 mod store;

@@ -13,7 +13,7 @@ pub(super) async fn page(page: Page) -> Response {
         form #publish {
             label.drop #drop {
                 strong { (page.t("publish.drop")) }
-                input type="file" name="files" multiple accept="video/*,.mkv,.ts,.mov,.mp4,.webm";
+                input type="file" name="files" multiple accept="video/*,.mkv,.ts,.mov,.mp4,.webm,.srt,.vtt,.jpg,.jpeg,.png,.webp";
                 span.dim { (page.t("publish.kinds")) }
             }
             div.fields {
@@ -27,7 +27,8 @@ pub(super) async fn page(page: Page) -> Response {
             }
             label.check { input type="checkbox" name="keep_metadata"; span { (page.t("publish.keep")) } }
             label.check { input type="checkbox" name="any_file"; span { (page.t("publish.any_file")) } }
-            p.warn { (page.t("publish.metadata")) }
+            p.dim { (page.t("publish.metadata")) }
+            p.dim { (page.t("publish.beside")) }
         }
         ul #uploads.rows aria-label=(page.t("publish.progress")) {}
     };

@@ -1,0 +1,425 @@
+//! Sample entries (`stsd`): what a decoder needs, and nothing of who made the file (ISO/IEC 14496-12 8.5.2, 12;
+//! QuickTime File Format, "Sample Description Atoms").
+
+use super::super::codec;
+use super::super::notes::Gone;
+use super::super::units::Units;
+use super::super::{Browser, Kind, Refused, refused};
+use super::boxes::{FourCc, blank, children, number, put, put_bytes, u32_at};
+
+/// Sample entries of one track at most.
+const MAX_ENTRIES: u32 = 64;
+
+/// What is known of a track's codec.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its four letters.
+    pub kind: FourCc,
+    /// Its name.
+    pub codec: String,
+    /// Whether browsers play it.
+    pub browser: Browser,
+    /// Pixels.
+    pub size: Option<(u32, u32)>,
+    /// Bytes of a sound frame and frames in a packet, where sizes in the table count frames.
+    pub frame: Option<(u64, u64)>,
+    /// What the samples consist of, where notes can stand between.
+    pub units: Option<Units>,
+}
+
+/// The kinds of samples in a track, without any change.
+pub fn kinds(stsd: &[u8]) -> Result<Vec<FourCc>, Refused> {
+    children(stsd.get(8..).unwrap_or_default()).map(|child| child.map(|child| child.kind)).collect()
+}
+
+/// Appends a clean `stsd` and tells of the first codec in it.
+pub fn clean(stsd: &[u8], kind: Kind, out: &mut Vec<u8>, gone: &mut Gone) -> Result<Entry, Refused> {
+    let count = u32_at(stsd, 4)?;
+    if count == 0 || count > MAX_ENTRIES {
+        return refused("a track has no description of its samples, or far too many");
+    }
+    put(out, *b"stsd", |out| {
+        out.extend([0; 4]);
+        out.extend(count.to_be_bytes());
+        let mut entries = children(stsd.get(8..).unwrap_or_default());
+        let mut first = None;
+        for _ in 0..count {
+            let entry =
+                entries.next().unwrap_or_else(|| refused("a list of sample descriptions is short"))?;
+            let found = put(out, entry.kind, |out| match kind {
+                Kind::Video => video(entry.kind, entry.body, out, gone),
+                Kind::Audio => audio(entry.kind, entry.body, out, gone),
+                Kind::Text => text(entry.kind, entry.body, out, gone),
+            })?;
+            first.get_or_insert(found);
+        }
+        first.ok_or_else(|| Refused("a track has no description of its samples".into()))
+    })
+}
+
+fn known(kind: FourCc) -> Entry {
+    let (codec, browser) = codec::of_entry(kind);
+    Entry { kind, codec, browser, size: None, frame: None, units: None }
+}
+
+/// The first `len` bytes of an entry.
+fn fixed(body: &[u8], len: usize) -> Result<Vec<u8>, Refused> {
+    body.get(..len).map(<[u8]>::to_vec).ok_or_else(|| Refused("a sample description is too short".into()))
+}
+
+/// What is never understood without a key.
+fn refuse_sealed(kind: FourCc) -> Result<(), Refused> {
+    match &kind {
+        b"encv" | b"enca" | b"enct" | b"drmi" | b"drms" | b"p608" => refused("it is protected (DRM)"),
+        b"jpeg" | b"mjpa" | b"mjpb" | b"png " | b"tiff" | b"mjp2" => {
+            refused("each of its pictures is a file of its own (Motion JPEG, PNG), which may hold anything")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn video(kind: FourCc, body: &[u8], out: &mut Vec<u8>, gone: &mut Gone) -> Result<Entry, Refused> {
+    refuse_sealed(kind)?;
+    let mut head = fixed(body, 78)?;
+    let name = head.get(43..74).unwrap_or_default();
+    gone.note_filling(name, "software");
+    gone.note_filling(head.get(12..16).unwrap_or_default(), "software");
+    // Six reserved bytes; version, vendor and qualities; data size; the name of the compressor.
+    [(0, 6), (8, 16), (36, 4), (42, 32)].into_iter().for_each(|(at, len)| blank(&mut head, at, len));
+    let size = (number(&head, 24, 2), number(&head, 26, 2));
+    let (depth, table) = (number(&head, 74, 2), number(&head, 76, 2));
+    out.extend_from_slice(&head);
+    let mut rest = body.get(78..).unwrap_or_default();
+    // A table of colours stands between.
+    if table == Some(0) && depth.is_some_and(|depth| matches!(depth & 0x1F, 1..=8)) {
+        let colours = number(rest, 6, 2).unwrap_or_default() as usize + 1;
+        let (colours, after) = rest
+            .split_at_checked(8 + 8 * colours)
+            .ok_or_else(|| Refused("a sample description is too short".into()))?;
+        out.extend_from_slice(colours);
+        rest = after;
+    }
+    let mut entry = known(kind);
+    for child in children(rest) {
+        let child = child?;
+        match &child.kind {
+            b"avcC" | b"hvcC" | b"av1C" => {
+                entry.units = units_of(child.kind, child.body);
+                let sets = parameter_sets(child.kind, child.body);
+                let sets = sets.ok_or_else(|| Refused("a decoder's configuration makes no sense".into()))?;
+                if sets != child.body {
+                    gone.note("software");
+                }
+                put_bytes(out, child.kind, &sets);
+            }
+            b"vvcC" | b"vpcC" | b"dvcC" | b"dvvC" | b"dvwC" | b"hvcE" | b"lhvC" | b"avcE" | b"d263"
+            | b"btrt" | b"pasp" | b"clap" | b"fiel" | b"mdcv" | b"clli" | b"SmDm" | b"CoLL" | b"gama"
+            | b"amve" | b"st3d" | b"vexu" | b"hfov" | b"cclv"
+                if child.body.len() <= MAX_CONFIG =>
+            {
+                put_bytes(out, child.kind, child.body);
+            }
+            b"colr" => match child.body.first_chunk() {
+                Some(b"nclx" | b"nclc") => {
+                    let len = if child.body.starts_with(b"nclx") { 11 } else { 10 };
+                    put_bytes(out, child.kind, child.body.get(..len).unwrap_or(child.body));
+                }
+                _ => gone.note("colour profile"),
+            },
+            b"esds" => put_esds(child.body, out, &mut entry, gone)?,
+            b"glbl" if child.body.len() <= 4096 => put_bytes(out, child.kind, child.body),
+            _ => gone.note_in(child.body, "notes of the recorder"),
+        }
+    }
+    if matches!(&kind, b"apch" | b"apcn" | b"apcs" | b"apco" | b"ap4h" | b"ap4x") {
+        entry.units = Some(Units::ProRes);
+    }
+    entry.size = size.0.zip(size.1).map(|(w, h)| (w as u32, h as u32)).filter(|(w, h)| *w > 0 && *h > 0);
+    Ok(entry)
+}
+
+/// A decoder's configuration at most.
+const MAX_CONFIG: usize = 65_536;
+
+/// What samples consist of, by the configuration of their decoder.
+pub fn units_of(kind: FourCc, config: &[u8]) -> Option<Units> {
+    match &kind {
+        b"avcC" => config.get(4).map(|byte| Units::Avc((byte & 3) + 1)),
+        b"hvcC" => config.get(21).map(|byte| Units::Hevc((byte & 3) + 1)),
+        b"av1C" => Some(Units::Av1),
+        _ => None,
+    }
+}
+
+/// A decoder's configuration with nothing but its parameter sets (ISO/IEC 14496-15 5.3.3, 8.3.3; AV1 in ISOBMFF
+/// 2.3.3): encoders put their words between those, and behind them.
+pub fn parameter_sets(kind: FourCc, config: &[u8]) -> Option<Vec<u8>> {
+    match &kind {
+        b"avcC" => avc_sets(config),
+        b"hvcC" => hevc_sets(config),
+        _ => av1_headers(config),
+    }
+}
+
+/// Units behind 16 bits of length: those that `keep` by their first byte, with their lengths, and where they end.
+fn units(
+    config: &[u8],
+    mut at: usize,
+    count: u64,
+    keep: impl Fn(u8) -> bool,
+) -> Option<(Vec<u8>, u64, usize)> {
+    let (mut kept, mut number_kept) = (Vec::new(), 0);
+    for _ in 0..count {
+        let end = at + 2 + number(config, at, 2)? as usize;
+        let unit = config.get(at..end)?;
+        if unit.get(2).is_some_and(|first| keep(*first)) {
+            kept.extend_from_slice(unit);
+            number_kept += 1;
+        }
+        at = end;
+    }
+    Some((kept, number_kept, at))
+}
+
+fn avc_sets(config: &[u8]) -> Option<Vec<u8>> {
+    let of = |kind: u8| move |first: u8| first & 0x1F == kind;
+    let (spread, count, at) = units(config, 6, u64::from(config.get(5)? & 0x1F), of(7))?;
+    let (pictures, picture_count, at) = units(config, at + 1, u64::from(*config.get(at)?), of(8))?;
+    let mut out = config.get(..5)?.to_vec();
+    out.push(0xE0 | count as u8);
+    out.extend(spread);
+    out.push(picture_count as u8);
+    out.extend(pictures);
+    // Bit depths, and extensions of the sets.
+    if matches!(config.get(1)?, 100 | 110 | 122 | 144) && config.len() >= at + 4 {
+        let (extensions, count, _) = units(config, at + 4, u64::from(*config.get(at + 3)?), of(13))?;
+        out.extend_from_slice(config.get(at..at + 3)?);
+        out.push(count as u8);
+        out.extend(extensions);
+    }
+    Some(out)
+}
+
+fn hevc_sets(config: &[u8]) -> Option<Vec<u8>> {
+    let mut out = config.get(..22)?.to_vec();
+    let (mut arrays, mut count, mut at) = (Vec::new(), 0_u8, 23);
+    for _ in 0..*config.get(22)? {
+        let (kind, number_there) = (*config.get(at)?, number(config, at + 1, 2)?);
+        let (units, number_kept, end) =
+            units(config, at + 3, number_there, |first| first >> 1 & 0x3F == kind & 0x3F)?;
+        // Sets for the whole stream, for sequences and for pictures.
+        if matches!(kind & 0x3F, 32..=34) {
+            arrays.push(kind);
+            arrays.extend((number_kept as u16).to_be_bytes());
+            arrays.extend(units);
+            count += 1;
+        }
+        at = end;
+    }
+    out.push(count);
+    out.extend(arrays);
+    Some(out)
+}
+
+/// Of AV1 only the header of the sequence stays, without its optional length behind the others.
+fn av1_headers(config: &[u8]) -> Option<Vec<u8>> {
+    let mut out = config.get(..4)?.to_vec();
+    let mut at = 4;
+    while let Some(first) = config.get(at) {
+        let has_more = usize::from(first >> 2 & 1);
+        if first & 2 == 0 {
+            break;
+        }
+        let (mut len, mut from) = (0_usize, at + 1 + has_more);
+        for shift in (0..28).step_by(7) {
+            let byte = *config.get(from)?;
+            from += 1;
+            len |= usize::from(byte & 0x7F) << shift;
+            if byte & 0x80 == 0 {
+                break;
+            }
+        }
+        let end = from.checked_add(len)?;
+        let unit = config.get(at..end)?;
+        if first >> 3 & 0xF == 1 {
+            out.extend_from_slice(unit);
+        }
+        at = end;
+    }
+    Some(out)
+}
+
+fn audio(kind: FourCc, body: &[u8], out: &mut Vec<u8>, gone: &mut Gone) -> Result<Entry, Refused> {
+    refuse_sealed(kind)?;
+    let version = number(body, 8, 2).unwrap_or_default();
+    let fixed_len = match version {
+        1 => 44,
+        2 => 64,
+        _ => 28,
+    };
+    // MP4 has a version 1 too, which is as short as 0: there boxes follow at once.
+    let is_short = version == 1 && number(body, 28, 4).is_some_and(|n| n >= 8 && looks_like_box(body, 28));
+    let mut head = fixed(body, if is_short { 28 } else { fixed_len })?;
+    gone.note_filling(head.get(12..16).unwrap_or_default(), "software");
+    [(0, 6), (10, 6)].into_iter().for_each(|(at, len)| blank(&mut head, at, len));
+    let mut entry = known(kind);
+    let (channels, bits) =
+        (number(&head, 16, 2).unwrap_or_default(), number(&head, 18, 2).unwrap_or_default());
+    entry.frame = match version {
+        1 if !is_short => number(&head, 36, 4).zip(number(&head, 28, 4)),
+        2 => number(&head, 56, 4).zip(number(&head, 60, 4)),
+        _ if entry.codec == "PCM" => Some((channels * bits.div_ceil(8), 1)),
+        _ => None,
+    };
+    entry.frame = entry.frame.filter(|(bytes, frames)| *bytes > 0 && *frames > 0);
+    out.extend_from_slice(&head);
+    let rest = body.get(head.len()..).unwrap_or_default();
+    audio_children(rest, out, &mut entry, gone, 0)?;
+    if entry.codec == "AAC" {
+        entry.units = Some(Units::Aac);
+    }
+    Ok(entry)
+}
+
+fn looks_like_box(body: &[u8], at: usize) -> bool {
+    body.get(at + 4..at + 8).is_some_and(|kind| kind.iter().all(u8::is_ascii_alphanumeric))
+}
+
+fn audio_children(
+    rest: &[u8],
+    out: &mut Vec<u8>,
+    entry: &mut Entry,
+    gone: &mut Gone,
+    depth: usize,
+) -> Result<(), Refused> {
+    for child in children(rest) {
+        let child = child?;
+        match &child.kind {
+            b"esds" => put_esds(child.body, out, entry, gone)?,
+            b"wave" if depth == 0 => {
+                put(out, child.kind, |out| {
+                    audio_children(child.body, out, entry, gone, 1)?;
+                    // The list ends so.
+                    put_bytes(out, [0; 4], &[]);
+                    Ok(())
+                })?;
+            }
+            // Its first block alone: the others are comments and pictures (RFC 9639 8).
+            b"dfLa" => {
+                let mut info =
+                    fixed(child.body, 42).map_err(|_| Refused("a FLAC description is short".into()))?;
+                if let Some(first) = info.get_mut(4) {
+                    *first |= 0x80;
+                }
+                gone.note_filling(child.body.get(42..).unwrap_or_default(), "comment");
+                put_bytes(out, child.kind, &info);
+            }
+            b"damr" => {
+                let mut config = child.body.to_vec();
+                blank(&mut config, 0, 4);
+                put_bytes(out, child.kind, &config);
+            }
+            b"frma" | b"enda" | b"mp4a" | b"chan" | b"dac3" | b"dec3" | b"dac4" | b"dOps" | b"alac"
+            | b"pcmC" | b"btrt" | b"srat" | b"chnl" | b"ddts" | b"SA3D" | b"mhaC" | b"dmlp"
+                if child.body.len() <= 4096 =>
+            {
+                put_bytes(out, child.kind, child.body);
+            }
+            _ => gone.note_in(child.body, "notes of the recorder"),
+        }
+    }
+    Ok(())
+}
+
+fn text(kind: FourCc, body: &[u8], out: &mut Vec<u8>, gone: &mut Gone) -> Result<Entry, Refused> {
+    refuse_sealed(kind)?;
+    let fixed_len = match &kind {
+        b"tx3g" => 38,
+        b"wvtt" | b"c608" | b"c708" => 8,
+        // Strings between: namespaces and places of schemes.
+        b"stpp" => return refused("its subtitles are TTML, which kith cannot clean"),
+        _ => {
+            return refused(format!("it has subtitles of a kind that kith cannot clean ({})", letters(kind)));
+        }
+    };
+    let mut head = fixed(body, fixed_len)?;
+    blank(&mut head, 0, 6);
+    out.extend_from_slice(&head);
+    for child in children(body.get(fixed_len..).unwrap_or_default()) {
+        let child = child?;
+        match &child.kind {
+            b"ftab" | b"vttC" | b"btrt" if child.body.len() <= 4096 => {
+                put_bytes(out, child.kind, child.body);
+            }
+            _ => gone.note_in(child.body, "notes of the recorder"),
+        }
+    }
+    Ok(known(kind))
+}
+
+fn letters(kind: FourCc) -> String {
+    kind.iter().map(|b| if b.is_ascii_graphic() { char::from(*b) } else { '.' }).collect()
+}
+
+/// One descriptor: its tag, its contents, and what follows (ISO/IEC 14496-1 8.3.3).
+fn descriptor(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (tag, mut rest) = bytes.split_first()?;
+    let mut len = 0;
+    for _ in 0..4 {
+        let (byte, after) = rest.split_first()?;
+        rest = after;
+        len = len << 7 | usize::from(byte & 0x7F);
+        if byte & 0x80 == 0 {
+            break;
+        }
+    }
+    let (body, after) = rest.split_at_checked(len)?;
+    Some((*tag, body, after))
+}
+
+fn put_descriptor(tag: u8, body: &[u8]) -> Vec<u8> {
+    let len = body.len() as u32;
+    let byte = |shift: u32, more: u32| (len >> shift & 0x7F | more) as u8;
+    [&[tag, byte(21, 0x80), byte(14, 0x80), byte(7, 0x80), byte(0, 0)], body].concat()
+}
+
+/// The elementary stream's description: the decoder's configuration alone.
+fn put_esds(body: &[u8], out: &mut Vec<u8>, entry: &mut Entry, gone: &mut Gone) -> Result<(), Refused> {
+    let bad = || Refused("a description of an elementary stream makes no sense".into());
+    let (tag, stream, _) = descriptor(body.get(4..).unwrap_or_default()).ok_or_else(bad)?;
+    let flags = *stream.get(2).ok_or_else(bad)?;
+    if tag != 3 || flags & 0x40 != 0 {
+        return refused("its samples lie somewhere else (a stream by address)");
+    }
+    let skipped = 3 + if flags & 0x80 != 0 { 2 } else { 0 } + if flags & 0x20 != 0 { 2 } else { 0 };
+    let mut inner = stream.get(..2).ok_or_else(bad)?.to_vec();
+    inner.push(flags & 0x1F);
+    let mut rest = stream.get(skipped..).ok_or_else(bad)?;
+    while let Some((tag, body, after)) = descriptor(rest) {
+        rest = after;
+        match tag {
+            4 => inner.extend(put_descriptor(4, &decoder(body, entry).ok_or_else(bad)?)),
+            6 if body.len() <= 64 => inner.extend(put_descriptor(6, body)),
+            _ => gone.note_in(body, "notes of the recorder"),
+        }
+    }
+    let whole = [&[0; 4], put_descriptor(3, &inner).as_slice()].concat();
+    put_bytes(out, *b"esds", &whole);
+    Ok(())
+}
+
+fn decoder(body: &[u8], entry: &mut Entry) -> Option<Vec<u8>> {
+    let fixed = body.get(..13)?;
+    if let Some((codec, browser)) = codec::of_object_type(*fixed.first()?) {
+        (entry.codec, entry.browser) = (codec, browser);
+    }
+    let mut clean = fixed.to_vec();
+    let mut rest = body.get(13..)?;
+    while let Some((tag, info, after)) = descriptor(rest) {
+        rest = after;
+        if tag == 5 && info.len() <= MAX_CONFIG {
+            clean.extend(put_descriptor(5, info));
+        }
+    }
+    Some(clean)
+}
