@@ -3,7 +3,9 @@
 use crate::entry::{Eid, Entry};
 use kith_crypto::cert::{Address, MAX_CERT_LEN};
 use kith_crypto::codec::{DecodeError, Reader, Writer};
+use kith_crypto::content::{Root, VerifyCap};
 use kith_crypto::ratchet::{KEM_KEY_LEN, KEM_TEXT_LEN, KemKey, KemText, Proof};
+use kith_crypto::secret::Key;
 
 /// Bytes before a message's body.
 pub const MESSAGE_HEAD: usize = 5;
@@ -141,6 +143,45 @@ pub enum Control {
         /// X25519; zeros: the sender relays no circuits (any more).
         key: [u8; 32],
     },
+    /// Asks the receiver to keep a copy of an object.
+    MirrorOffer(Box<MirrorOffer>),
+    /// How a copy stands that was asked for.
+    MirrorAnswer {
+        /// Of which object.
+        root: Root,
+        /// How it stands.
+        state: MirrorState,
+        /// Bytes that the sender still keeps for the receiver.
+        room: u64,
+    },
+    /// A copy is to end, or has ended.
+    MirrorEnd(Root),
+    /// For each hour of a day (UTC) how often the sender is on line, of 255.
+    Hours([u8; 24]),
+}
+
+/// See [`Control::MirrorOffer`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MirrorOffer {
+    /// Checks and gives blocks; does not read.
+    pub cap: VerifyCap,
+    /// The object has at most two to the power of this bytes.
+    pub size_class: u8,
+    /// Day since 1970 after which the copy need not be kept.
+    pub expires_day: u32,
+    /// It may be given to those who ask through circuits.
+    pub travels: bool,
+}
+
+/// How a copy stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MirrorState {
+    /// It is not kept.
+    Refused,
+    /// It is being fetched.
+    Taken,
+    /// It is whole.
+    Whole,
 }
 
 /// Counters of a direction as one side knows them; they count after a recovery.
@@ -206,7 +247,8 @@ pub fn encode_addresses(addrs: &[Address]) -> Vec<u8> {
 impl Control {
     // Registry of types: 1 hello, 2 addresses, 3 certificate, 4 welcome, 5 hint, 6 pull, 7 delta,
     // 8 goodbye, 9 offer, 10 reply, 11 confirm, 12 done, 13 ping, 14 pong,
-    // 15 keys, 16 keys known, 17 onion key.
+    // 15 keys, 16 keys known, 17 onion key, 18 mirror offer, 19 mirror answer, 20 mirror end,
+    // 21 hours.
     const fn number(&self) -> u8 {
         match self {
             Self::Hello { .. } => 1,
@@ -226,6 +268,10 @@ impl Control {
             Self::Keys { .. } => 15,
             Self::KeysKnown(_) => 16,
             Self::OnionKey { .. } => 17,
+            Self::MirrorOffer(_) => 18,
+            Self::MirrorAnswer { .. } => 19,
+            Self::MirrorEnd(_) => 20,
+            Self::Hours(_) => 21,
         }
     }
 
@@ -246,6 +292,10 @@ impl Control {
             15 => 16 + MAX_CERT_LEN + 2,
             16 => 16,
             17 => 34,
+            18 => 70,
+            19 => 41,
+            20 => 32,
+            21 => 24,
             _ => return None,
         })
     }
@@ -294,6 +344,19 @@ impl Control {
             Self::OnionKey { epoch, key } => {
                 w.u16(*epoch).raw(key);
             }
+            Self::MirrorOffer(offer) => {
+                w.raw(&offer.cap.root.0).raw(offer.cap.tree.expose()).u8(offer.size_class);
+                w.u32(offer.expires_day).u8(u8::from(offer.travels));
+            }
+            Self::MirrorAnswer { root, state, room } => {
+                w.raw(&root.0).u8(*state as u8).u64(*room);
+            }
+            Self::MirrorEnd(root) => {
+                w.raw(&root.0);
+            }
+            Self::Hours(hours) => {
+                w.raw(hours);
+            }
         }
         let mut message = Writer::new();
         message.u8(self.number()).u32(w.len() as u32).raw(w.as_bytes());
@@ -339,6 +402,24 @@ impl Control {
             }
             16 => Self::KeysKnown(r.array()?),
             17 => Self::OnionKey { epoch: r.u16()?, key: r.array()? },
+            18 => Self::MirrorOffer(Box::new(MirrorOffer {
+                cap: VerifyCap { root: Root(r.array()?), tree: Key::new(r.array()?) },
+                size_class: r.u8()?,
+                expires_day: r.u32()?,
+                travels: r.flag("travels")?,
+            })),
+            19 => Self::MirrorAnswer {
+                root: Root(r.array()?),
+                state: match r.u8()? {
+                    0 => MirrorState::Refused,
+                    1 => MirrorState::Taken,
+                    2 => MirrorState::Whole,
+                    _ => return Err(r.invalid("state of a mirror")),
+                },
+                room: r.u64()?,
+            },
+            20 => Self::MirrorEnd(Root(r.array()?)),
+            21 => Self::Hours(r.array()?),
             _ => return Err(r.invalid("message type")),
         };
         r.finish()?;

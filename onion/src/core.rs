@@ -16,6 +16,7 @@ mod fetching;
 mod holding;
 mod invites;
 mod messages;
+mod mirrors;
 mod notes;
 mod onion_keys;
 mod origin;
@@ -29,6 +30,7 @@ pub use circuits::{
 };
 pub use dialling::Reach;
 pub use fetching::{FetchBuffer, Route, Stored};
+pub use mirrors::{Kept, MirrorEvent, MirrorOffer, MirrorState};
 #[doc(hidden)]
 pub use notes::{Note, Noted, Notes};
 
@@ -222,6 +224,8 @@ pub enum Event {
     InviteReused(FriendKey),
     /// The friend answered a ping after so long.
     Pong(FriendKey, Duration),
+    /// The friend says something about copies that are kept.
+    Mirror(FriendKey, MirrorEvent),
 }
 
 /// Something for the driver to do, in order.
@@ -315,6 +319,8 @@ pub(crate) struct Friend {
     taking_keys: bool,
     /// That the friend knows own link keys is being stored: newer ones, which stand on these, wait.
     storing_own_keys: bool,
+    /// Understands what is said about mirrors.
+    mirrors: bool,
     /// The ping that waits for its answer.
     ping: Option<(u64, Duration)>,
     asks: Asks,
@@ -331,6 +337,7 @@ pub(crate) struct Asks {
     opens: Bucket,
     pings: Bucket,
     pulls: Bucket,
+    mirrors: Bucket,
 }
 
 impl Asks {
@@ -343,6 +350,8 @@ impl Asks {
             exchanges: Bucket::new(1.0 / 60.0, 10.0),
             opens: Bucket::new(20.0, 40.0),
             pings: Bucket::new(2.0, 20.0),
+            // All offers, and all answers, come when a link stands; then few.
+            mirrors: Bucket::new(1.0, 4096.0),
             // A first view of full size takes some forty pages; after that a pull a batch and one a
             // hint, with as much again to spare.
             pulls: Bucket::new(2.0 + 2.0 / batch.as_secs_f64().max(0.05), 80.0),
@@ -450,6 +459,13 @@ pub struct Core {
     catalogue: Catalogue,
     /// Whole objects, and parts of objects that were fetched.
     held: BTreeMap<Root, holding::Held>,
+    /// Why objects are here that are kept for others.
+    kept: BTreeMap<Root, Kept>,
+    /// Friends who keep copies for this node, or are asked to.
+    mirrors_of: BTreeMap<Root, BTreeSet<FriendKey>>,
+    unlisted: mirrors::Unlisted,
+    /// What the clock showed last.
+    clock_ms: u64,
     /// Sessions by object, while it is served.
     crowds: BTreeMap<Root, Crowd<(ConnId, CircId)>>,
     /// Friends who asked this node to pass requests for an object on.
@@ -510,6 +526,10 @@ impl Core {
             next_ticket: 1,
             tickets: BTreeMap::new(),
             held: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            mirrors_of: BTreeMap::new(),
+            unlisted: mirrors::Unlisted::default(),
+            clock_ms: 0,
             crowds: BTreeMap::new(),
             seekers: holding::Seekers::default(),
             timers: BTreeMap::new(),
@@ -605,6 +625,7 @@ impl Core {
             candidates,
             taking_keys: false,
             storing_own_keys: false,
+            mirrors: false,
             ping: None,
             asks: Asks::new(&self.limits, self.catalogue.batch()),
             onion: onion_keys::OnionPeer::new(now.at),
@@ -881,7 +902,9 @@ impl Core {
         }
         self.catalogue.timeout(now);
         self.run_catalogue(now);
+        self.clock_ms = now.unix_ms;
         self.refresh_locators(now);
+        self.rename_unlisted(now);
         self.run_timers(now);
         self.connection_timeouts(now);
         self.exchanges_due(now);

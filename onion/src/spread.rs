@@ -20,26 +20,35 @@ pub struct Next<T> {
 }
 
 /// Whom a request that may still spread over `left` links goes on to. `straight`: friends on line who
-/// told of the object, and over how many links (1 or 2) it lies behind them, nearest first; where there
-/// are any, it goes to them and spreads no more. Else to all `others` who are on line and know circuits,
-/// or to some of them that are drawn.
-pub fn next_for<T>(
+/// told of the object, and over how many links (1 or 2) it lies behind them. Those who published it
+/// themselves are asked alone. Where there is none, it goes to some of the others that are drawn, as a copy may be
+/// kept behind any of them, and spreads to all `others` who are on line and know circuits, or to some of
+/// them that are drawn.
+pub fn next_for<T: Copy + PartialEq>(
     straight: impl IntoIterator<Item = (T, u8)>,
     others: impl IntoIterator<Item = T>,
     left: u8,
     rng: &mut Rng,
 ) -> Vec<Next<T>> {
     let to_holder = |(to, links): (T, u8)| Next { to, hops_left: links.saturating_sub(1), spreads: false };
-    let mut next: Vec<Next<T>> = straight.into_iter().take(MAX_ONWARD).map(to_holder).collect();
-    if next.is_empty()
-        && let Some(hops_left) = left.checked_sub(1)
-    {
-        next = others.into_iter().map(|to| Next { to, hops_left, spreads: true }).collect();
-        // Not always the same ones, where there are many.
-        while next.len() > MAX_SPREAD_TO {
-            let out = rng.range(0, next.len() as u64 - 1) as usize;
-            next.swap_remove(out);
+    // Not always the same ones, where there are many.
+    let mut draw = |all: &mut Vec<Next<T>>, most: usize| {
+        while all.len() > most {
+            let out = rng.range(0, all.len() as u64 - 1) as usize;
+            all.swap_remove(out);
         }
+    };
+    let (publishers, told): (Vec<_>, Vec<_>) = straight.into_iter().partition(|(_, links)| *links == 1);
+    let has_publisher = !publishers.is_empty();
+    let straight = if has_publisher { publishers } else { told };
+    let mut next: Vec<Next<T>> = straight.into_iter().map(to_holder).collect();
+    draw(&mut next, MAX_ONWARD);
+    if !has_publisher && let Some(hops_left) = left.checked_sub(1) {
+        let asked: Vec<T> = next.iter().map(|next| next.to).collect();
+        let others = others.into_iter().filter(|to| !asked.contains(to));
+        let mut spread = others.map(|to| Next { to, hops_left, spreads: true }).collect();
+        draw(&mut spread, MAX_SPREAD_TO);
+        next.extend(spread);
     }
     next
 }
@@ -53,10 +62,19 @@ mod tests {
     }
 
     #[test]
-    fn who_knows_the_way_is_asked_alone() {
-        let next = next_for([(1, 1), (2, 2), (3, 2), (4, 2), (5, 2)], [6, 7], 2, &mut rng());
-        let expected = [(1, 0), (2, 1), (3, 1), (4, 1)];
-        assert_eq!(next, expected.map(|(to, hops_left)| Next { to, hops_left, spreads: false }));
+    fn who_published_it_is_asked_alone() {
+        let next = next_for([(1, 1), (2, 2), (3, 2), (4, 1), (5, 2)], [6, 7], 2, &mut rng());
+        assert_eq!(next, [1, 4].map(|to| Next { to, hops_left: 0, spreads: false }));
+    }
+
+    #[test]
+    fn without_a_publisher_copies_are_looked_for_everywhere() {
+        let next = next_for([(2, 2), (3, 2)], [2, 6, 7], 2, &mut rng());
+        let straight = [2, 3].map(|to| Next { to, hops_left: 1, spreads: false });
+        let spread = [6, 7].map(|to| Next { to, hops_left: 1, spreads: true });
+        assert_eq!(next, [straight, spread].concat());
+        let many = next_for((0..9).map(|n| (n, 2)), [], 0, &mut rng());
+        assert_eq!(many.len(), MAX_ONWARD);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use file::{Fields, Folder};
 use kith_crypto::cert::Address;
 use kith_crypto::circuit::{PAYLOAD_LEN, STACK_LEN};
 use kith_crypto::codec::DecodeError;
-use kith_crypto::content::{Position, SEALED_LEN};
+use kith_crypto::content::{Position, Root, SEALED_LEN, VerifyCap};
 use kith_crypto::identity::Identity;
 use kith_crypto::kdf;
 use kith_crypto::noise::{Handshake, Pattern, Session};
@@ -22,8 +22,8 @@ use kith_crypto::secret::Key;
 use kith_onion::cell::{self, BODY_LEN, CELL_LEN, CellRef, Command, TunOpen};
 use kith_onion::circuit::{CREATED_LEN, Create, Relayed, decode_created};
 use kith_onion::control::{
-    Confirm, Control, Counters, Delta, MESSAGE_HEAD, Offer, Part, Reply, ViewOp, addresses_to_sign,
-    encode_addresses,
+    Confirm, Control, Counters, Delta, MESSAGE_HEAD, MirrorOffer, MirrorState, Offer, Part, Reply, ViewOp,
+    addresses_to_sign, encode_addresses,
 };
 use kith_onion::entry::{Eid, Entry};
 use kith_onion::handle::{Handle, LIST_BYTES, Listed, decode_list, encode_list};
@@ -512,6 +512,28 @@ fn control_messages() {
         &[("epoch", 2)],
         "key",
     );
+    let cap = VerifyCap { root: Root([0x4d; 32]), tree: Key::new([0x7e; 32]) };
+    let offer_mirror = check_control(
+        "control_mirror_offer",
+        "MIRROR_OFFER of an object of at most 2^20 bytes, also for circuits",
+        &Control::MirrorOffer(Box::new(MirrorOffer {
+            cap,
+            size_class: 20,
+            expires_day: 20_500,
+            travels: true,
+        })),
+        &[("root", 32), ("tree key", 32), ("size class", 1), ("expires", 4)],
+        "flags",
+    );
+    let answer_mirror = check_control(
+        "control_mirror_answer",
+        "MIRROR_ANSWER: it is whole",
+        &Control::MirrorAnswer { root: Root([0x4d; 32]), state: MirrorState::Whole, room: 1 << 30 },
+        &[("root", 32), ("state", 1)],
+        "room",
+    );
+    check_control("control_mirror_end", "MIRROR_END", &Control::MirrorEnd(Root([0x4d; 32])), &[], "root");
+    check_control("control_hours", "HOURS", &Control::Hours([0x80; 24]), &[], "share of each hour");
     let body = |message: &[u8]| message[5..].to_vec();
     let surplus = |message: &[u8]| relabel(message, &[&message[5..], &[0]].concat());
     let nine = [[9; 8].as_slice(), &[9], [1, 6, 127, 0, 0, 1, 1, 0].repeat(9).as_slice(), &[0; 64]].concat();
@@ -520,7 +542,11 @@ fn control_messages() {
         "control",
         &[
             ("type-0", with(&hello, 0, &[0])),
-            ("type-18", with(&hello, 0, &[18])),
+            ("type-22", with(&hello, 0, &[22])),
+            ("mirror-offer-truncated", relabel(&offer_mirror, &offer_mirror[5..70])),
+            ("mirror-offer-flags", with(&offer_mirror, 74, &[2])),
+            ("mirror-answer-state", with(&answer_mirror, 37, &[3])),
+            ("mirror-answer-trailing", surplus(&answer_mirror)),
             ("onion-key-truncated", relabel(&onion_key, &onion_key[5..20])),
             ("onion-key-trailing", surplus(&onion_key)),
             ("keys-truncated", relabel(&keys, &keys[5..25])),

@@ -410,14 +410,20 @@ impl Core {
         // What a friend published is no secret from that friend, and neither is what was published here.
         let near = listed.iter().any(|(_, l)| *l == 1) || self.catalogue.is_own(root);
         let (friends, onion) = match (route, self.circuits.privacy) {
+            (Route::Friend(friend), _) => (vec![(friend, 1)], false),
             (Route::Direct, _) => (over(1), false),
             (Route::Fof, _) => (over(2), false),
             (Route::Auto, Privacy::Fast) => (candidates.clone(), true),
-            (Route::Auto, Privacy::Normal) if near => (over(1), false),
+            // When none of those friends is on line, somebody else may keep a copy.
+            (Route::Auto, Privacy::Normal) if near => (over(1), !self.stays_with_friends(root)),
             (Route::Auto, _) | (Route::Onion, _) => (Vec::new(), true),
         };
-        // In `fast` friends can see what is watched here: who has it, or some of it, gives it.
-        let asks_all = self.circuits.privacy == Privacy::Fast && matches!(route, Route::Auto | Route::Direct);
+        // In `fast` friends can see what is watched here: who has it, or some of it, gives it. So does whoever
+        // keeps a copy, when the owner wants it directly.
+        let asks_all = match route {
+            Route::Auto => self.circuits.privacy == Privacy::Fast,
+            route => route == Route::Direct,
+        };
         let others = self.friends.keys().copied().filter(|f| asks_all && !friends.contains(&(*f, 1)));
         let extra = if friends.is_empty() { Vec::new() } else { others.collect() };
         Plan { friends, extra, onion, carriers }

@@ -491,7 +491,8 @@ impl Core {
         // Even ids from the lower key, odd from the higher: the signing keys, which never change.
         let lower = matches!(who, Who::Friend(key) if self.public.sign < key.0);
         let pending = matches!(who, Who::Friend(_)) && own_keys != self.own_keys;
-        let features = super::onion_keys::CIRCUITS | if pending { KEYS_PENDING } else { 0 };
+        let features =
+            super::onion_keys::CIRCUITS | super::mirrors::MIRRORS | if pending { KEYS_PENDING } else { 0 };
         let open = OpenLink {
             who,
             link: Link::with_weights(session, self.budgets.weights),
@@ -592,6 +593,7 @@ impl Core {
     pub(super) fn friend_up(&mut self, now: Now, id: ConnId, key: FriendKey, features: u64) {
         let Some(friend) = self.friends.get_mut(&key) else { return };
         let was_up = friend.link.replace(id).is_some();
+        friend.mirrors = features & super::mirrors::MIRRORS != 0;
         friend.dialling.succeeded();
         (friend.renew_at, friend.renewing, friend.exchange) = (None, false, None);
         // The invite that made this friendship has done its work.

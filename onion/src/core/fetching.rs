@@ -69,6 +69,8 @@ pub enum Route {
     Fof,
     /// Only through a circuit.
     Onion,
+    /// Only from this friend, whether anybody tells of the object or not.
+    Friend(FriendKey),
 }
 
 /// How a fetch stands, for those who watch it.
@@ -330,7 +332,13 @@ impl Core {
         };
         // What a friend has whole is not fetched over somebody else's line besides: it may be the same holder.
         let near = state.has_whole_friend();
-        let wanted = |s: &Source| ready(s) && online(s) && !(near && s.links == 2);
+        // In `normal` what a friend tells of comes from that friend; circuits are for when none of them is there.
+        let paired = self.circuits.privacy == Privacy::Normal
+            && state.sources.iter().any(|s| {
+                s.links == 1 && !s.extra && online(s) && s.failures < 2 && s.state != SourceState::Liar
+            });
+        let wanted =
+            |s: &Source| ready(s) && online(s) && !(near && s.links == 2) && !(paired && s.links == ONION);
         let candidates = state.sources.iter().enumerate().filter(|(_, s)| wanted(s));
         let found = candidates.min_by_key(|(_, s)| (s.extra, s.failures)).map(|(at, s)| (at, *s));
         let cap = state.fetch.cap().clone();

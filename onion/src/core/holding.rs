@@ -111,6 +111,7 @@ impl Core {
     /// An object is no longer stored here.
     pub fn release(&mut self, root: &Root) {
         self.held.remove(root);
+        self.kept.remove(root);
     }
 
     /// A fetch has ended: what it brought is held, until somebody wants the rest.

@@ -102,6 +102,10 @@ impl Core {
             Control::OnionKey { epoch, key: public } => {
                 self.onion_key_came(now, key, epoch, public);
             }
+            message @ (Control::MirrorOffer(_)
+            | Control::MirrorAnswer { .. }
+            | Control::MirrorEnd(_)
+            | Control::Hours(_)) => self.mirror_message(now, key, message),
             Control::Ping(number) => {
                 if self.within(key, now, |asks| &mut asks.pings) {
                     self.send_control(now, id, &Control::Pong(number));

@@ -516,12 +516,18 @@ impl Core {
             Privacy::Normal => self.catalogue.is_own(root) || self.catalogue.is_near(root),
             Privacy::Strict => self.catalogue.is_own(root),
         };
+        if self.serves_for_others(asker, root) {
+            return true;
+        }
         let from_afar = || self.circuits.privacy == Privacy::Fast && self.catalogue.was_told_by(asker, root);
         by_mode && (self.catalogue.may_serve(asker, root) || from_afar())
     }
 
     /// The same for whoever comes by a circuit: only what was published for friends of friends.
     pub(super) fn serves_circuits(&self, from: FriendKey, root: &Root) -> bool {
+        if self.serves_circuits_for_others(root) {
+            return true;
+        }
         // What this node published is its own to decide about, and what others did is no matter of whoever
         // the circuit came by: anybody can list any root.
         let travels = match self.catalogue.is_own(root) {

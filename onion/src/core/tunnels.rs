@@ -171,7 +171,7 @@ impl Core {
 
     /// What a request comes to; `None` is a refusal.
     fn role_for(&mut self, now: Now, at: At, asker: FriendKey, request: &TunOpen) -> Option<Role> {
-        let located = self.catalogue.located(&request.locator);
+        let located = self.located(&request.locator);
         // What this node asked for itself, and what came back by a circuit, it does not give itself.
         let may = |root: &Root| !self.circuits.is_own_nonce(&request.nonce) && self.holds(root);
         if request.spreads {
@@ -326,6 +326,13 @@ impl Core {
         if !known.is_empty() || !publishers.iter().any(online) {
             let seekers = self.seekers.of(now, &root).into_iter();
             friends.extend(seekers.filter(|friend| *friend != asker && !publishers.contains(friend)));
+        }
+        // When none of those who published it is there: friends who told of it as a friend's keep copies.
+        if !publishers.iter().any(online) {
+            let told = self.catalogue.onward(&root).into_iter().filter(|(_, links)| *links == 2);
+            let told =
+                told.map(|(friend, _)| friend).filter(|friend| *friend != asker && !friends.contains(friend));
+            friends.extend(told.collect::<Vec<_>>());
         }
         self.seekers.note(now, root, asker);
         let links = friends.iter().filter_map(|friend| self.friends.get(friend)?.link);

@@ -766,7 +766,7 @@ fn step(world: &mut World, r: &mut Reader<'_>) -> Result<(), DecodeError> {
         }
         // Any control message.
         4 => {
-            let (number, body) = (r.u8()? % 12, r.bytes8(255, "body")?);
+            let (number, body) = (r.u8()? % 22, r.bytes8(255, "body")?);
             let mut body = body.to_vec();
             if number == 7 {
                 body.resize(DELTA_UNIT, 0);

@@ -81,7 +81,7 @@ fn control(r: &mut Reader<'_>) {
         // A message with a body of its own, or bytes as they are.
         let body = r.bytes8(255, "body").unwrap_or_default();
         if number < 0xF0 {
-            stream.push(number % 12);
+            stream.push(number % 22);
             stream.extend_from_slice(&(body.len() as u32).to_le_bytes());
         }
         stream.extend_from_slice(body);

@@ -198,6 +198,7 @@ impl World {
             fetches: BTreeMap::new(),
             invites: Vec::new(),
             befriended: Vec::new(),
+            mirrors: Vec::new(),
             out_of_step: Vec::new(),
             rotated: Vec::new(),
             reused: Vec::new(),
@@ -971,6 +972,7 @@ impl World {
                     self.fetch_event(id, root, event);
                 }
             }
+            Event::Mirror(friend, event) => node.mirrors.push((friend, event)),
             Event::OutOfStep(friend, step) => node.out_of_step.push((friend, step)),
             Event::KeysRotated(friend) => node.rotated.push(friend),
             Event::InviteReused(friend) => node.reused.push(friend),

@@ -10,8 +10,8 @@ use kith_onion::budget::Budgets;
 use kith_onion::catalogue::Pace;
 use kith_onion::ratchet::OutOfStep;
 use kith_onion::{
-    CircuitSettings, ConnId, Core, FetchId, FriendKey, InviteId, InviteOutcome, Limits, NoOnion, Privacy,
-    Rates, Trust,
+    CircuitSettings, ConnId, Core, FetchId, FriendKey, InviteId, InviteOutcome, Limits, MirrorEvent, NoOnion,
+    Privacy, Rates, Trust,
 };
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -130,6 +130,8 @@ pub struct Node {
     pub befriended: Vec<FriendKey>,
     /// Friends whose keys did not fit.
     pub out_of_step: Vec<(FriendKey, OutOfStep)>,
+    /// What friends said about copies.
+    pub mirrors: Vec<(FriendKey, MirrorEvent)>,
     /// Friends who showed new link keys.
     pub rotated: Vec<FriendKey>,
     /// Friends whose invite was used once more.

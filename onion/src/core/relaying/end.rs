@@ -180,7 +180,7 @@ impl Core {
         if let Some(search) = self.circuit_end(at).and_then(|end| end.search.as_mut()) {
             search.others = others;
         }
-        if let Some(root) = self.catalogue.located(&request.locator)
+        if let Some(root) = self.located(&request.locator)
             && !self.circuits.is_own_nonce(&request.nonce)
             && self.holds_all(&root)
             && self.serves_circuits(from, &root)
@@ -221,7 +221,7 @@ impl Core {
     ) -> Vec<At> {
         let flow = Flow { class: Class::Onion, from: conn };
         let link_of = |core: &Self, friend: &FriendKey| core.friends.get(friend).and_then(|f| f.link);
-        let onward = self.catalogue.located(&request.locator).map(|root| self.catalogue.onward(&root));
+        let onward = self.located(&request.locator).map(|root| self.catalogue.onward(&root));
         let onward = onward.unwrap_or_default().into_iter().filter(|(friend, _)| *friend != from);
         let straight: Vec<(ConnId, u8)> =
             onward.filter_map(|(friend, links)| Some((link_of(self, &friend)?, links))).collect();

@@ -1,0 +1,227 @@
+//! Copies that are kept for others: what is said about them on links, and to whom they are given.
+//! Page: `docs/protocol/mirrors.md`.
+//!
+//! A mirror has the verify capability alone: it checks and gives blocks that it cannot read. Whoever asks proves
+//! the tree key, and that is what the publisher gave to those who may have the video; so a mirror gives it to
+//! whoever can prove it. What this node published itself is never given by these rules, whatever a friend offers.
+//!
+//! What is kept for whom, and for how long, the node remembers; the core carries the messages and judges requests.
+
+use super::*;
+use crate::control::Control;
+pub use crate::control::{MirrorOffer, MirrorState};
+use kith_crypto::content::VerifyCap;
+
+/// Bit of `HELLO`: the sender understands what is said about mirrors.
+pub(super) const MIRRORS: u64 = 4;
+
+/// Why a whole object is here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Kept {
+    /// It was published here, or fetched by its owner's wish: given as audience and mode say.
+    #[default]
+    Own,
+    /// For others, with the owner's consent: given to whoever proves its tree key, in all modes.
+    Mirror {
+        /// Also to those who ask through circuits: it was published for friends of friends.
+        travels: bool,
+    },
+    /// It was drawn at random from what friends tell of, to be given from this time on (unix ms), in `normal` only.
+    Cover(u64),
+    /// It came from further away because somebody watched it. Given like a cover, and only while at least as many of
+    /// those are.
+    Watched(u64),
+}
+
+/// What is said about copies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MirrorEvent {
+    /// A friend asks to keep a copy.
+    Offered(MirrorOffer),
+    /// A friend answers an offer.
+    Answered {
+        /// Of which object.
+        root: Root,
+        /// How it stands there.
+        state: MirrorState,
+        /// Bytes that the friend still has for this node.
+        room: u64,
+    },
+    /// A friend ends a copy: the publisher wants it gone, or the mirror gave it up.
+    Ended(Root),
+    /// When a friend's node is usually on line: for each hour of a day (UTC) how often, of 255.
+    Hours([u8; 24]),
+}
+
+/// Hourly names of what is given though no friend tells of it.
+#[derive(Debug, Default)]
+pub(super) struct Unlisted {
+    hour: u64,
+    names: BTreeMap<[u8; 16], Root>,
+}
+
+impl Core {
+    /// A complete object is stored here, for a reason that decides to whom it is given.
+    pub fn hold_as(&mut self, now: Now, cap: VerifyCap, geometry: Geometry, kept: Kept) {
+        let root = cap.root;
+        self.hold(now, cap, geometry);
+        self.set_kept(now, root, kept);
+    }
+
+    /// The reason for which an object is here has changed.
+    pub fn set_kept(&mut self, now: Now, root: Root, kept: Kept) {
+        if kept == Kept::Own {
+            self.kept.remove(&root);
+        } else {
+            self.kept.insert(root, kept);
+        }
+        self.name_unlisted(now);
+        self.end_unshared(now, root);
+    }
+
+    /// Why an object is here.
+    pub fn kept(&self, root: &Root) -> Kept {
+        self.kept.get(root).copied().unwrap_or_default()
+    }
+
+    /// A friend keeps a copy of this object, or is asked to: it may have it, whoever else may.
+    pub fn let_mirror(&mut self, now: Now, root: Root, friend: FriendKey, may: bool) {
+        let friends = self.mirrors_of.entry(root).or_default();
+        if may {
+            friends.insert(friend);
+        } else {
+            friends.remove(&friend);
+            if friends.is_empty() {
+                self.mirrors_of.remove(&root);
+            }
+            self.end_unshared(now, root);
+        }
+        self.name_unlisted(now);
+    }
+
+    /// Asks a friend to keep a copy. False: no link stands, or it does not understand.
+    pub fn offer_mirror(&mut self, now: Now, friend: FriendKey, offer: MirrorOffer) -> bool {
+        self.let_mirror(now, offer.cap.root, friend, true);
+        self.say_to(now, friend, &Control::MirrorOffer(Box::new(offer)))
+    }
+
+    /// Answers a friend's offer.
+    pub fn answer_mirror(
+        &mut self,
+        now: Now,
+        friend: FriendKey,
+        root: Root,
+        state: MirrorState,
+        room: u64,
+    ) -> bool {
+        self.say_to(now, friend, &Control::MirrorAnswer { root, state, room })
+    }
+
+    /// Tells a friend that a copy is to end, or has ended.
+    pub fn end_mirror(&mut self, now: Now, friend: FriendKey, root: Root) -> bool {
+        self.say_to(now, friend, &Control::MirrorEnd(root))
+    }
+
+    /// Tells a friend when this node is usually on line.
+    pub fn tell_hours(&mut self, now: Now, friend: FriendKey, hours: [u8; 24]) -> bool {
+        self.say_to(now, friend, &Control::Hours(hours))
+    }
+
+    /// Whether a friend is on line and understands what is said about mirrors.
+    pub fn can_mirror(&self, friend: FriendKey) -> bool {
+        self.friends.get(&friend).is_some_and(|f| f.link.is_some() && f.mirrors)
+    }
+
+    fn say_to(&mut self, now: Now, friend: FriendKey, message: &Control) -> bool {
+        let link = self.friends.get(&friend).filter(|f| f.mirrors).and_then(|f| f.link);
+        link.inspect(|id| self.send_control(now, *id, message)).is_some()
+    }
+
+    /// A friend says something about copies.
+    pub(super) fn mirror_message(&mut self, now: Now, friend: FriendKey, message: Control) {
+        // What is more than anybody has a use for is dropped; the next link brings it again.
+        if !self.within(friend, now, |asks| &mut asks.mirrors) {
+            return;
+        }
+        let event = match message {
+            Control::MirrorOffer(offer) => MirrorEvent::Offered(*offer),
+            Control::MirrorAnswer { root, state, room } => MirrorEvent::Answered { root, state, room },
+            Control::MirrorEnd(root) => MirrorEvent::Ended(root),
+            Control::Hours(hours) => MirrorEvent::Hours(hours),
+            _ => return,
+        };
+        self.event(Event::Mirror(friend, event));
+    }
+
+    // Requests.
+
+    /// The object that a request names.
+    pub(super) fn located(&self, wanted: &[u8; 16]) -> Option<Root> {
+        self.catalogue.located(wanted).or_else(|| self.unlisted.names.get(wanted).copied())
+    }
+
+    /// Makes the names of this hour, and of those before and after, for what no friend tells of.
+    pub(super) fn name_unlisted(&mut self, now: Now) {
+        let hour = self.common_time(now).hour();
+        let roots: BTreeSet<Root> = self.kept.keys().chain(self.mirrors_of.keys()).copied().collect();
+        let mut names = BTreeMap::new();
+        for root in roots {
+            let cap = VerifyCap { root, tree: kith_crypto::secret::Key::new([0; 32]) };
+            for hour in hour.saturating_sub(1)..=hour + 1 {
+                names.insert(cap.locator().at_hour(hour), root);
+            }
+        }
+        self.unlisted = Unlisted { hour, names };
+    }
+
+    /// It may be another hour now.
+    pub(super) fn rename_unlisted(&mut self, now: Now) {
+        if !self.unlisted.names.is_empty() && self.unlisted.hour != self.common_time(now).hour() {
+            self.name_unlisted(now);
+        }
+    }
+
+    /// Whether a friend may have an object by what stands here, before any audience.
+    pub(super) fn serves_for_others(&self, asker: FriendKey, root: &Root) -> bool {
+        if self.mirrors_of.get(root).is_some_and(|friends| friends.contains(&asker)) {
+            return true;
+        }
+        if self.catalogue.is_own(root) {
+            return false;
+        }
+        match self.kept(root) {
+            Kept::Own => false,
+            Kept::Mirror { .. } => true,
+            Kept::Cover(from) => self.is_covering(from),
+            Kept::Watched(from) => self.is_covering(from) && self.may_show_watched(),
+        }
+    }
+
+    /// The same for whoever comes by a circuit.
+    pub(super) fn serves_circuits_for_others(&self, root: &Root) -> bool {
+        if self.catalogue.is_own(root) {
+            return false;
+        }
+        match self.kept(root) {
+            Kept::Own => false,
+            Kept::Mirror { travels } => travels,
+            Kept::Cover(from) => self.is_covering(from),
+            Kept::Watched(from) => self.is_covering(from) && self.may_show_watched(),
+        }
+    }
+
+    fn is_covering(&self, from: u64) -> bool {
+        self.circuits.privacy == Privacy::Normal && self.clock_ms >= from
+    }
+
+    /// What was watched is shown among at least as many covers, so that holding says nothing about watching.
+    fn may_show_watched(&self) -> bool {
+        let shown = |is: fn(&Kept) -> Option<u64>| {
+            let all = self.kept.iter().filter(|(root, _)| self.holds_all(root));
+            all.filter_map(|(_, kept)| is(kept)).filter(|from| self.clock_ms >= *from).count()
+        };
+        let covers = shown(|kept| if let Kept::Cover(from) = kept { Some(*from) } else { None });
+        let watched = shown(|kept| if let Kept::Watched(from) = kept { Some(*from) } else { None });
+        watched <= covers
+    }
+}
