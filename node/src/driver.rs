@@ -192,10 +192,8 @@ impl Driver {
                 match result {
                     Ok(()) => self.core.fetch_stored(now, fetch),
                     Err(e) => {
-                        if let Some(cap) = self.service.fetch_cap(fetch) {
-                            self.storage.block(Block::Keep(cap.root));
-                        }
-                        let root = self.service.fetch_cap(fetch).map(|cap| cap.root);
+                        let root = self.service.fetch_root(fetch);
+                        root.into_iter().for_each(|root| self.storage.block(Block::Keep(root)));
                         self.core.cancel_fetch(now, fetch);
                         // What is here of it is not what was to be written.
                         root.into_iter().for_each(|root| self.core.release(&root));
@@ -465,6 +463,9 @@ impl Driver {
                     self.storage.block(Block::Read(conn, circ, root, position));
                 }
                 Output::Event(Event::Fetch(fetch, event)) => self.fetch_event(now, fetch, event),
+                Output::Event(Event::Mirror(friend, event)) => {
+                    self.service.mirror_event(now, &mut self.core, &mut self.storage, friend, event);
+                }
                 Output::Event(event) => self.service.event(now, event),
             }
         }
@@ -472,32 +473,37 @@ impl Driver {
 
     fn fetch_event(&mut self, now: Now, fetch: kith_onion::FetchId, event: FetchEvent) {
         match event {
-            FetchEvent::Root(block, geometry) => match self.service.fetch_cap(fetch) {
-                Some(cap) => {
-                    let begin = Box::new((cap, block, geometry, now.unix_s()));
+            FetchEvent::Root(root_block, geometry) => match self.service.begun(fetch) {
+                Some((cap, ..)) if !self.service.may_be_so_long(&cap.root, geometry) => {
+                    self.core.cancel_fetch(now, fetch);
+                    self.service.fetch_unreachable(fetch);
+                }
+                Some(object) => {
+                    let now_s = now.unix_s();
+                    let begin = Box::new(crate::storage::Begun { object, root_block, geometry, now_s });
                     self.storage.block(Block::Begin(fetch, begin));
                 }
                 None => self.core.cancel_fetch(now, fetch),
             },
-            FetchEvent::Block(block) => match self.service.fetch_cap(fetch) {
-                Some(cap) => self.storage.block(Block::Write(fetch, cap.root, block)),
+            FetchEvent::Block(block) => match self.service.fetch_root(fetch) {
+                Some(root) => self.storage.block(Block::Write(fetch, root, block)),
                 None => self.core.cancel_fetch(now, fetch),
             },
             FetchEvent::Complete => {
-                if let Some(cap) = self.service.fetch_cap(fetch) {
-                    self.storage.block(Block::Complete(fetch, cap.root));
+                if let Some(root) = self.service.fetch_root(fetch) {
+                    self.storage.block(Block::Complete(fetch, root));
                 }
             }
             FetchEvent::Session(links) => self.service.fetch_session(&self.core, fetch, links),
             FetchEvent::NoOnion(why) => {
-                if let Some(cap) = self.service.fetch_cap(fetch) {
-                    self.storage.block(Block::Keep(cap.root));
+                if let Some(root) = self.service.fetch_root(fetch) {
+                    self.storage.block(Block::Keep(root));
                 }
                 self.service.fetch_no_onion(&self.core, fetch, why);
             }
             FetchEvent::Unreachable => {
-                if let Some(cap) = self.service.fetch_cap(fetch) {
-                    self.storage.block(Block::Keep(cap.root));
+                if let Some(root) = self.service.fetch_root(fetch) {
+                    self.storage.block(Block::Keep(root));
                 }
                 self.service.fetch_unreachable(fetch);
             }

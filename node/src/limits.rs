@@ -6,7 +6,7 @@ use crate::config::{Config, ConfigError, Loaded};
 use crate::config::{Given, Origin, edit};
 use crate::exit::{Exit, Failure};
 use crate::rates::{self, Limits, Minute};
-use crate::service::Command;
+use crate::service::{Command, MirrorSettings};
 use kith_onion::budget::Budgets;
 use kith_onion::{CircuitSettings, Privacy, Rates};
 use serde::Serialize;
@@ -71,6 +71,8 @@ pub struct Live {
     pub circuits: CircuitSettings,
     /// What circuits of others may use of a busy link.
     pub budgets: Budgets,
+    /// Copies for others.
+    pub mirror: MirrorSettings,
 }
 
 impl LiveConfig {
@@ -108,14 +110,16 @@ impl LiveConfig {
 
     /// Reads the file again and takes the keys that may change while the node runs.
     pub fn reload(&self) -> Result<Live, Failure> {
-        let Config { limits, store, privacy, circuits, circuit_share, look, .. } = self.load()?.config;
+        let Config { limits, store, privacy, circuits, circuit_share, look, mirror, .. } =
+            self.load()?.config;
         if let Ok(mut now) = self.look.lock() {
             *now = look;
         }
         let rates = limits.at(local_minute());
         self.limits.send_replace(limits);
         self.circuit_share.store(circuit_share, Ordering::Relaxed);
-        Ok(Live { rates, store, privacy, circuits, budgets: crate::privacy::budgets(circuit_share) })
+        let budgets = crate::privacy::budgets(circuit_share);
+        Ok(Live { rates, store, privacy, circuits, budgets, mirror })
     }
 
     /// How the page looks.

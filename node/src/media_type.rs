@@ -36,6 +36,18 @@ pub fn name(mime: &str) -> &'static str {
     }
 }
 
+/// What files of a container are called.
+pub fn extension(mime: &str) -> &'static str {
+    match mime {
+        MP4 => "mp4",
+        QUICKTIME => "mov",
+        MATROSKA => "mkv",
+        WEBM => "webm",
+        TRANSPORT => "ts",
+        _ => "bin",
+    }
+}
+
 // MP4 and QuickTime: a row of boxes, each a 32-bit big-endian size and a type of four letters.
 fn boxes(mut rest: &[u8]) -> Option<&'static str> {
     // A box has at least 8 bytes, so the row is short and ends.

@@ -6,7 +6,7 @@
 
 use kith_crypto::cert::{Address, Certificate, MAX_CERT_LEN};
 use kith_crypto::codec::{DecodeError, Reader, Writer};
-use kith_crypto::content::{ReadCap, Root};
+use kith_crypto::content::{ReadCap, Root, VerifyCap};
 use kith_crypto::identity::{Identity, PublicKeys};
 use kith_crypto::invite::{Invite, MAX_INVITE_LEN};
 use kith_crypto::pair::PairRoot;
@@ -269,6 +269,22 @@ pub enum Record {
     Routes(Vec<u8>),
     /// The file with this mark was published as this object.
     Source([u8; 32], Root),
+    /// A copy that is kept for others.
+    Mirror(Box<Mirror>),
+    /// A copy is not kept for others any more.
+    MirrorGone(Root),
+    /// A friend is asked to keep a copy of an own video, or does; 255: it is to end.
+    Offered(Root, FriendKey, u8),
+    /// That is over.
+    OfferOver(Root, FriendKey),
+    /// So many bytes are kept for a friend; 0: nothing.
+    MirrorQuota(FriendKey, u64),
+    /// An object from further away that is given from a time on (unix ms): 1 a cover, 2 watched; 0: no longer.
+    Cover(Root, u8, u64),
+    /// How often this node is on line in each hour of the day, and up to which hour since 1970 that was counted.
+    Hours([u8; 24], u64),
+    /// The same of a friend, as it says.
+    FriendHours(FriendKey, [u8; 24]),
     /// Something is hidden, or shown again.
     Hidden(Hidden, bool),
     /// A token with this name.
@@ -276,6 +292,22 @@ pub enum Record {
     /// A token is no good any more.
     TokenRevoked(String),
 }
+
+/// A copy that is kept for others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// Checks and gives blocks.
+    pub cap: VerifyCap,
+    /// For whom; `None`: by the wish of this node's owner.
+    pub friend: Option<FriendKey>,
+    /// Day since 1970 after which it need not be kept; 0: never.
+    pub expires_day: u32,
+    /// It may be given to those who ask through circuits.
+    pub travels: bool,
+}
+
+/// State of an offer that is to end.
+pub const ENDING: u8 = 255;
 
 /// The round of checks over everything stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -342,6 +374,7 @@ impl Record {
             Self::FriendRemoved(_)
                 | Self::InviteDone(_)
                 | Self::Removed(_)
+                | Self::MirrorGone(_)
                 | Self::Ratchet(..)
                 | Self::Rotated(..)
                 | Self::OwnKeys(..)
@@ -492,6 +525,33 @@ impl Record {
             Self::Source(mark, root) => {
                 w.u8(32).raw(mark).raw(&root.0);
             }
+            Self::Mirror(mirror) => {
+                w.u8(70).raw(&mirror.cap.root.0).raw(mirror.cap.tree.expose());
+                w.u8(u8::from(mirror.friend.is_some()))
+                    .raw(&mirror.friend.map_or([0; 32], |friend| friend.0));
+                w.u32(mirror.expires_day).u8(u8::from(mirror.travels));
+            }
+            Self::MirrorGone(root) => {
+                w.u8(71).raw(&root.0);
+            }
+            Self::Offered(root, friend, state) => {
+                w.u8(72).raw(&root.0).raw(&friend.0).u8(*state);
+            }
+            Self::OfferOver(root, friend) => {
+                w.u8(73).raw(&root.0).raw(&friend.0);
+            }
+            Self::MirrorQuota(friend, bytes) => {
+                w.u8(74).raw(&friend.0).u64(*bytes);
+            }
+            Self::Cover(root, kind, from_ms) => {
+                w.u8(75).raw(&root.0).u8(*kind).u64(*from_ms);
+            }
+            Self::Hours(hours, until) => {
+                w.u8(76).raw(hours).u64(*until);
+            }
+            Self::FriendHours(friend, hours) => {
+                w.u8(77).raw(&friend.0).raw(hours);
+            }
             Self::Hidden(hidden, is_hidden) => {
                 w.u8(60).u8(u8::from(*is_hidden));
                 match hidden {
@@ -639,6 +699,20 @@ impl Record {
             }
             31 => Self::Damaged(Root(r.array()?), r.u64()?),
             32 => Self::Source(r.array()?, Root(r.array()?)),
+            70 => {
+                let cap = VerifyCap { root: Root(r.array()?), tree: Key::new(r.array()?) };
+                let (is_for_friend, friend) = (r.flag("friend")?, key(&mut r)?);
+                let friend = is_for_friend.then_some(friend);
+                let (expires_day, travels) = (r.u32()?, r.flag("travels")?);
+                Self::Mirror(Box::new(Mirror { cap, friend, expires_day, travels }))
+            }
+            71 => Self::MirrorGone(Root(r.array()?)),
+            72 => Self::Offered(Root(r.array()?), key(&mut r)?, r.u8()?),
+            73 => Self::OfferOver(Root(r.array()?), key(&mut r)?),
+            74 => Self::MirrorQuota(key(&mut r)?, r.u64()?),
+            75 => Self::Cover(Root(r.array()?), r.u8()?, r.u64()?),
+            76 => Self::Hours(r.array()?, r.u64()?),
+            77 => Self::FriendHours(key(&mut r)?, r.array()?),
             40 => Self::Restored(key(&mut r)?, r.u64()?),
             41 => Self::Known(ReadCap { root: Root(r.array()?), key: Key::new(r.array()?) }),
             50 => Self::Routes(r.take(r.remaining().len())?.to_vec()),
@@ -714,6 +788,18 @@ pub struct State {
     pub hidden: BTreeSet<Hidden>,
     /// Tokens for programs, by name.
     pub tokens: BTreeMap<String, Token>,
+    /// Copies that are kept for others.
+    pub mirrors: BTreeMap<Root, Mirror>,
+    /// Friends who keep copies of own videos, or are asked to, and how each stands.
+    pub offered: BTreeMap<(Root, FriendKey), u8>,
+    /// For which friends so many bytes are kept.
+    pub mirror_quotas: BTreeMap<FriendKey, u64>,
+    /// Objects from further away that are given, why (1 cover, 2 watched), and from when on (unix ms).
+    pub covers: BTreeMap<Root, (u8, u64)>,
+    /// How often this node is on line in each hour of the day, and up to when that was counted.
+    pub hours: ([u8; 24], u64),
+    /// How often friends are, as they say.
+    pub friend_hours: BTreeMap<FriendKey, [u8; 24]>,
     /// Marks of files that were published, and as which objects.
     pub sources: BTreeMap<[u8; 32], Root>,
     /// The round of checks over the store.
@@ -795,11 +881,35 @@ impl State {
                 self.publications.remove(&root);
                 self.known.remove(&root);
                 self.sources.retain(|_, of| *of != root);
+                self.mirrors.remove(&root);
+                self.covers.remove(&root);
             }
             Record::Restored(key, 0) => drop(self.restored.remove(&key)),
             Record::Restored(key, at_s) => drop(self.restored.insert(key, at_s)),
             Record::Known(cap) => drop(self.known.insert(cap.root, cap.key)),
             Record::Routes(bytes) => self.routes = Some(bytes),
+            Record::Mirror(mirror) => drop(self.mirrors.insert(mirror.cap.root, *mirror)),
+            Record::MirrorGone(root) => drop(self.mirrors.remove(&root)),
+            Record::Offered(root, friend, state) => {
+                if self.friends.contains_key(&friend) {
+                    self.offered.insert((root, friend), state);
+                }
+            }
+            Record::OfferOver(root, friend) => drop(self.offered.remove(&(root, friend))),
+            Record::MirrorQuota(friend, 0) => drop(self.mirror_quotas.remove(&friend)),
+            Record::MirrorQuota(friend, bytes) => {
+                if self.friends.contains_key(&friend) {
+                    self.mirror_quotas.insert(friend, bytes);
+                }
+            }
+            Record::Cover(root, 0, _) => drop(self.covers.remove(&root)),
+            Record::Cover(root, kind, from_ms) => drop(self.covers.insert(root, (kind, from_ms))),
+            Record::Hours(hours, until) => self.hours = (hours, until),
+            Record::FriendHours(friend, hours) => {
+                if self.friends.contains_key(&friend) {
+                    self.friend_hours.insert(friend, hours);
+                }
+            }
             Record::Source(mark, root) => {
                 if self.publications.contains_key(&root) {
                     self.sources.insert(mark, root);
@@ -876,6 +986,10 @@ impl State {
     fn forget_settings(&mut self, key: FriendKey) {
         self.settings.remove(&key);
         self.hidden.remove(&Hidden::Friend(key));
+        self.mirror_quotas.remove(&key);
+        self.friend_hours.remove(&key);
+        self.offered.retain(|(_, friend), _| *friend != key);
+        self.mirrors.retain(|_, mirror| mirror.friend != Some(key));
         self.met.remove(&key);
         self.restored.remove(&key);
         self.circles.values_mut().for_each(|circle| {
@@ -930,6 +1044,14 @@ impl State {
         out.extend(self.taken.iter().map(|(id, i)| Record::Taken(*id, i.clone()).encode()));
         let publications = self.publications.values();
         out.extend(publications.map(|p| Record::Published(Box::new(p.clone())).encode()));
+        out.extend(self.mirrors.values().map(|mirror| Record::Mirror(Box::new(mirror.clone())).encode()));
+        out.extend(self.offered.iter().map(|((root, f), state)| Record::Offered(*root, *f, *state).encode()));
+        out.extend(self.mirror_quotas.iter().map(|(key, bytes)| Record::MirrorQuota(*key, *bytes).encode()));
+        out.extend(
+            self.covers.iter().map(|(root, (kind, from))| Record::Cover(*root, *kind, *from).encode()),
+        );
+        out.extend((self.hours.1 > 0).then(|| Record::Hours(self.hours.0, self.hours.1).encode()));
+        out.extend(self.friend_hours.iter().map(|(key, hours)| Record::FriendHours(*key, *hours).encode()));
         out.extend(self.sources.iter().map(|(mark, root)| Record::Source(*mark, *root).encode()));
         out.extend(self.settings.iter().map(|(key, s)| Record::FriendSettings(*key, *s).encode()));
         out.extend(self.met.iter().map(|(key, at_s)| Record::Met(*key, *at_s).encode()));
@@ -1052,6 +1174,28 @@ mod tests {
             Record::Published(Box::new(publication(1))),
             Record::Published(Box::new(publication(2))),
             Record::Source([3; 32], Root([1; 32])),
+            Record::Mirror(Box::new(Mirror {
+                cap: VerifyCap { root: Root([61; 32]), tree: Key::new([62; 32]) },
+                friend: Some(key),
+                expires_day: 63,
+                travels: true,
+            })),
+            Record::Mirror(Box::new(Mirror {
+                cap: VerifyCap { root: Root([64; 32]), tree: Key::new([65; 32]) },
+                friend: None,
+                expires_day: 0,
+                travels: false,
+            })),
+            Record::MirrorGone(Root([66; 32])),
+            Record::Offered(Root([1; 32]), key, 2),
+            Record::Offered(Root([2; 32]), key, ENDING),
+            Record::OfferOver(Root([2; 32]), key),
+            Record::MirrorQuota(key, 67),
+            Record::Cover(Root([68; 32]), 1, 69),
+            Record::Cover(Root([70; 32]), 2, 71),
+            Record::Cover(Root([70; 32]), 0, 0),
+            Record::Hours([72; 24], 73),
+            Record::FriendHours(key, [74; 24]),
             Record::Source([4; 32], Root([2; 32])),
             Record::Unshared(Root([1; 32])),
             Record::Removed(Root([2; 32])),

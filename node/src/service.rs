@@ -3,8 +3,10 @@
 //! two turns of the driver, so nothing here is shared or locked.
 
 mod fetches;
+mod mirrors;
 
 pub use fetches::{FetchHandle, FetchStatus, Purpose, Wanted};
+pub use mirrors::MirrorSettings;
 
 use crate::doctor::Dial;
 use crate::exit::{Exit, Failure};
@@ -19,6 +21,7 @@ use kith_onion::catalogue::{Brief, EntryId, Listing};
 use kith_onion::handshake::Who;
 use kith_onion::{Change, Core, Event, FetchId, FriendKey, InviteId, InviteOutcome, Now, Traffic};
 use kith_store::{Store, StoreError};
+use mirrors::Mirrors;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -140,6 +143,10 @@ pub struct Service {
     dials: HashMap<FriendKey, Dial>,
     /// Objects with damaged blocks.
     pub(crate) heal: Heal,
+    /// Friends whose links stand since the last turn.
+    came_up: Vec<FriendKey>,
+    /// Copies for others.
+    pub(crate) mirrors: Mirrors,
     /// Who waits for the journal to be written anew because the disk lost some of it.
     rewrite_waiters: Vec<oneshot::Sender<Result<(), String>>>,
     /// A check of everything stored is under way, asked for by the owner.
@@ -193,6 +200,8 @@ impl Service {
             check_blocked: false,
             dials: HashMap::new(),
             heal,
+            mirrors: Mirrors::new(),
+            came_up: Vec::new(),
             rewrite_waiters: Vec::new(),
             checking: Arc::default(),
             restored_next: Duration::ZERO,
@@ -385,6 +394,7 @@ impl Service {
             Event::Up(friend) => {
                 self.note_met(now, friend);
                 self.heal.somebody_came(now);
+                self.came_up.push(friend);
                 if self.state.restored.contains_key(&friend) {
                     self.unsaved.push(Record::Restored(friend, 0));
                 }
@@ -397,6 +407,8 @@ impl Service {
                 }
                 tracing::info!("a friend's link stands");
             }
+            // Taken by the driver, as the answer needs the core.
+            Event::Mirror(..) => {}
             Event::Down(_) => tracing::info!("a friend's link is gone"),
             Event::Invite(id, outcome) => {
                 let is_friend = matches!(outcome, InviteOutcome::Friends(_));
@@ -640,6 +652,10 @@ impl Service {
         }
         self.stop_offering_evicted(core, storage);
         let healing = self.mend(now, core);
+        for friend in std::mem::take(&mut self.came_up) {
+            self.mirror_friend_up(now, core, friend);
+        }
+        self.tend_mirrors(now, core, storage);
         if std::mem::take(&mut self.append_all) {
             storage.log(Log::Append(self.state.live(), None));
         }

@@ -8,9 +8,10 @@
 
 use crate::journal::{Stored, log_thread};
 use crate::tasks::{end_at_once, vital};
-use kith_crypto::content::{BLOCK_LEN, Geometry, Position, ReadCap, Root, VerifiedBlock};
+use kith_crypto::content::{BLOCK_LEN, Geometry, Position, Root, VerifiedBlock, VerifyCap};
+use kith_crypto::secret::Key;
 use kith_onion::{ConnId, FetchId, FriendKey};
-use kith_store::{Pack, Store, StoreError, ViewLog};
+use kith_store::{Class, Pack, Store, StoreError, ViewLog};
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -53,12 +54,24 @@ pub enum Log {
     Retry,
 }
 
+/// A fetch whose root has come.
+pub struct Begun {
+    /// The object, what reads it, and as what it is kept.
+    pub object: (VerifyCap, Option<Key>, Class),
+    /// Its root.
+    pub root_block: VerifiedBlock,
+    /// Its shape.
+    pub geometry: Geometry,
+    /// Unix seconds.
+    pub now_s: u64,
+}
+
 /// Work for the block thread.
 pub enum Block {
     /// Read a sealed block for a tunnel.
     Read(ConnId, u32, Root, Position),
     /// Make or reopen the pack of a fetch.
-    Begin(FetchId, Box<(ReadCap, VerifiedBlock, Geometry, u64)>),
+    Begin(FetchId, Box<Begun>),
     /// Write a block of a fetch.
     Write(FetchId, Root, VerifiedBlock),
     /// Everything came: flush and mark.
@@ -67,6 +80,10 @@ pub enum Block {
     Keep(Root),
     /// The object is being removed: let go of it.
     Drop(Root),
+    /// Delete an object that is kept for others only.
+    Forget(Root),
+    /// Keep an object for others from now on, or no longer for them alone.
+    Mirror(Root, bool),
 }
 
 /// What a thread has done.
@@ -239,9 +256,9 @@ fn do_block(store: &Store, packs: &mut HashMap<Root, Arc<Pack>>, request: Block)
             })
         }
         Block::Begin(fetch, begin) => {
-            let (cap, root_block, geometry, now_s) = *begin;
+            let Begun { object: (cap, read, class), root_block, geometry, now_s } = *begin;
             let result = store
-                .begin_fetch(&cap.verify_cap(), Some(&cap.key), &root_block, geometry, now_s)
+                .begin_fetch_as(class, &cap, read.as_ref(), &root_block, geometry, now_s)
                 .and_then(|pack| {
                     let written = pack.write(root_block);
                     packs.insert(cap.root, pack);
@@ -267,6 +284,23 @@ fn do_block(store: &Store, packs: &mut HashMap<Root, Arc<Pack>>, request: Block)
         }
         Block::Drop(root) => {
             packs.remove(&root);
+            None
+        }
+        Block::Forget(root) => {
+            packs.remove(&root);
+            if store.object(&root).is_some_and(|object| object.class.gives_way()) {
+                match store.remove(&root) {
+                    Ok(()) | Err(StoreError::NotFound) => {}
+                    Err(e) => tracing::warn!("a copy that is not wanted any more could not be removed: {e}"),
+                }
+            }
+            None
+        }
+        Block::Mirror(root, is_mirror) => {
+            match store.set_mirrored(&root, is_mirror) {
+                Ok(()) | Err(StoreError::NotFound) => {}
+                Err(e) => tracing::warn!("it could not be noted for whom a video is kept: {e}"),
+            }
             None
         }
         Block::Keep(root) => {

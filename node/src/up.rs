@@ -314,6 +314,8 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
     // Search is filled by the driver's turns, or by whoever searches first.
     let mut service = Service::new(state, store, damaged);
     service.allow_restored(now, &mut core);
+    service.set_mirrors(config.mirror);
+    service.resume_mirrors(now, &mut core);
     let driver = Driver::new(core, clock, storage, service, command_receiver, listeners);
     let driving = tokio::spawn(driver.run());
     let socket_path = paths.socket.clone();

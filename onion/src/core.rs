@@ -48,7 +48,7 @@ use crate::tunnel::{Bucket, Source};
 use connections::Connection;
 use dialling::Dialling;
 use kith_crypto::cert::{Address, Certificate};
-use kith_crypto::content::{Geometry, Position, Root, VerifiedBlock, VerifyCap};
+use kith_crypto::content::{Geometry, Position, ReadCap, Root, VerifiedBlock, VerifyCap};
 use kith_crypto::identity::{Identity, PublicKeys};
 use kith_crypto::invite::Invite;
 use kith_crypto::pair::PairRoot;
@@ -805,6 +805,16 @@ impl Core {
     /// Friends who tell of the object at a place; see [`Catalogue::tellers`].
     pub fn tellers(&self, id: EntryId) -> impl Iterator<Item = FriendKey> + '_ {
         self.catalogue.tellers(id)
+    }
+
+    /// What a friend told of as a friend's; see [`Catalogue::told_from_afar`].
+    pub fn told_from_afar(
+        &self,
+        friend: FriendKey,
+        most: usize,
+        fits: impl Fn(&Root, u64) -> bool,
+    ) -> Vec<ReadCap> {
+        self.catalogue.told_from_afar(friend, most, fits)
     }
 
     /// What friends published last; see [`Catalogue::latest`].

@@ -111,6 +111,8 @@ pub struct Fetch {
     moved_at: Option<Duration>,
     /// Somebody waits for all of it: nothing is held back.
     whole: bool,
+    /// Nothing is asked for: only who has it is of interest.
+    looks: bool,
     /// Blocks that may be asked for ahead of readers, and as of when.
     ahead: (f64, Duration),
     cursor: u64,
@@ -157,6 +159,7 @@ impl Fetch {
             last_place: None,
             moved_at: None,
             whole: true,
+            looks: false,
             ahead: (0.0, Duration::ZERO),
             cursor: 0,
             seed: 0,
@@ -256,6 +259,11 @@ impl Fetch {
         self.moved_at.get_or_insert(now);
     }
 
+    /// Asks for nothing from now on: who has the object is all that is to be found out.
+    pub const fn only_look(&mut self) {
+        self.looks = true;
+    }
+
     /// The owner has written a block.
     pub fn written(&mut self) {
         self.unwritten = self.unwritten.saturating_sub(1);
@@ -304,6 +312,12 @@ impl Fetch {
     /// Whether a session's holder has said that it has all.
     pub fn holds_all(&self, id: SessionId) -> bool {
         self.sessions.get(&id).is_some_and(|session| matches!(session.has, Has::All))
+    }
+
+    /// Whether it has said that it has some of it.
+    pub fn holds_some(&self, id: SessionId) -> bool {
+        let some = |has: &Has| matches!(has, Has::Spans(map) if map.iter().any(|bits| *bits != 0));
+        self.sessions.get(&id).is_some_and(|session| some(&session.has))
     }
 
     /// Sessions that have something to take back, and do not wait for a tick to say so.
@@ -530,6 +544,9 @@ impl Fetch {
 
     /// The next message to send on a session, if there is one that is worth a message.
     pub fn next_wants(&mut self, now: Duration, id: SessionId) -> Option<Message> {
+        if self.looks {
+            return None;
+        }
         let sessions = self.sessions.len();
         let parts = self.sessions.values().any(Session::is_partial);
         let session = self.sessions.get_mut(&id)?;

@@ -16,6 +16,7 @@ pub mod entry;
 pub mod fetch;
 pub mod handle;
 pub mod handshake;
+pub mod hours;
 pub mod link;
 pub mod ratchet;
 pub mod route;

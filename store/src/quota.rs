@@ -384,6 +384,27 @@ impl Store {
         Ok(after)
     }
 
+    /// Keeps an object for others and no longer as something that was used here (`true`), or the other way round.
+    /// Own and pinned objects stay what they are.
+    pub fn set_mirrored(&self, root: &Root, is_mirror: bool) -> Result<(), StoreError> {
+        let _changing = hold(&self.inner.changes);
+        let info = self.inner.object(root).ok_or(StoreError::NotFound)?;
+        let class = if is_mirror { Class::Mirrored } else { Class::Cached };
+        if !info.class.gives_way() || info.class == class {
+            return Ok(());
+        }
+        self.inner.enter(&ObjectInfo { class, ..info })
+    }
+
+    /// Whether so many bytes more can be kept for others while nothing gives way.
+    pub fn has_room_for_mirrors(&self, bytes: u64) -> bool {
+        let (limits, usage) = (self.limits(), self.usage());
+        let fits = |used: u64, most: u64| used.saturating_add(bytes) <= most;
+        fits(usage.of(Class::Mirrored), limits.share(Class::Mirrored))
+            && fits(usage.total(), limits.quota)
+            && self.inner.deficit(bytes) == 0
+    }
+
     /// Lets a pinned object give way again, as one that was used now. Own objects stay own.
     pub fn unpin(&self, root: &Root, now_unix_s: u64) -> Result<ObjectInfo, StoreError> {
         let _changing = hold(&self.inner.changes);

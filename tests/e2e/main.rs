@@ -24,6 +24,7 @@ mod kills;
 mod line;
 mod links;
 mod logs;
+mod mirrors;
 mod onion;
 mod page;
 mod play;

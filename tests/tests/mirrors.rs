@@ -1,7 +1,7 @@
 //! Copies that are kept for others, with whole nodes: they outlive their publisher, for those who may have them and
 //! for nobody else.
 
-use kith_crypto::content::{ReadCap, Root};
+use kith_crypto::content::{Position, ReadCap, Root};
 use kith_onion::catalogue::Audience;
 use kith_onion::control::{MirrorOffer, MirrorState};
 use kith_onion::{CircuitSettings, FriendKey, Kept, MirrorEvent, Privacy, Route};
@@ -208,5 +208,30 @@ fn what_was_watched_shows_only_among_covers() {
         // The cover gave way to something.
         world.act(3, |core, _| core.release(&cover.root));
         assert!(!given(&mut world, &cap));
+    });
+}
+
+/// Who has a video can be found out without fetching anything of it.
+#[test]
+fn a_look_counts_copies_and_takes_nothing() {
+    seeds::run("a_look_counts_copies_and_takes_nothing", 3, |seed| {
+        let friends = [(0, 1), (0, 2), (0, 3)];
+        let mut world = World::of_friends(seed, 4, &friends, Privacy::Fast, quick());
+        let cap = world.publish(0, "mine", 3_000_000, Audience::Fof);
+        assert!(world.run_until(MINUTE, |w| [1, 2, 3].iter().all(|n| knows(w, *n, &cap))));
+        [1, 2].into_iter().for_each(|node| {
+            world.give_copy(node, cap.root);
+            keep(&mut world, node, cap.root, FOR_FRIENDS);
+        });
+        let root = world.nodes[0].objects[&cap.root].blocks[&Position::Root].to_vec();
+        let before = world.nodes[0].core().traffic(world.nodes[1].key()).received;
+        let look = world.act(0, |core, now| core.look(now, cap.verify_cap(), Route::Direct, root).unwrap());
+        world.run(5 * SECOND);
+        assert_eq!(world.nodes[0].core().fetch_copies(look), (2, 0));
+        world.act(0, |core, now| core.end_look(now, look));
+        world.run(SECOND);
+        let after = world.nodes[0].core().traffic(world.nodes[1].key()).received;
+        assert!(after - before < 20_000, "{}", after - before);
+        assert_eq!(world.nodes[0].core().load().tunnels, 0);
     });
 }

@@ -65,6 +65,7 @@ static DOCUMENT: LazyLock<utoipa::openapi::OpenApi> = LazyLock::new(|| {
         friends::Docs::openapi(),
         circles::Docs::openapi(),
         videos::Docs::openapi(),
+        mirrors::Docs::openapi(),
         search::Docs::openapi(),
         fetch::Docs::openapi(),
         store::Docs::openapi(),

@@ -13,6 +13,7 @@ mod events;
 mod fetch;
 mod friends;
 mod hidden;
+mod mirrors;
 mod net;
 mod node;
 mod once;
@@ -249,6 +250,7 @@ impl Api {
             friends::routes(),
             circles::routes(),
             videos::routes(),
+            mirrors::routes(),
             search::routes(),
             fetch::routes(),
             store::routes(),

@@ -51,7 +51,7 @@ async fn limits(State(api): State<Api>) -> Answer<LimitsView> {
 #[utoipa::path(post, path = "/api/config/reload", tag = "settings", security(("token" = ["admin"])),
     responses((status = 200, body = BTreeMap<String, ConfigValue>, description = "values by key")))]
 async fn reload(State(api): State<Api>) -> Answer<BTreeMap<String, ConfigValue>> {
-    let Live { rates, store, privacy, circuits, budgets } = api.settings.reload()?;
+    let Live { rates, store, privacy, circuits, budgets, mirror } = api.settings.reload()?;
     api.call(move |cx| {
         cx.core.set_rates(cx.now, rates);
         if cx.core.privacy() != privacy {
@@ -63,6 +63,7 @@ async fn reload(State(api): State<Api>) -> Answer<BTreeMap<String, ConfigValue>>
         if cx.core.budgets() != budgets {
             cx.core.set_budgets(budgets);
         }
+        cx.service.set_mirrors(mirror);
         Ok(())
     })
     .await?;

@@ -13,12 +13,14 @@ pub(super) fn routes() -> Router<Api> {
         .route("/api/videos", get(videos))
         .route("/api/videos/{id}", get(video).delete(remove_video))
         .route("/api/videos/{id}/unshare", post(unshare))
+        .route("/api/videos/{id}/share", post(share))
+        .route("/api/videos/{id}/edit", post(edit))
         .route("/api/publish", post(publish_video))
         .route("/api/published", post(published))
 }
 
 #[derive(OpenApi)]
-#[openapi(paths(videos, video, remove_video, unshare, publish_video, published))]
+#[openapi(paths(videos, video, remove_video, unshare, share, edit, publish_video, published))]
 pub(super) struct Docs;
 
 /// The text of an audience, as `--to` takes it.
@@ -240,6 +242,88 @@ async fn unshare(State(api): State<Api>, Path(id): Path<String>) -> Answer<Unsha
         .await?;
     durable(stored).await?;
     Ok(Json(UnsharedVideo { id: root.to_hex(), audience: "nobody" }))
+}
+
+/// With whom a video is to be shared.
+#[derive(Deserialize, ToSchema)]
+struct ShareRequest {
+    /// `friends`, `fof`, `friend:NAME` or `circle:NAME`.
+    to: String,
+}
+
+/// Shares an own video with others than before: those who may no longer see it lose it with their next look.
+#[utoipa::path(post, path = "/api/videos/{id}/share", tag = "videos", security(("token" = ["publish"])),
+    params(("id" = String, Path, description = "the id, a unique beginning of 8 digits or more, or a link")),
+    request_body = ShareRequest,
+    responses((status = 200, body = PublicationView, description = "as it is now")))]
+async fn share(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    Json(request): Json<ShareRequest>,
+) -> Answer<PublicationView> {
+    change(&api, id, move |cx, publication| {
+        publication.audience = Some(audience_of(cx.service.state(), &request.to)?);
+        Ok(())
+    })
+    .await
+}
+
+/// Other words about a video.
+#[derive(Deserialize, ToSchema)]
+struct EditRequest {
+    title: Option<String>,
+    text: Option<String>,
+    tags: Option<Vec<String>>,
+}
+
+/// Changes the words about an own video in what friends are told. The video stays the same, with the words that
+/// were sealed into it when it was published.
+#[utoipa::path(post, path = "/api/videos/{id}/edit", tag = "videos", security(("token" = ["publish"])),
+    params(("id" = String, Path, description = "the id, a unique beginning of 8 digits or more, or a link")),
+    request_body = EditRequest,
+    responses((status = 200, body = PublicationView, description = "as it is now")))]
+async fn edit(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    Json(request): Json<EditRequest>,
+) -> Answer<PublicationView> {
+    change(&api, id, move |_, publication| {
+        let old = publication.clone();
+        let meta = Meta {
+            title: request.title.unwrap_or(old.title),
+            text: request.text.unwrap_or(old.text),
+            tags: request.tags.unwrap_or(old.tags),
+            ..Meta::default()
+        };
+        meta.check()?;
+        (publication.title, publication.text, publication.tags) = (meta.title, meta.text, meta.tags);
+        Ok(())
+    })
+    .await
+}
+
+/// Changes what is said of an own video, here and at friends.
+async fn change(
+    api: &Api,
+    id: String,
+    how: impl FnOnce(&Context<'_>, &mut Publication) -> Result<(), Failure> + Send + 'static,
+) -> Answer<PublicationView> {
+    let (view, stored) = api
+        .call(move |cx| {
+            cx.check_writable()?;
+            let root = own(cx, &id)?;
+            let state = cx.service.state();
+            let mut publication = state.publications.get(&root).cloned().ok_or_else(bug)?;
+            how(cx, &mut publication)?;
+            let stored = cx.store(vec![Record::Published(Box::new(publication.clone()))]);
+            if let Some(audience) = publication.audience {
+                cx.core.publish(cx.now, entry_of(&publication), audience, true);
+            }
+            Ok((publication_view(cx, &publication), stored))
+        })
+        .await?;
+    durable(stored).await?;
+    Ok(Json(view))
 }
 
 /// A video that is gone.

@@ -77,6 +77,12 @@ pub enum Command {
     Get(Get),
     /// Watch a video while it downloads
     Watch(Watch),
+    /// Keep copies for friends, or of a video
+    Mirror {
+        /// What to do
+        #[command(subcommand)]
+        command: Mirror,
+    },
     /// What is stored
     Store {
         /// What to do
@@ -296,6 +302,78 @@ pub enum Video {
         /// Id, or its first 8 digits or more
         id: String,
     },
+    /// Change the words about a video that you published
+    Edit(Edit),
+    /// Share a video that you published with others
+    Share {
+        /// Id, or its first 8 digits or more
+        id: String,
+        /// Who may see it: friends, fof, friend:NAME or circle:NAME
+        #[arg(long, value_name = "AUDIENCE")]
+        to: String,
+    },
+    /// Check every byte of a video that is kept here
+    Verify {
+        /// Id, or its first 8 digits or more
+        id: String,
+    },
+    /// Write a video that is here into a file
+    Export {
+        /// Id, or its first 8 digits or more
+        id: String,
+        /// A file, or a folder (default: this one) in which a name is made from the title
+        #[arg(short = 'o', long, value_name = "PATH", default_value = ".")]
+        output: PathBuf,
+    },
+    /// How many copies there are, and who keeps them
+    Health {
+        /// Id, or its first 8 digits or more
+        id: String,
+        /// Ask friends to keep copies
+        #[arg(long)]
+        ask: bool,
+    },
+}
+
+/// `kith video edit`
+#[derive(Args, Debug)]
+pub struct Edit {
+    /// Id, or its first 8 digits or more
+    pub id: String,
+    /// Another title
+    #[arg(long)]
+    pub title: Option<String>,
+    /// Another description
+    #[arg(long)]
+    pub text: Option<String>,
+    /// Other tags; may be given several times, and empty for none
+    #[arg(long)]
+    pub tag: Option<Vec<String>>,
+}
+
+/// `kith mirror`
+#[derive(Debug, Subcommand)]
+pub enum Mirror {
+    /// Keep copies for a friend up to a size, or a copy of one video
+    Add {
+        /// friend:NAME, an id or a link
+        target: String,
+        /// How much is kept for a friend, like 5GB
+        #[arg(long, value_name = "SIZE", value_parser = size)]
+        quota: Option<u64>,
+    },
+    /// What is kept for whom
+    List,
+    /// Keep nothing more for a friend, or give one copy up
+    Rm {
+        /// friend:NAME or an id
+        target: String,
+    },
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    crate::config::size::parse(text)
+        .ok_or_else(|| "a size is a number with a unit, like 500MB or 5GB".to_owned())
 }
 
 /// How far a search looks.

@@ -11,6 +11,7 @@ mod fetch;
 mod friends;
 mod install;
 mod limits;
+mod mirrors;
 mod node;
 mod page;
 mod publish;

@@ -42,6 +42,58 @@ impl Shell {
         })
     }
 
+    /// `kith video edit`
+    pub async fn edit_video(&self, args: &cli::Edit) -> Result<(), Failure> {
+        let tags =
+            args.tag.as_ref().map(|tags| tags.iter().filter(|tag| !tag.is_empty()).collect::<Vec<_>>());
+        if args.title.is_none() && args.text.is_none() && tags.is_none() {
+            return Err(Failure::new(Exit::Usage, "say what is to change: --title, --text or --tag"));
+        }
+        let path = format!("/api/videos/{}/edit", encode(&args.id));
+        let body = json!({"title": args.title, "text": args.text, "tags": tags});
+        let value = self.client.call(Method::POST, &path, Some(body)).await?;
+        self.print(&value, || {
+            format!("Friends hear of it as \"{}\" from now on.", safe(text(&value, "title")))
+        })
+    }
+
+    /// `kith video share`
+    pub async fn share_video(&self, id: &str, to: &str) -> Result<(), Failure> {
+        let path = format!("/api/videos/{}/share", encode(id));
+        let value = self.client.call(Method::POST, &path, Some(json!({"to": to}))).await?;
+        self.print(&value, || {
+            format!("\"{}\" is shared with {}.", safe(text(&value, "title")), safe(text(&value, "audience")))
+        })
+    }
+
+    /// `kith video verify`
+    pub async fn verify_video(&self, id: String) -> Result<(), Failure> {
+        self.verify_store(&cli::Verify { id: Some(id), no_heal: false, accept_loss: false }).await
+    }
+
+    /// `kith video export`
+    pub async fn export_video(&self, id: &str, to: &Path) -> Result<(), Failure> {
+        let kept = self.get("/api/store/objects").await?;
+        let is_it = |row: &&Value| text(row, "id").starts_with(id) && id.len() >= 8;
+        let found: Vec<&Value> = kept.as_array().into_iter().flatten().filter(is_it).collect();
+        let [object] = found.as_slice() else {
+            return Err(Failure::new(Exit::NotFound, "this video is not here: `kith get` fetches it"));
+        };
+        if object["complete"] != true {
+            return Err(Failure::new(
+                Exit::NotFound,
+                "not all of this video is here: `kith get` fetches the rest",
+            ));
+        }
+        let id = text(object, "id");
+        let about = self.get(&format!("/api/videos/{id}")).await?;
+        let output = match to.is_dir() {
+            true => to.join(file_name(text(&about, "title"), text(&about, "mime"), id)),
+            false => to.to_owned(),
+        };
+        self.fetch(&cli::Get { id: id.to_owned(), output: Some(output), route: cli::RouteChoice::Auto }).await
+    }
+
     /// `kith search`
     pub async fn search(&self, args: &cli::Search) -> Result<(), Failure> {
         let scope = match args.scope {
@@ -82,5 +134,37 @@ impl Shell {
             }
             table.render(self.style)
         })
+    }
+}
+
+/// A name for a file out of a title: letters, digits and a few signs, never a path and never hidden. What is left of
+/// nothing is called by the id.
+fn file_name(title: &str, mime: &str, id: &str) -> String {
+    let fits = |c: char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_' | '.' | ',' | '(' | ')' | '\'');
+    let plain: String = title.chars().map(|c| if fits(c) { c } else { '_' }).collect();
+    let plain = kith_crypto::text::cut(plain.trim_matches([' ', '.', '_']), 80).trim_end_matches([' ', '.']);
+    let stem = if plain.is_empty() { id.get(..16).unwrap_or(id) } else { plain };
+    format!("{stem}.{}", crate::media_type::extension(mime))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_title_becomes_a_name_and_never_a_path() {
+        let id = "0123456789abcdef0123";
+        for (title, name) in [
+            ("Otters at play", "Otters at play.mp4"),
+            ("../../.ssh/authorized_keys", "ssh_authorized_keys.mp4"),
+            ("/etc/passwd\0", "etc_passwd.mp4"),
+            ("C:\\con", "C__con.mp4"),
+            ("...", "0123456789abcdef.mp4"),
+            ("\u{202e}4pm.exe ", "4pm.exe.mp4"),
+            ("Ferien ’24: Zoo!", "Ferien _24_ Zoo.mp4"),
+        ] {
+            assert_eq!(file_name(title, "video/mp4", id), name);
+        }
+        assert!(file_name(&"ä".repeat(300), "video/webm", id).len() <= 90);
     }
 }

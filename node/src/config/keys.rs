@@ -129,6 +129,32 @@ pub const KEYS: &[KeySpec] = &[
         parse: |config, given| given.duration(MILLISECOND).map(|value| config.circuits.snapshot = value),
     },
     KeySpec {
+        name: "mirror.copies",
+        default: "3",
+        comment: "How many friends are asked to keep a copy of each video that you publish, so that it\nplays while this node is off. They cannot read it unless you share it with them, and\nonly those take it who said so (`kith mirror add friend:NAME --quota 5GB`). 0: nobody.",
+        allowed: "a number from 0 to 8",
+        live: true,
+        parse: |config, given| small(given, 0, 8).map(|value| config.mirror.copies = value),
+    },
+    KeySpec {
+        name: "mirror.cover",
+        default: "\"on\"",
+        comment: "In `normal`: keep some videos drawn at random from what friends' friends share, and\ngive them to others with what you watched from further away, so that nobody can tell\nwhich is which. off: what you watched from further away is given to nobody.",
+        allowed: "on or off",
+        live: true,
+        parse: |config, given| switch(given).map(|value| config.mirror.cover = value),
+    },
+    KeySpec {
+        name: "mirror.delay",
+        default: "\"1h\"",
+        comment: "Such videos are given after 1 to 12 times this. Only tests and the demo shorten it.",
+        allowed: "a duration such as 250ms, 1s, 30min, 12h or 3d, from 10ms to 365d",
+        live: true,
+        parse: |config, given| {
+            given.duration(Duration::from_millis(10)).map(|value| config.mirror.delay = value)
+        },
+    },
+    KeySpec {
         name: "page.theme",
         default: "\"auto\"",
         comment: "How the page looks: auto goes with the browser.",

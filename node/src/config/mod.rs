@@ -12,6 +12,7 @@ pub use keys::KEYS;
 
 use crate::limits::Look;
 use crate::rates::Limits;
+use crate::service::MirrorSettings;
 use crate::terminal;
 use kith_crypto::cert::{Address, MAX_NAME_LEN};
 use kith_crypto::text;
@@ -90,6 +91,8 @@ pub struct Config {
     pub circuits: CircuitSettings,
     /// Percent of a busy link that circuits of others may use.
     pub circuit_share: u8,
+    /// Copies for others.
+    pub mirror: MirrorSettings,
     /// How the page looks.
     pub look: Look,
     /// Length of a batch of relayed catalogue entries.
@@ -304,6 +307,7 @@ impl Config {
             privacy: Privacy::Strict,
             circuits: CircuitSettings::default(),
             circuit_share: 0,
+            mirror: MirrorSettings::default(),
             look: Look::AUTO,
             catalogue_batch: YEAR,
             catalogue_spread: YEAR,

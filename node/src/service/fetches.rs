@@ -3,8 +3,10 @@
 
 use super::*;
 use crate::storage::Block;
+use kith_crypto::content::VerifyCap;
+use kith_crypto::secret::Key;
 use kith_onion::{NoOnion, Privacy, Route};
-use kith_store::InUse;
+use kith_store::{Class, InUse};
 
 /// How a fetch stands.
 #[derive(Clone, Debug, Default)]
@@ -22,7 +24,11 @@ pub struct FetchStatus {
 }
 
 pub(super) struct Fetching {
-    cap: ReadCap,
+    cap: VerifyCap,
+    /// What reads it, if this node may.
+    read: Option<Key>,
+    /// As what it is kept.
+    class: Class,
     route: Route,
     /// The mode in which it began, and which it keeps.
     privacy: Privacy,
@@ -108,6 +114,21 @@ impl Service {
             self.used.push(root);
             return Ok(Wanted::Local(cap));
         }
+        let handle =
+            self.join(now, core, (cap.verify_cap(), Some(cap.key.clone()), Class::Cached), route, purpose)?;
+        Ok(Wanted::Fetching(cap, handle))
+    }
+
+    /// Begins to fetch an object that is not here whole, or joins who does.
+    pub(super) fn join(
+        &mut self,
+        now: Now,
+        core: &mut Core,
+        (cap, read, class): (VerifyCap, Option<Key>, Class),
+        route: Route,
+        purpose: Purpose,
+    ) -> Result<FetchHandle, Failure> {
+        let root = cap.root;
         let privacy = core.privacy();
         // What `auto` means is decided when a fetch begins.
         let same = |f: &Fetching| f.route == route && (route != Route::Auto || f.privacy == privacy);
@@ -120,8 +141,7 @@ impl Service {
                 core.set_whole(now, id, true);
             }
             let status = fetching.status.subscribe();
-            let handle = FetchHandle { id, status, purpose, released: self.released.clone() };
-            return Ok(Wanted::Fetching(cap, handle));
+            return Ok(FetchHandle { id, status, purpose, released: self.released.clone() });
         }
         if self.fetches.values().any(|f| f.cap.root == root) {
             return Err(Failure::new(
@@ -135,22 +155,21 @@ impl Service {
         let started = match &resumed {
             Some((sealed, pack)) => {
                 let have = |p: Position| pack.has(p);
-                core.start_fetch(now, cap.verify_cap(), route, Some((sealed.clone(), &have)))
+                core.start_fetch(now, cap.clone(), route, Some((sealed.clone(), &have)))
             }
             None => None,
         };
         // A damaged partial copy is started again rather than given up.
-        let id = started.or_else(|| core.start_fetch(now, cap.verify_cap(), route, None));
+        let id = started.or_else(|| core.start_fetch(now, cap.clone(), route, None));
         let id = id.ok_or_else(|| Failure::new(Exit::Failure, "the fetch could not be started"))?;
         let (status, receiver) = watch::channel(FetchStatus::default());
         let whole = usize::from(purpose == Purpose::Keep);
         core.set_whole(now, id, whole > 0);
         let _in_use = self.store.begin_use(&root);
-        let fetching = Fetching { cap: cap.clone(), route, privacy, users: 1, whole, status, _in_use };
+        let fetching = Fetching { cap, read, class, route, privacy, users: 1, whole, status, _in_use };
         self.fetches.insert(id, fetching);
         self.fetch_moved(core, id);
-        let handle = FetchHandle { id, status: receiver, purpose, released: self.released.clone() };
-        Ok(Wanted::Fetching(cap, handle))
+        Ok(FetchHandle { id, status: receiver, purpose, released: self.released.clone() })
     }
 
     /// Whether an object is here whole.
@@ -177,6 +196,7 @@ impl Service {
         let (fits, what): (fn(u8) -> bool, _) = match route {
             Route::Direct => (|links| links == 1, "no direct friend has this video: try --route auto"),
             Route::Fof => (|links| links == 2, "no friend's friend has this video: try --route auto"),
+            Route::Friend(_) => return Ok(()),
             Route::Auto if core.privacy() == Privacy::Fast => (|_| true, "nobody in reach has this video"),
             Route::Auto | Route::Onion => return Ok(()),
         };
@@ -186,9 +206,14 @@ impl Service {
         }
     }
 
-    /// What reads the object of a fetch that somebody still wants.
-    pub fn fetch_cap(&self, id: FetchId) -> Option<ReadCap> {
-        self.fetches.get(&id).map(|f| f.cap.clone())
+    /// The object of a fetch that somebody still wants.
+    pub fn fetch_root(&self, id: FetchId) -> Option<Root> {
+        self.fetches.get(&id).map(|f| f.cap.root)
+    }
+
+    /// As what the object of a fetch is to be stored.
+    pub fn begun(&self, id: FetchId) -> Option<(VerifyCap, Option<Key>, Class)> {
+        self.fetches.get(&id).map(|f| (f.cap.clone(), f.read.clone(), f.class))
     }
 
     /// Blocks were written.
@@ -223,14 +248,19 @@ impl Service {
 
     /// The store has marked the object as complete: from now on it can be served.
     pub fn fetch_complete(&mut self, now: Now, core: &mut Core, id: FetchId, result: Result<(), StoreError>) {
-        let Some(cap) = self.fetch_cap(id) else { return };
+        let Some((cap, ..)) = self.begun(id) else { return };
+        let route = self.fetches.get(&id).map(|f| f.route);
+        let root = cap.root;
         let result = result.and_then(|()| {
             // It may have been removed while it was marked.
-            self.store.object(&cap.root).ok_or(StoreError::NotFound)?;
-            let geometry = self.store.pack(&cap.root)?.geometry();
-            core.hold(now, cap.verify_cap(), geometry);
+            self.store.object(&root).ok_or(StoreError::NotFound)?;
+            let geometry = self.store.pack(&root)?.geometry();
+            core.hold(now, cap, geometry);
             Ok(())
         });
+        if result.is_ok() {
+            self.came_whole(now, core, root, route);
+        }
         if let Some(fetching) = self.fetches.get(&id) {
             fetching.status.send_modify(|s| s.have_blocks = s.total_blocks);
         }

@@ -7,8 +7,9 @@ use super::view::View;
 use super::{Act, Catalogue};
 use crate::control::Part;
 use crate::core::FriendKey;
-use crate::entry::Eid;
+use crate::entry::{Eid, Entry};
 use crate::time::Now;
+use kith_crypto::content::{ReadCap, Root};
 use kith_crypto::kdf;
 use kith_crypto::secret::Key;
 use std::time::Duration;
@@ -80,6 +81,24 @@ impl Catalogue {
     fn entries_of(&self, friend: FriendKey) -> Vec<(Eid, EntryId)> {
         let eids = self.views.get(&friend).map(|view| &view.eids);
         eids.into_iter().flatten().map(|(eid, id)| (*eid, *id)).collect()
+    }
+
+    /// What a friend told of as a friend's, at most so much in the order of its ids, which is any; `fits` says of which
+    /// object of which length.
+    pub fn told_from_afar(
+        &self,
+        friend: FriendKey,
+        most: usize,
+        fits: impl Fn(&Root, u64) -> bool,
+    ) -> Vec<ReadCap> {
+        let Some(number) = self.no_of(friend) else { return Vec::new() };
+        let told = self.entries_of(friend).into_iter().filter_map(|(eid, id)| {
+            let known = self.objects.get(id)?;
+            let heard = known.mention(number, eid).filter(|h| h.part == Part::Relayed && h.stays())?;
+            let entry = Entry::decode(&known.words_of(heard).entry(0, 0)).ok()?;
+            fits(&entry.cap.root, entry.bytes).then_some(entry.cap)
+        });
+        told.take(most).collect()
     }
 
     /// A friend is lost: search forgets its entries now, the views of others lose them at random

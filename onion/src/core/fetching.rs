@@ -194,6 +194,35 @@ impl Core {
         }
     }
 
+    /// Asks who has an object, without fetching anything of it: [`Core::fetch_copies`] tells after some seconds, and
+    /// [`Core::end_look`] ends it. `root`: its sealed root.
+    pub fn look(&mut self, now: Now, cap: VerifyCap, route: Route, root: Vec<u8>) -> Option<FetchId> {
+        let only_root = |position: Position| position == Position::Root;
+        let id = self.start_fetch(now, cap, route, Some((root, &only_root)))?;
+        self.fetches.get_mut(&id)?.fetch.only_look();
+        Some(id)
+    }
+
+    /// How many that answered have all of an object, and how many have parts.
+    pub fn fetch_copies(&self, id: FetchId) -> (usize, usize) {
+        let Some(state) = self.fetches.get(&id) else { return (0, 0) };
+        let sessions = state.fetch.session_ids();
+        let whole = sessions.iter().filter(|session| state.fetch.holds_all(**session)).count();
+        let parts = sessions.iter().filter(|session| state.fetch.holds_some(**session)).count();
+        (whole, parts)
+    }
+
+    /// Ends a look at what others have; nothing of it is held here by that.
+    pub fn end_look(&mut self, now: Now, id: FetchId) {
+        if let Some(state) = self.fetches.remove(&id) {
+            drop(state);
+            for (conn, circ) in self.tunnels_of(id) {
+                self.end_tunnel(now, conn, circ, true);
+            }
+            self.leave_circuit(now, id);
+        }
+    }
+
     /// Whether somebody waits for all of the object, and not only for what readers need soon.
     pub fn set_whole(&mut self, now: Now, id: FetchId, whole: bool) {
         if let Some(state) = self.fetches.get_mut(&id) {

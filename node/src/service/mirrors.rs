@@ -1,0 +1,566 @@
+//! Copies for others: what friends ask this node to keep, what it asks of them, and what it keeps so that nobody can
+//! tell what is watched here. What is said and who is served is the core's (`onion/src/core/mirrors.rs`); this
+//! remembers, fetches, and chooses. Page: `docs/protocol/mirrors.md`.
+
+use super::*;
+use crate::records::{ENDING, Mirror};
+use crate::storage::Block;
+use kith_onion::catalogue::Audience;
+use kith_onion::hours::{Hours, complements};
+use kith_onion::{Kept, MirrorEvent, MirrorOffer, MirrorState, Privacy, Route};
+use kith_store::Class;
+
+/// Copies that are kept for others at most.
+const MAX_MIRRORS: usize = 4096;
+/// Copies of friends' videos that are fetched at once.
+const AT_ONCE: usize = 2;
+/// How often it is looked at what is to be done.
+const EVERY: Duration = Duration::from_secs(2);
+/// A friend who did not take a copy is asked again after this.
+const DECLINED: Duration = Duration::from_secs(24 * 3600);
+/// Days for which a copy is kept after its publisher was heard of last.
+const LIFE_DAYS: u32 = 90;
+/// A copy that could not be fetched is tried again after this.
+const AGAIN: Duration = Duration::from_secs(60);
+/// The largest video that is drawn as a cover.
+const MAX_COVER_BYTES: u64 = 512 << 20;
+/// Covers are drawn until there are so many more than what was watched.
+const SPARE_COVERS: usize = 2;
+/// Videos of one friend that are drawn among at most.
+const MAX_DRAWN: usize = 2000;
+/// Cover and watched in [`Record::Cover`].
+const COVER: u8 = 1;
+const WATCHED: u8 = 2;
+
+/// What the configuration says about copies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MirrorSettings {
+    /// Friends who are asked to keep each own video.
+    pub copies: u8,
+    /// Whether videos are drawn at random and kept, so that what is watched does not show.
+    pub cover: bool,
+    /// The unit of deliberate delays: what came from further away is given after 1 to 12 of it.
+    pub delay: Duration,
+}
+
+impl Default for MirrorSettings {
+    fn default() -> Self {
+        Self { copies: 3, cover: true, delay: Duration::from_secs(3600) }
+    }
+}
+
+/// Copies under way.
+pub(crate) struct Mirrors {
+    settings: MirrorSettings,
+    next: Duration,
+    fetches: BTreeMap<Root, FetchHandle>,
+    later: BTreeMap<Root, Duration>,
+    declined: BTreeMap<(Root, FriendKey), Duration>,
+    room: BTreeMap<FriendKey, u64>,
+    covering: Option<(Root, FetchHandle)>,
+    cover_next: Option<Duration>,
+}
+
+/// How a copy that is kept for others stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopyState {
+    /// Bytes of the pack, 0 until known.
+    pub bytes: u64,
+    /// All of it is here.
+    pub complete: bool,
+}
+
+impl Mirrors {
+    pub(super) fn new() -> Self {
+        Self {
+            settings: MirrorSettings::default(),
+            next: Duration::ZERO,
+            fetches: BTreeMap::new(),
+            later: BTreeMap::new(),
+            declined: BTreeMap::new(),
+            room: BTreeMap::new(),
+            covering: None,
+            cover_next: None,
+        }
+    }
+}
+
+/// A number below `most`, by the system's randomness.
+fn random_below(most: u64) -> u64 {
+    let mut bytes = [0; 8];
+    // Without randomness the first is as good as any.
+    let _ = getrandom::fill(&mut bytes);
+    u64::from_le_bytes(bytes) % most.max(1)
+}
+
+fn hour(now: Now) -> u64 {
+    now.unix_s() / 3600
+}
+
+fn day(now: Now) -> u32 {
+    (now.unix_s() / 86_400) as u32
+}
+
+/// The smallest power of two that is not less.
+fn size_class(bytes: u64) -> u8 {
+    bytes.max(1).next_power_of_two().trailing_zeros() as u8
+}
+
+impl Service {
+    /// Takes what the configuration says.
+    pub fn set_mirrors(&mut self, settings: MirrorSettings) {
+        self.mirrors.settings = settings;
+    }
+
+    /// Tells a new core what is kept for whom.
+    pub fn resume_mirrors(&mut self, now: Now, core: &mut Core) {
+        for mirror in self.state.mirrors.values() {
+            core.set_kept(now, mirror.cap.root, Kept::Mirror { travels: mirror.travels });
+        }
+        for (root, (kind, from_ms)) in &self.state.covers {
+            core.set_kept(
+                now,
+                *root,
+                if *kind == COVER { Kept::Cover(*from_ms) } else { Kept::Watched(*from_ms) },
+            );
+        }
+        for (root, friend) in self.state.offered.keys() {
+            core.let_mirror(now, *root, *friend, true);
+        }
+    }
+
+    /// Stores a record with the next turn, and goes by it from now on.
+    fn at_once(&mut self, record: Record) {
+        if let Ok(Some(copy)) = Record::decode(&record.encode()) {
+            self.state.apply(copy);
+        }
+        self.remember(record);
+    }
+
+    // For others.
+
+    /// Bytes of copies that are kept for a friend.
+    pub fn mirrored_for(&self, friend: FriendKey) -> u64 {
+        let own = self.state.mirrors.values().filter(|mirror| mirror.friend == Some(friend));
+        own.map(|mirror| self.copy_state(&mirror.cap.root).bytes).sum()
+    }
+
+    /// How a copy stands.
+    pub fn copy_state(&self, root: &Root) -> CopyState {
+        let object = self.store.object(root);
+        CopyState {
+            bytes: object.as_ref().map_or(0, |object| Store::pack_len(object.data_count)),
+            complete: object.is_some_and(|object| object.complete),
+        }
+    }
+
+    fn room_for(&self, friend: FriendKey) -> u64 {
+        let quota = self.state.mirror_quotas.get(&friend).copied().unwrap_or_default();
+        quota.saturating_sub(self.mirrored_for(friend))
+    }
+
+    /// Whether the object of a fetch may be as long as its root says. What a friend asked for is held to what is kept
+    /// for that friend.
+    pub fn may_be_so_long(&self, root: &Root, geometry: kith_crypto::content::Geometry) -> bool {
+        let friend = self.state.mirrors.get(root).and_then(|mirror| mirror.friend);
+        friend.is_none_or(|friend| {
+            let already = self.copy_state(root).bytes;
+            Store::pack_len(geometry.data_count()) <= self.room_for(friend).saturating_add(already)
+        })
+    }
+
+    /// News from a friend.
+    pub fn mirror_event(
+        &mut self,
+        now: Now,
+        core: &mut Core,
+        storage: &mut Storage,
+        friend: FriendKey,
+        event: MirrorEvent,
+    ) {
+        match event {
+            MirrorEvent::Offered(offer) => self.mirror_offered(now, core, friend, offer),
+            MirrorEvent::Answered { root, state, room } => {
+                self.mirrors.room.insert(friend, room);
+                if !self.state.offered.contains_key(&(root, friend)) {
+                    return;
+                }
+                if state == MirrorState::Refused {
+                    self.mirrors.declined.insert((root, friend), now.at + DECLINED);
+                    self.offer_over(now, core, root, friend);
+                } else if self.state.offered.get(&(root, friend)) != Some(&ENDING) {
+                    self.remember(Record::Offered(root, friend, state as u8));
+                }
+            }
+            MirrorEvent::Ended(root) => {
+                if self.state.mirrors.get(&root).is_some_and(|mirror| mirror.friend == Some(friend)) {
+                    self.drop_mirror(now, core, storage, root);
+                    core.answer_mirror(now, friend, root, MirrorState::Refused, self.room_for(friend));
+                }
+                if self.state.offered.contains_key(&(root, friend)) {
+                    self.mirrors.declined.insert((root, friend), now.at + DECLINED);
+                    self.offer_over(now, core, root, friend);
+                }
+            }
+            MirrorEvent::Hours(hours) => {
+                if self.state.friend_hours.get(&friend) != Some(&hours) {
+                    self.remember(Record::FriendHours(friend, hours));
+                }
+            }
+        }
+    }
+
+    fn offer_over(&mut self, now: Now, core: &mut Core, root: Root, friend: FriendKey) {
+        self.at_once(Record::OfferOver(root, friend));
+        core.let_mirror(now, root, friend, false);
+    }
+
+    fn mirror_offered(&mut self, now: Now, core: &mut Core, friend: FriendKey, offer: MirrorOffer) {
+        let root = offer.cap.root;
+        let known = self.state.mirrors.get(&root).filter(|known| known.cap == offer.cap);
+        let is_own = self.state.publications.contains_key(&root);
+        let wanted = 1_u64.checked_shl(offer.size_class.into()).unwrap_or(u64::MAX);
+        let may = match known {
+            Some(known) => known.friend == Some(friend) || known.friend.is_none(),
+            None => {
+                !is_own
+                    && !self.state.mirrors.contains_key(&root)
+                    && self.state.mirrors.len() < MAX_MIRRORS
+                    // The class is the next power of two: half of it is the least that it can be.
+                    && wanted / 2 < self.room_for(friend)
+                    && self.store.has_room_for_mirrors(wanted / 2)
+            }
+        };
+        if !may {
+            core.answer_mirror(now, friend, root, MirrorState::Refused, self.room_for(friend));
+            return;
+        }
+        let friend_of = known.map_or(Some(friend), |known| known.friend);
+        let expires_day = offer.expires_day.min(day(now) + LIFE_DAYS);
+        let mirror = Mirror { cap: offer.cap, friend: friend_of, expires_day, travels: offer.travels };
+        if known != Some(&mirror) {
+            core.set_kept(now, root, Kept::Mirror { travels: mirror.travels });
+            self.at_once(Record::Mirror(Box::new(mirror)));
+        }
+        self.mirrors.next = now.at;
+        let state = if self.is_here(&root) { MirrorState::Whole } else { MirrorState::Taken };
+        core.answer_mirror(now, friend, root, state, self.room_for(friend));
+    }
+
+    /// Keeps a copy of a video for whoever may have it.
+    pub fn add_mirror(&mut self, now: Now, core: &mut Core, storage: &mut Storage, cap: &ReadCap) -> Record {
+        let travels = core.listing(&cap.root).is_some_and(|_| !core.stays_with_friends(&cap.root));
+        let mirror = Mirror { cap: cap.verify_cap(), friend: None, expires_day: 0, travels };
+        core.set_kept(now, cap.root, Kept::Mirror { travels });
+        storage.block(Block::Mirror(cap.root, true));
+        self.mirrors.next = now.at;
+        Record::Mirror(Box::new(mirror))
+    }
+
+    /// Gives a copy up; its friend is told.
+    pub fn drop_mirror(&mut self, now: Now, core: &mut Core, storage: &mut Storage, root: Root) {
+        let Some(mirror) = self.state.mirrors.get(&root).cloned() else { return };
+        self.at_once(Record::MirrorGone(root));
+        self.mirrors.fetches.remove(&root);
+        if let Some(friend) = mirror.friend {
+            core.end_mirror(now, friend, root);
+        }
+        let is_mine = self.state.publications.contains_key(&root) || self.state.known.contains_key(&root);
+        if mirror.friend.is_some() && !is_mine {
+            core.release(&root);
+            storage.block(Block::Forget(root));
+        } else {
+            core.set_kept(now, root, Kept::Own);
+            storage.block(Block::Mirror(root, false));
+        }
+    }
+
+    // Of others.
+
+    /// A friend's link stands: what was said before is said again, as either side may have forgotten it.
+    pub fn mirror_friend_up(&mut self, now: Now, core: &mut Core, friend: FriendKey) {
+        if !core.can_mirror(friend) {
+            return;
+        }
+        core.tell_hours(now, friend, self.state.hours.0);
+        let offered: Vec<(Root, u8)> = self
+            .state
+            .offered
+            .iter()
+            .filter(|((_, f), _)| *f == friend)
+            .map(|((r, _), s)| (*r, *s))
+            .collect();
+        for (root, state) in offered {
+            match self.offer_of(now, &root).filter(|_| state != ENDING) {
+                Some(offer) => drop(core.offer_mirror(now, friend, offer)),
+                None => drop(core.end_mirror(now, friend, root)),
+            }
+        }
+        for mirror in self.state.mirrors.values().filter(|mirror| mirror.friend == Some(friend)) {
+            let root = mirror.cap.root;
+            let state = if self.is_here(&root) { MirrorState::Whole } else { MirrorState::Taken };
+            core.answer_mirror(now, friend, root, state, self.room_for(friend));
+        }
+        self.mirrors.next = now.at;
+    }
+
+    fn offer_of(&self, now: Now, root: &Root) -> Option<MirrorOffer> {
+        let publication = self.state.publications.get(root)?;
+        let travels = publication.audience? == Audience::Fof;
+        let bytes = Store::pack_len(publication.blocks);
+        let expires_day = day(now) + LIFE_DAYS;
+        Some(MirrorOffer {
+            cap: publication.cap.verify_cap(),
+            size_class: size_class(bytes),
+            expires_day,
+            travels,
+        })
+    }
+
+    /// Asks friends for copies of own videos that have too few: those who are on line when the others are not.
+    fn offer_copies(&mut self, now: Now, core: &mut Core) {
+        let copies = usize::from(self.mirrors.settings.copies);
+        let own = Hours(self.state.hours.0);
+        let mut offers = Vec::new();
+        for (root, publication) in &self.state.publications {
+            if publication.audience.is_none() || !self.is_here(root) {
+                continue;
+            }
+            let hours =
+                |friend: &FriendKey| Hours(self.state.friend_hours.get(friend).copied().unwrap_or_default());
+            let kept: Vec<FriendKey> = self
+                .state
+                .offered
+                .iter()
+                .filter(|((r, _), s)| r == root && **s != ENDING)
+                .map(|((_, f), _)| *f)
+                .collect();
+            let missing = copies.saturating_sub(kept.len());
+            if missing == 0 {
+                continue;
+            }
+            let bytes = Store::pack_len(publication.blocks);
+            let candidates: Vec<(FriendKey, Hours)> = self
+                .state
+                .friends
+                .keys()
+                .filter(|friend| core.can_mirror(**friend) && !kept.contains(friend))
+                .filter(|friend| !self.mirrors.declined.contains_key(&(*root, **friend)))
+                // Who said how much there is is believed; who said nothing is asked.
+                .filter(|friend| self.mirrors.room.get(friend).is_none_or(|room| bytes / 2 < *room))
+                .map(|friend| (*friend, hours(friend)))
+                .collect();
+            let mut have = vec![own];
+            have.extend(kept.iter().map(hours));
+            offers.extend(complements(&have, &candidates, missing).into_iter().map(|friend| (*root, friend)));
+            // A few at a time: the answers say who has room.
+            if offers.len() >= 16 {
+                break;
+            }
+        }
+        for (root, friend) in offers {
+            if let Some(offer) = self.offer_of(now, &root)
+                && core.offer_mirror(now, friend, offer)
+            {
+                self.at_once(Record::Offered(root, friend, MirrorState::Refused as u8));
+            }
+        }
+    }
+
+    /// Asks friends for copies of a video now, also those who declined before.
+    pub fn ask_for_copies(&mut self, now: Now, root: Root) {
+        self.mirrors.declined.retain(|(of, _), _| *of != root);
+        self.mirrors.room.clear();
+        self.mirrors.next = now.at;
+    }
+
+    /// Friends who keep copies of an own video, and how each stands.
+    pub fn copies_of(&self, root: &Root) -> Vec<(FriendKey, u8)> {
+        let of_root = self.state.offered.iter().filter(|((r, _), state)| r == root && **state != ENDING);
+        of_root.map(|((_, friend), state)| (*friend, *state)).collect()
+    }
+
+    // Regular work.
+
+    /// Looked at every turn.
+    pub(super) fn tend_mirrors(&mut self, now: Now, core: &mut Core, storage: &mut Storage) {
+        if now.at < self.mirrors.next {
+            return;
+        }
+        self.mirrors.next = now.at + EVERY;
+        self.count_hour(now);
+        self.mirrors.declined.retain(|_, until| *until > now.at);
+        self.end_withdrawn(now, core);
+        self.end_expired(now, core, storage);
+        self.take_ended(now);
+        self.fetch_mirrors(now, core);
+        self.offer_copies(now, core);
+        self.tend_covers(now, core);
+    }
+
+    fn count_hour(&mut self, now: Now) {
+        let (hours, until) = self.state.hours;
+        let hour = hour(now);
+        if hour < until {
+            return;
+        }
+        let mut hours = Hours(hours);
+        hours.note_until(if until == 0 { hour } else { until }, hour);
+        self.at_once(Record::Hours(hours.0, hour + 1));
+    }
+
+    /// What was withdrawn is asked back from those who keep it.
+    fn end_withdrawn(&mut self, now: Now, core: &mut Core) {
+        let is_shared = |root: &Root| self.state.publications.get(root).is_some_and(|p| p.audience.is_some());
+        let ended: Vec<(Root, FriendKey)> = self
+            .state
+            .offered
+            .iter()
+            .filter(|((root, _), state)| **state != ENDING && !is_shared(root))
+            .map(|(key, _)| *key)
+            .collect();
+        for (root, friend) in ended {
+            self.at_once(Record::Offered(root, friend, ENDING));
+            core.let_mirror(now, root, friend, false);
+            core.end_mirror(now, friend, root);
+        }
+    }
+
+    fn end_expired(&mut self, now: Now, core: &mut Core, storage: &mut Storage) {
+        let today = day(now);
+        let is_over = |mirror: &&Mirror| mirror.expires_day != 0 && mirror.expires_day < today;
+        let over: Vec<Root> =
+            self.state.mirrors.values().filter(is_over).map(|mirror| mirror.cap.root).collect();
+        over.into_iter().for_each(|root| self.drop_mirror(now, core, storage, root));
+    }
+
+    /// Fetches of copies that have ended: one that failed is tried again later.
+    fn take_ended(&mut self, now: Now) {
+        let ended =
+            self.mirrors.fetches.iter().filter_map(|(root, handle)| {
+                handle.status.borrow().end.as_ref().map(|end| (*root, end.is_ok()))
+            });
+        let ended: Vec<(Root, bool)> = ended.collect();
+        for (root, is_whole) in ended {
+            self.mirrors.fetches.remove(&root);
+            if !is_whole {
+                self.mirrors.later.insert(root, now.at + AGAIN);
+            }
+        }
+        self.mirrors.later.retain(|_, until| *until > now.at);
+    }
+
+    fn fetch_mirrors(&mut self, now: Now, core: &mut Core) {
+        let wanted: Vec<Mirror> = self
+            .state
+            .mirrors
+            .values()
+            .filter(|mirror| !self.mirrors.fetches.contains_key(&mirror.cap.root))
+            .filter(|mirror| !self.mirrors.later.contains_key(&mirror.cap.root))
+            .filter(|mirror| mirror.friend.is_none_or(|friend| core.is_online(friend)))
+            .filter(|mirror| !self.is_here(&mirror.cap.root))
+            .take(AT_ONCE.saturating_sub(self.mirrors.fetches.len()))
+            .cloned()
+            .collect();
+        for mirror in wanted {
+            let root = mirror.cap.root;
+            let (route, read) = match mirror.friend {
+                // Nobody else learns that it is kept here.
+                Some(friend) => (Route::Friend(friend), None),
+                None => (Route::Auto, self.read_cap(core, &root).ok().map(|cap| cap.key)),
+            };
+            match self.join(now, core, (mirror.cap, read, Class::Mirrored), route, Purpose::Keep) {
+                Ok(handle) => drop(self.mirrors.fetches.insert(root, handle)),
+                Err(_) => drop(self.mirrors.later.insert(root, now.at + AGAIN)),
+            }
+        }
+    }
+
+    /// An object came whole.
+    pub(super) fn came_whole(&mut self, now: Now, core: &mut Core, root: Root, route: Option<Route>) {
+        if let Some(mirror) = self.state.mirrors.get(&root) {
+            let (friend, travels) = (mirror.friend, mirror.travels);
+            core.set_kept(now, root, Kept::Mirror { travels });
+            if let Some(friend) = friend {
+                core.answer_mirror(now, friend, root, MirrorState::Whole, self.room_for(friend));
+            }
+            return;
+        }
+        let is_cover = self.mirrors.covering.as_ref().is_some_and(|(covering, _)| *covering == root);
+        let is_far = core.listing(&root).is_some_and(|listing| listing.distance > 1);
+        let by_wish = !matches!(route, Some(Route::Friend(_)));
+        if is_cover || (by_wish && is_far && core.privacy() == Privacy::Normal && self.mirrors.settings.cover)
+        {
+            let unit = self.mirrors.settings.delay.as_millis() as u64;
+            let from_ms = now.unix_ms + unit + random_below(11 * unit + 1);
+            let kind = if is_cover { COVER } else { WATCHED };
+            core.set_kept(now, root, if is_cover { Kept::Cover(from_ms) } else { Kept::Watched(from_ms) });
+            self.at_once(Record::Cover(root, kind, from_ms));
+        }
+    }
+
+    // So that nobody can tell what is watched.
+
+    /// Covers and what was watched from further away.
+    pub fn cover_counts(&self) -> (usize, usize) {
+        let of = |kind: u8| self.state.covers.values().filter(|(k, _)| *k == kind).count();
+        (of(COVER), of(WATCHED))
+    }
+
+    fn tend_covers(&mut self, now: Now, core: &mut Core) {
+        let gone: Vec<Root> =
+            self.state.covers.keys().filter(|root| self.store.object(root).is_none()).copied().collect();
+        for root in gone {
+            self.at_once(Record::Cover(root, 0, 0));
+            if !self.state.mirrors.contains_key(&root) {
+                core.set_kept(now, root, Kept::Own);
+            }
+        }
+        if self.mirrors.covering.as_ref().is_some_and(|(_, handle)| handle.status.borrow().end.is_some()) {
+            self.mirrors.covering = None;
+        }
+        let is_on = self.mirrors.settings.cover && core.privacy() == Privacy::Normal;
+        if !is_on {
+            self.mirrors.covering = None;
+            return;
+        }
+        let (covers, watched) = self.cover_counts();
+        // Whoever watches goes first, and so do those who wait for a circuit.
+        let is_busy = !self.fetches.is_empty() || self.mirrors.covering.is_some();
+        let unit = self.mirrors.settings.delay;
+        let due =
+            *self.mirrors.cover_next.get_or_insert(now.at + unit.mul_f64(random_below(1000) as f64 / 500.0));
+        if now.at < due || is_busy || covers >= watched + SPARE_COVERS {
+            return;
+        }
+        // One every few hours, at times that nothing else decides.
+        self.mirrors.cover_next = Some(now.at + unit + unit.mul_f64(random_below(1000) as f64 / 200.0));
+        let Some(cap) = self.draw_cover(core) else { return };
+        let object = (cap.verify_cap(), Some(cap.key.clone()), Class::Cached);
+        if let Ok(handle) = self.join(now, core, object, Route::Onion, Purpose::Keep) {
+            self.mirrors.covering = Some((cap.root, handle));
+        }
+    }
+
+    /// A video of somebody further away, drawn at random: first who tells of it, so that nobody fills the draw by
+    /// telling of many, then one of what that friend tells of.
+    fn draw_cover(&self, core: &Core) -> Option<ReadCap> {
+        let friends: Vec<FriendKey> = self.state.friends.keys().copied().collect();
+        let first = random_below(friends.len() as u64) as usize;
+        let turned = friends.iter().cycle().skip(first).take(friends.len());
+        for friend in turned {
+            let fits = |root: &Root, bytes: u64| {
+                bytes > 0
+                    && bytes <= MAX_COVER_BYTES
+                    && self.store.object(root).is_none()
+                    && !self.state.publications.contains_key(root)
+                    && !self.state.hidden.contains(&Hidden::Video(*root))
+            };
+            let mut told = core.told_from_afar(*friend, MAX_DRAWN, fits);
+            if !told.is_empty() {
+                return Some(told.swap_remove(random_below(told.len() as u64) as usize));
+            }
+        }
+        None
+    }
+}
