@@ -1,12 +1,14 @@
 //! Prints what the shipped route policy gives away, beside policies that were rejected, and how far
 //! requests reach from the end of a circuit:
-//! `cargo run --release -p kith-tests --example tables -- [--table repeated|capture|reach|swarm] [--nodes N]
+//! `cargo run --release -p kith-tests --example tables -- [--table repeated|capture|reach|mirrors|swarm] [--nodes N]
 //! [--trials N] [--seed N]`. Without `--nodes` it runs 1000, 2000 and 10,000 nodes, and whole nodes on a
 //! graph of 200 for the reach. What the figures mean: `docs/protocol/circuit.md`.
 
 use kith_onion::fetch::Rules;
 use kith_tests::graphs::{Graph, Kind};
-use kith_tests::paths::{AFTER, Adversary, Estimate, Policy, capture, cores, reach, repeated, seeded};
+use kith_tests::paths::{
+    AFTER, Adversary, Estimate, Policy, availability, capture, cores, reach, repeated, seeded,
+};
 use kith_tests::swarm::{Leaves, Outcome, Scenario, play};
 
 struct Options {
@@ -16,7 +18,7 @@ struct Options {
     table: Option<String>,
 }
 
-const TABLES: [&str; 4] = ["repeated", "capture", "reach", "swarm"];
+const TABLES: [&str; 5] = ["repeated", "capture", "reach", "mirrors", "swarm"];
 /// Whole nodes of which one graph is made.
 const WHOLE: usize = 200;
 
@@ -31,7 +33,7 @@ fn main() {
         Ok(options) => options,
         Err(what) => {
             eprintln!(
-                "tables: {what}. Usage: tables [--table repeated|capture|reach|swarm] [--nodes N] [--trials N] [--seed N]"
+                "tables: {what}. Usage: tables [--table repeated|capture|reach|mirrors|swarm] [--nodes N] [--trials N] [--seed N]"
             );
             std::process::exit(2);
         }
@@ -56,6 +58,9 @@ fn main() {
     }
     if options.wants("reach") {
         print_reach(&options);
+    }
+    if options.wants("mirrors") {
+        print_mirrors(&options);
     }
     if options.wants("swarm") {
         print_swarm(&options);
@@ -138,6 +143,33 @@ fn print_capture(graph: &Graph, options: &Options, kind: Kind) {
         for per_node in [0.1, 0.5, 1.0] {
             let with_fakes = graph.with_fake_friends(per_node, &mut seeded(options.seed, 2));
             row(&with_fakes, graph.len(), 0.0, &format!("fake friends, {per_node} per node"));
+        }
+    }
+}
+
+/// Availability of what its publisher and some friends keep (table 9.6 of the design).
+fn print_mirrors(options: &Options) {
+    for nodes in &options.nodes {
+        for degree in [8, 15] {
+            let graph = Graph::new(Kind::Com, *nodes, degree, &mut seeded(options.seed, *nodes as u64));
+            println!(
+                "\n## Copies: {nodes} nodes, degree {degree}; publisher two links away, on line or not like everybody"
+            );
+            println!(
+                "| on line | copies | a copy within 2 / 3 / 4 / 6 links | through common friends | through circuits | either |"
+            );
+            println!("|---|---|---|---|---|---|");
+            for percent in [30, 50, 70] {
+                for copies in [0, 1, 2, 3, 5] {
+                    let online = f64::from(percent) / 100.0;
+                    let a = availability(&graph, online, copies, options.trials, options.seed);
+                    let within = a.within.map(|w| format!("{:.2}", w.mean)).join(" / ");
+                    println!(
+                        "| {percent} % | {copies} | {within} | {:.2} | {:.2} | {:.2} |",
+                        a.fof.mean, a.circuits.mean, a.either.mean
+                    );
+                }
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ pub(crate) mod repeated;
 
 pub use capture::{Capture, capture};
 pub use network::{Adversary, Network};
-pub use reach::{Reach, SPREADS, Served, cores, reach};
+pub use reach::{Availability, Reach, SPREADS, Served, availability, cores, reach};
 pub use repeated::{AFTER, Policy, Repeated, repeated};
 
 use kith_crypto::rng::Rng;

@@ -113,6 +113,80 @@ pub fn reach(graph: &Graph, online: f64, trials: usize, seed: u64) -> Reach {
     }
 }
 
+/// What became of requests for an object that its publisher, who may be off line, and some of its friends keep.
+#[derive(Clone, Debug)]
+pub struct Availability {
+    /// A copy is on line within 2, 3, 4 and 6 links over nodes on line, whatever way a request could take.
+    pub within: [Estimate; 4],
+    /// Share of requests through common friends that reach a copy.
+    pub fof: Estimate,
+    /// Share of those from the ends of circuits, all three third relays, among origins that have one.
+    pub circuits: Estimate,
+    /// Share of requests that reach a copy by either.
+    pub either: Estimate,
+}
+
+/// Runs `trials` origins on line, whose publisher is two links away and on line or not like everybody; `copies` of its
+/// friends keep the object.
+pub fn availability(graph: &Graph, online: f64, copies: usize, trials: usize, seed: u64) -> Availability {
+    let mut within = [const { Vec::new() }; 4];
+    let [mut fof, mut circuits, mut either] = [const { Vec::new() }; 3];
+    const EACH: usize = 25;
+    let mut block = 0;
+    let share = |found: bool| f64::from(u8::from(found));
+    while fof.len() < trials && block < 20 * trials as u64 {
+        let mut rng = seeded(seed, block);
+        block += 1;
+        let up: Vec<bool> = (0..graph.len()).map(|_| unit(&mut rng) < online).collect();
+        let edges = (0..graph.edge_count()).map(|e| graph.ends(e));
+        let both = |(a, b): &(u32, u32)| up[*a as usize] && up[*b as usize];
+        let living =
+            Graph::from_edges(graph.len(), edges.filter(both).map(|(a, b)| (a as usize, b as usize)));
+        let mut network = Network::new(&living, vec![false; graph.len()], Adversary::Honest, &mut rng);
+        for _ in 0..EACH {
+            let origin = below(&mut rng, graph.len()) as u32;
+            let Some(publisher) = two_links_away(graph, origin, &mut rng).filter(|_| up[origin as usize])
+            else {
+                continue;
+            };
+            let mut friends: Vec<u32> =
+                graph.friends(publisher).iter().copied().filter(|friend| *friend != origin).collect();
+            let mut holders = BTreeSet::from([publisher]);
+            while holders.len() <= copies && !friends.is_empty() {
+                holders.insert(friends.swap_remove(below(&mut rng, friends.len())));
+            }
+            let mut world = Spreading::new(graph, &living, origin, publisher);
+            world.holders = holders;
+            let near = world.nearest();
+            for (links, found) in [2, 3, 4, 6].into_iter().zip(&mut within) {
+                found.push(share(near.is_some_and(|near| near <= links)));
+            }
+            let by_friends = world.by_friends();
+            fof.push(share(by_friends));
+            let mut routes = network.fresh(origin, &mut rng);
+            let (mut walked, mut found) = (false, false);
+            for slot in 0..SLOTS {
+                if let Some([_, second, third]) =
+                    network.walk(origin, &mut routes, (Pair::Primary, slot), &mut rng)
+                {
+                    walked = true;
+                    found |= world.ask(third, second, SPREADS[2], &mut rng).0.is_some();
+                }
+            }
+            if walked {
+                circuits.push(share(found));
+            }
+            either.push(share(by_friends || found));
+        }
+    }
+    Availability {
+        within: within.map(|w| Estimate::of_shares(&w)),
+        fof: Estimate::of_shares(&fof),
+        circuits: Estimate::of_shares(&circuits),
+        either: Estimate::of_shares(&either),
+    }
+}
+
 fn two_links_away(graph: &Graph, origin: u32, rng: &mut Rng) -> Option<u32> {
     let near: BTreeSet<u32> = graph.friends(origin).iter().copied().collect();
     let theirs = near.iter().flat_map(|friend| graph.friends(*friend)).copied();
@@ -128,6 +202,8 @@ struct Spreading<'a> {
     living: &'a Graph,
     origin: u32,
     publisher: u32,
+    /// Who keeps it: the publisher, and mirrors.
+    holders: BTreeSet<u32>,
     /// Who is how far from the publisher, up to two links: nobody else was told.
     distance: BTreeMap<u32, u8>,
     catalogues: BTreeMap<u32, Catalogue>,
@@ -142,7 +218,50 @@ impl<'a> Spreading<'a> {
                 distance.entry(*friend).or_insert(step);
             }
         }
-        Self { all, living, origin, publisher, distance, catalogues: BTreeMap::new() }
+        let holders = BTreeSet::from([publisher]);
+        Self { all, living, origin, publisher, holders, distance, catalogues: BTreeMap::new() }
+    }
+
+    /// Links from the origin to the nearest copy, over nodes on line.
+    fn nearest(&self) -> Option<u8> {
+        let (mut seen, mut edge) = (BTreeSet::from([self.origin]), vec![self.origin]);
+        for links in 0..=6 {
+            if edge.iter().any(|node| self.holders.contains(node)) {
+                return Some(links);
+            }
+            let next = edge.iter().flat_map(|node| self.living.friends(*node)).copied();
+            edge = next.filter(|node| seen.insert(*node)).collect();
+        }
+        None
+    }
+
+    /// Whom a node passes a request for one link more on to: friends on line who published it, or else those who told
+    /// of it as a friend's.
+    fn passes(&mut self, at: u32, from: u32) -> Vec<FriendKey> {
+        let living = self.living;
+        let is_friend = |to: &FriendKey| living.are_friends(at, number(*to)) && *to != key(from);
+        let Some(catalogue) = self.catalogue(at) else { return Vec::new() };
+        let pointers = catalogue.pointers(key(from), &root());
+        if pointers.is_empty() {
+            return Vec::new();
+        }
+        let publishers: Vec<FriendKey> = pointers.into_iter().filter(is_friend).collect();
+        if !publishers.is_empty() {
+            return publishers.into_iter().take(4).collect();
+        }
+        let told = catalogue.onward(&root()).into_iter().filter(|(_, links)| *links == 2);
+        told.map(|(friend, _)| friend).filter(is_friend).take(4).collect()
+    }
+
+    /// Whether a common friend finds a copy: the one who is asked keeps it, or who is asked in turn.
+    fn by_friends(&mut self) -> bool {
+        let (origin, living) = (self.origin, self.living);
+        let told = self.catalogue(origin).map(|c| c.onward(&root())).unwrap_or_default();
+        let told: Vec<u32> = told.into_iter().map(|(friend, _)| number(friend)).collect();
+        told.into_iter().filter(|friend| living.are_friends(origin, *friend)).any(|friend| {
+            self.holders.contains(&friend)
+                || self.passes(friend, origin).iter().any(|next| self.holders.contains(&number(*next)))
+        })
     }
 
     /// What a node's friends told it, or nothing.
@@ -179,7 +298,7 @@ impl<'a> Spreading<'a> {
         let root = root();
         while let Some(r) = queue.pop_front() {
             let through_origin = r.through_origin || r.at == self.origin;
-            if r.at == self.publisher {
+            if self.holders.contains(&r.at) {
                 if !through_origin {
                     reached = reached.or(Some(r.depth));
                 }
@@ -199,9 +318,7 @@ impl<'a> Spreading<'a> {
                 let others = living.friends(r.at).iter().filter(|f| **f != r.from).map(|f| key(*f));
                 next_for(straight, others, r.left, rng)
             } else if r.left > 0 {
-                let pointers =
-                    self.catalogue(r.at).map(|c| c.pointers(key(r.from), &root)).unwrap_or_default();
-                let pass = pointers.into_iter().take(4).filter(is_friend);
+                let pass = self.passes(r.at, r.from).into_iter();
                 pass.map(|to| Next { to, hops_left: r.left - 1, spreads: false }).collect()
             } else {
                 Vec::new()
