@@ -242,6 +242,7 @@ impl Streams {
     pub fn router(self) -> Router {
         Router::new()
             .route("/media/{name}", get(media).head(media))
+            .route("/media/{name}/parts/{n}", get(part))
             // Whoever only asks what there is does not use it up.
             .route("/open/{door}", get(open_door).head(|| async { refuse(StatusCode::METHOD_NOT_ALLOWED) }))
             .with_state(self)
@@ -287,6 +288,43 @@ async fn media(State(streams): State<Streams>, Path(name): Path<String>, request
             refuse(StatusCode::from_u16(failure.exit.http_status()).unwrap_or(StatusCode::BAD_GATEWAY))
         }
     }
+}
+
+/// Captions or a sheet of small pictures, which lie behind the film.
+async fn part(State(streams): State<Streams>, Path((name, n)): Path<(String, usize)>) -> Response {
+    let answered = match streams.reader(&name).await {
+        Ok(Some(reader)) => answer_part(&streams, reader, n).await,
+        Ok(None) => Ok(None),
+        Err(failure) => Err(failure),
+    };
+    match answered {
+        Ok(Some(response)) => response,
+        Ok(None) => refuse(StatusCode::NOT_FOUND),
+        Err(failure) => {
+            refuse(StatusCode::from_u16(failure.exit.http_status()).unwrap_or(StatusCode::BAD_GATEWAY))
+        }
+    }
+}
+
+async fn answer_part(streams: &Streams, reader: Reader, n: usize) -> Result<Option<Response>, Failure> {
+    let head = reader.head().await?;
+    let found = head.parts.get(n).and_then(|part| Some((part, crate::api::place_of(part)?)));
+    let Some((part, (start, end))) = found else { return Ok(None) };
+    let mime = match part.kind {
+        crate::publish::CAPTIONS => "text/vtt; charset=utf-8",
+        crate::publish::STORYBOARD => "image/jpeg",
+        _ => return Ok(None),
+    };
+    let (sender, body) = ChannelBody::new(Some(part.len.into()));
+    let mut response = Response::new(Body::new(body));
+    protect(response.headers_mut());
+    insert(response.headers_mut(), header::CONTENT_TYPE, mime);
+    streams.tasks.spawn("part reader", async move {
+        if let Err(failure) = reader.send(start, end, sender).await {
+            tracing::info!("what stands around a film ended early: {}", failure.exit);
+        }
+    });
+    Ok(Some(response))
 }
 
 async fn answer(streams: &Streams, reader: Reader, request: &Parts) -> Result<Response, Failure> {

@@ -8,6 +8,7 @@
 // Helpers of tests fail by panicking; a failed expectation is what a test is for.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod around;
 mod audience;
 mod backup;
 mod browse;

@@ -70,7 +70,7 @@ impl Login {
         serde_json::from_slice(&answer.body).unwrap()
     }
 
-    fn page(&self, path: &str) -> String {
+    pub(crate) fn page(&self, path: &str) -> String {
         let page = get(&self.web, path, &[("Cookie", &self.cookie)]);
         assert_eq!(page.status, 200, "{path}");
         String::from_utf8(page.body).unwrap()

@@ -73,6 +73,33 @@ addEventListener('pageshow', (event) => {
   if (event.persisted) location.reload();
 });
 
+/** Chapters and captions of a film whose head came just now. */
+async function around() {
+  if ('around' in watch.dataset) return;
+  const found = await ask('GET', `/api/videos/${encodeURIComponent(id)}/around`).catch(() => null);
+  if (!found || 'around' in watch.dataset) return;
+  watch.dataset.around = '';
+  for (const part of found.parts.filter((one) => one.kind === 'captions')) {
+    player.append(h('track', {
+      kind: 'captions', src: `/media/${stream}/parts/${part.n}`, srclang: part.lang, label: part.label || text('captions'),
+    }));
+  }
+  if (found.chapters.length === 0) return;
+  const clock = (s) => `${Math.floor(s / 3600)}:${String(Math.floor(s / 60) % 60).padStart(2, '0')}:${String(s % 60).padStart(2, '0')}`;
+  $('#around').prepend(h('h2', {}, text('chapters')), h('ol', { class: 'chapters' }, ...found.chapters.map((chapter) => {
+    const s = Math.floor(chapter.begins_ms / 1000);
+    return h('li', {}, h('a', { href: `/watch/${id}?t=${s}`, 'data-seek': s, dir: 'auto' }, `${clock(s)} ${chapter.title}`));
+  })));
+}
+player.addEventListener('loadedmetadata', around);
+$('#around').addEventListener('click', (event) => {
+  const link = event.target.closest('[data-seek]');
+  if (!link) return;
+  event.preventDefault();
+  player.currentTime = Number(link.dataset.seek);
+  player.play();
+});
+
 const seek = (by) => {
   player.currentTime = Math.max(0, Math.min(player.duration || 0, player.currentTime + by));
 };
@@ -114,6 +141,13 @@ watch.addEventListener('click', (event) => {
     // An address of its own: it goes on when this page is left.
     if (act === 'copy') await copy((await ask('POST', '/api/streams', { id, route: watch.dataset.route })).url);
     else if (act === 'save') await save();
+    else if (act === 'health') {
+      const shown = $('#health');
+      shown.textContent = text('health_looking');
+      const found = await ask('POST', `/api/videos/${encodeURIComponent(id)}/health`, { ask: true });
+      const keepers = found.mirrors.map((copy) => `${copy.friend}: ${text(`copy_${copy.state}`)}`);
+      shown.textContent = [text('health', found.whole, found.partial), ...keepers, text(`health_${found.state}`)].join(' · ');
+    }
     else if (act === 'hide') {
       await ask('POST', '/api/hidden', { what: id });
       note(text('hidden'));

@@ -5,6 +5,7 @@
 //! The socket is 0600, so whoever can connect is the node's owner. On loopback `web` decides who may ask
 //! what, by the scopes that the document (`/api/openapi.json`) names.
 
+mod around;
 mod backup;
 mod bundle;
 mod circles;
@@ -25,6 +26,7 @@ mod tokens;
 mod uploads;
 mod videos;
 
+pub(crate) use around::{Around, PartView, place_of};
 pub use backup::done_json as backup_json;
 pub(crate) use circles::CircleView;
 pub use document::Scope;
@@ -251,6 +253,7 @@ impl Api {
             circles::routes(),
             videos::routes(),
             mirrors::routes(),
+            around::routes(),
             search::routes(),
             fetch::routes(),
             store::routes(),

@@ -248,8 +248,13 @@ fn picture(id: &str, sign: bool) -> Markup {
     }
 }
 
-/// The same picture as a file, for the player.
-async fn poster_file(axum::extract::Path(id): axum::extract::Path<String>) -> Response {
+/// The poster of a video that is here, or the same picture as a file, for the player.
+async fn poster_file(page: Page, axum::extract::Path(id): axum::extract::Path<String>) -> Response {
+    if let Ok(Some(head)) = page.api.head_here(id.clone()).await
+        && !head.poster.is_empty()
+    {
+        return ([(header::CONTENT_TYPE, "image/jpeg")], head.poster).into_response();
+    }
     let picture =
         picture(&id, false).into_string().replacen("<svg", "<svg xmlns=\"http://www.w3.org/2000/svg\"", 1);
     ([(header::CONTENT_TYPE, "image/svg+xml")], picture).into_response()

@@ -100,6 +100,41 @@ fn who_learns(page: &Page, way: &WayView) -> String {
     said
 }
 
+/// Captions in a player's list.
+fn caption_name(page: &Page, part: &crate::api::PartView) -> String {
+    let name = if part.label.is_empty() { page.t("watch.captions") } else { part.label.as_str() };
+    safe(name).to_string()
+}
+
+/// What stands around a film: chapters, tracks, licence.
+fn around_film(page: &Page, around: Option<&crate::api::Around>, id: &str) -> Markup {
+    let Some(around) = around else { return html! {} };
+    let tracks: Vec<String> = around
+        .tracks
+        .iter()
+        .map(|track| {
+            let size =
+                if track.width > 0 { format!(" {}×{}", track.width, track.height) } else { String::new() };
+            let lang =
+                if track.lang.is_empty() { String::new() } else { format!(" ({})", safe(&track.lang)) };
+            format!("{}{size}{lang}", safe(&track.codec))
+        })
+        .collect();
+    html! {
+        @if !around.chapters.is_empty() {
+            h2 { (page.t("watch.chapters")) }
+            ol.chapters { @for chapter in &around.chapters {
+                @let s = chapter.begins_ms / 1000;
+                li { a dir="auto" data-seek=(s) href={ "/watch/" (id) "?t=" (s) } {
+                    (format!("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60)) " " (safe(&chapter.title))
+                } }
+            } }
+        }
+        @if !tracks.is_empty() { p.dim { (tracks.join(", ")) } }
+        @if !around.licence.is_empty() { p.dim { (page.f("watch.licence", &[&safe(&around.licence)])) } }
+    }
+}
+
 async fn made(page: &Page, id: String, from: u64, route: (&str, Route)) -> Result<Response, Failure> {
     let shown = match page.api.video(id.clone()).await {
         Ok(video) => Shown::of(page, video),
@@ -119,13 +154,20 @@ async fn made(page: &Page, id: String, from: u64, route: (&str, Route)) -> Resul
     let told = way.who_learns.clone();
     let stream = page.api.lazy_stream(&page.csrf, shown.id.clone(), route.1, told).await?;
     let class = page.api.class_of(shown.id.clone()).await?;
+    let around = page.api.around(shown.id.clone()).await.ok().flatten();
     let plays = ["video/mp4", "video/webm", "video/quicktime"].contains(&shown.mime.as_str());
     let src = if from > 0 { format!("{}#t={from}", stream.path) } else { stream.path.clone() };
     let title = safe(&shown.title);
     let body = html! {
         article.watch #watch data-id=(shown.id) data-stream=(stream.name) data-route=(route.0)
-            data-learns=(way.who_learns) data-title=(title) {
-            video #player controls preload="none" poster={ "/poster/" (shown.id.get(..16).unwrap_or("0")) } src=(src) aria-label=(title) {}
+            data-learns=(way.who_learns) data-title=(title) data-around=[around.is_some().then_some("")] {
+            video #player controls preload="none" poster={ "/poster/" (shown.id.get(..16).unwrap_or("0")) } src=(src) aria-label=(title) {
+                @for part in around.iter().flat_map(|a| &a.parts).filter(|part| part.kind == "captions") {
+                    track kind="captions" src={ (stream.path) "/parts/" (part.n) }
+                        srclang=[(!part.lang.is_empty()).then_some(&part.lang)]
+                        label=(caption_name(page, part));
+                }
+            }
             div.map role="img" aria-label=(page.t("watch.map")) {
                 canvas #map width="1000" height="10" {}
             }
@@ -163,6 +205,9 @@ async fn made(page: &Page, id: String, from: u64, route: (&str, Route)) -> Resul
                     li { a dir="auto" href={ "/search?q=" (crate::api::percent(tag)) } { (safe(tag)) } }
                 } }
             }
+            div #around { (around_film(page, around.as_ref(), &shown.id)) }
+            @if shown.own { p #health.dim aria-live="polite" {}
+                div.acts { button.plain data-act="health" { (page.t("watch.health")) } } }
             details {
                 summary { (page.t("watch.keys")) }
                 p { (page.t("watch.keys_list")) }

@@ -1,0 +1,172 @@
+//! What stands around a film: captions, chapters, a poster; folders with all of it.
+
+use std::fs;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::harness::*;
+use crate::page::Login;
+use crate::watch::get;
+
+const SRT: &str = "1\n00:00:00,500 --> 00:00:01,500\n<font color=red>Guten</font> <i>Tag</i>\n\n\
+                   NOTE KITHPLANT\n\n2\n00:00:02,000 --> 00:00:03,000\nOtter & Co\n";
+const VTT: &str = "WEBVTT\n\n00:00:00.500 --> 00:00:01.500\nGuten <i>Tag</i>\n\n\
+                   00:00:02.000 --> 00:00:03.000\nOtter &amp; Co\n";
+
+/// A picture with a comment in it.
+fn picture(path: &std::path::Path) {
+    let made = Command::new("ffmpeg")
+        .args(["-v", "error", "-f", "lavfi", "-i", "testsrc2=s=1280x720:d=1", "-frames:v", "1"])
+        .args(["-metadata", "comment=KITHPLANT"])
+        .arg(path)
+        .status();
+    assert!(made.unwrap().success());
+}
+
+#[test]
+fn captions_chapters_and_a_poster_go_with_a_film() {
+    let Some(clip) = sample_video(4) else { return };
+    let [a, b] = line_of::<2>();
+    let write = |name: &str, what: &[u8]| {
+        let path = a.scratch(name);
+        fs::write(&path, what).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let captions = write("film.de.srt", SRT.as_bytes());
+    let chapters = write("chapters.txt", b"0:00 Morning\n0:02 The <b>otters</b>\n");
+    let poster = a.scratch("poster.png");
+    picture(&poster);
+    let poster = poster.to_str().unwrap();
+    let film = clip.path.to_str().unwrap();
+    let around = ["--captions", &captions, "--chapters", &chapters, "--poster", poster];
+    let args = [&["publish", film, "--title", "Otters", "--licence", "CC0"], &around[..]].concat();
+
+    // What would be done is said without doing it, and without a node.
+    let dry = kith_at(&a.scratch("nowhere"), &[&args[..], &["--dry-run", "--json"]].concat()).json();
+    assert_eq!((&dry["mime"], &dry["browser"]), (&"video/mp4".into(), &"yes".into()), "{dry}");
+    assert_eq!(dry["extras"].as_array().unwrap().len(), 3, "{dry}");
+    assert!(dry["tracks"][0]["width"] == 320 && dry["duration_s"] == 4, "{dry}");
+    assert!(json(&a, &["video", "list"]).as_array().unwrap().is_empty());
+
+    let id = id_of(&json(&a, &args));
+    wait_found(&b, "otters", &id);
+    // A friend who has nothing of it is told of nothing before it plays.
+    assert!(api(&b, "GET", &format!("/api/videos/{id}/around"), None)["detail"].is_string());
+    json(&b, &["get", &id]);
+    for node in [&a, &b] {
+        let found = api(node, "GET", &format!("/api/videos/{id}/around"), None);
+        assert_eq!(
+            found["chapters"][1],
+            serde_json::json!({"begins_ms": 2000, "title": "The <b>otters</b>"})
+        );
+        assert_eq!((&found["parts"][0]["lang"], &found["licence"]), (&"de".into(), &"CC0".into()), "{found}");
+        let login = Login::new(node);
+        let page = login.page(&format!("/watch/{id}"));
+        assert!(page.contains("The &lt;b&gt;otters&lt;/b&gt;") && page.contains("?t=2"), "{page}");
+        let track = page.split("<track ").nth(1).unwrap().split("src=\"").nth(1).unwrap();
+        let answer = get(&login.web, track.split('"').next().unwrap(), &[]);
+        assert_eq!((answer.status, answer.header("content-type")), (200, "text/vtt; charset=utf-8"));
+        assert_eq!(String::from_utf8_lossy(&answer.body), VTT);
+        let shown = login.ask("GET", &format!("/poster/{}", &id[..16]), &[], b"");
+        assert_eq!(shown.header("content-type"), "image/jpeg");
+        assert!(
+            shown.body.starts_with(b"\xff\xd8")
+                && !String::from_utf8_lossy(&shown.body).contains("KITHPLANT")
+        );
+        // The film is not longer by it.
+        let out = node.scratch("out.mp4");
+        kith(node, &["get", &id, "-o", out.to_str().unwrap()]).expect_code(&[0]);
+        let bytes = fs::read(&out).unwrap();
+        assert!(bytes.len() < clip.bytes.len() && !String::from_utf8_lossy(&bytes).contains("Guten"));
+    }
+
+    // What is wrong with one of them is said, and nothing is published.
+    let html = write("bad.srt", b"<html>");
+    let refused = kith(&a, &["publish", film, "--captions", &html]);
+    refused.expect_refusal(&[10]);
+    assert!(refused.err().contains("captions") && refused.err().contains("SubRip"), "{}", refused.err());
+    let latin = write("latin.srt", b"1\n00:00:01,000 --> 00:00:02,000\ngr\xfcn\n");
+    let refused = kith(&a, &["publish", film, "--captions", &latin]);
+    assert!(refused.expect_refusal(&[10]).err().contains("UTF-8"), "{}", refused.err());
+    kith(&a, &["publish", film, "--poster", &captions]).expect_refusal(&[10]);
+    kith(&a, &["publish", film, "--poster", "/nonexistent.png"]).expect_refusal(&[1, 4]);
+    assert_eq!(json(&a, &["video", "list"]).as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_folder_is_published_with_what_lies_beside_and_only_once() {
+    let Some(clip) = sample_video(2) else { return };
+    let node = Node::start("Ana");
+    let folder = node.scratch("films");
+    fs::create_dir_all(folder.join("more")).unwrap();
+    fs::write(folder.join("One.mp4"), &clip.bytes).unwrap();
+    fs::write(folder.join("One.en.srt"), SRT).unwrap();
+    picture(&folder.join("One.jpg"));
+    fs::write(folder.join("more/Two.mp4"), &clip.bytes).unwrap();
+    fs::write(folder.join("more/.hidden.mp4"), &clip.bytes).unwrap();
+    fs::write(folder.join("notes.txt"), "no film").unwrap();
+    std::os::unix::fs::symlink(folder.join("One.mp4"), folder.join("linked.mp4")).unwrap();
+    let path = folder.to_str().unwrap();
+    let dry = json(&node, &["publish", path, "--dry-run"]);
+    let named = |row: &Value| row["title"].as_str().unwrap().to_owned();
+    assert_eq!(dry.as_array().unwrap().iter().map(named).collect::<Vec<_>>(), ["One", "Two"], "{dry}");
+    assert_eq!(dry[0]["extras"].as_array().unwrap().len(), 2, "{dry}");
+
+    let first = json(&node, &["publish", path, "--tag", "zoo"]);
+    assert_eq!(first.as_array().unwrap().len(), 2, "{first}");
+    let around = api(&node, "GET", &format!("/api/videos/{}/around", id_of(&first[0])), None);
+    assert!(around["poster"] == true && around["parts"][0]["lang"] == "en", "{around}");
+    let again = json(&node, &["publish", path, "--tag", "zoo"]);
+    assert_eq!((id_of(&first[0]), id_of(&first[1])), (id_of(&again[0]), id_of(&again[1])));
+    // What changed is another film; what is for others is published for them.
+    fs::write(folder.join("more/Two.mp4"), [&clip.bytes[..], b"\0\0\0\x08free"].concat()).unwrap();
+    let third = json(&node, &["publish", path]);
+    assert_eq!(id_of(&third[0]), id_of(&first[0]));
+    assert_ne!(id_of(&third[1]), id_of(&first[1]));
+    let others = json(&node, &["publish", path, "--to", "fof"]);
+    assert_ne!(id_of(&others[0]), id_of(&first[0]));
+    // One that is broken does not keep the others back.
+    fs::write(folder.join("Broken.mp4"), &clip.bytes[..clip.bytes.len() / 2]).unwrap();
+    let some = kith(&node, &["publish", path, "--json"]);
+    some.expect_code(&[10]);
+    assert!(some.err().contains("Broken.mp4"), "{}", some.err());
+    kith(&node, &["publish", path, "--title", "x"]).expect_refusal(&[2]);
+    fs::create_dir(node.scratch("empty")).unwrap();
+    kith(&node, &["publish", node.scratch("empty").to_str().unwrap()]).expect_refusal(&[4]);
+}
+
+#[test]
+fn words_and_audience_change_and_the_video_stays() {
+    let [a, b, c] = line_of::<3>();
+    let (path, bytes) = random_file(&a, "one.bin", 100_000);
+    let id = id_of(&json(&a, &["publish", path.to_str().unwrap(), "--title", "Ruff", "--any-file"]));
+    wait_found(&b, "ruff", &id);
+    let edited = json(&a, &["video", "edit", &id, "--title", "Godwit", "--tag", "bird"]);
+    assert_eq!(
+        (&edited["title"], &edited["tags"][0], id_of(&edited)),
+        (&"Godwit".into(), &"bird".into(), id.clone())
+    );
+    wait_found(&b, "godwit", &id);
+    wait_until(SOON, "the old title is gone", || found(&b, "ruff", &id).is_none());
+    assert!(found(&c, "godwit", &id).is_none());
+    json(&a, &["video", "share", &id, "--to", "fof"]);
+    wait_found(&c, "godwit", &id);
+    json(&a, &["video", "share", &id, "--to", "friend:Bo"]);
+    wait_until(SOON, "it is for one friend now", || found(&c, "godwit", &id).is_none());
+    kith(&a, &["video", "share", &id, "--to", "everyone"]).expect_refusal(&[2]);
+    kith(&a, &["video", "edit", &id]).expect_refusal(&[2]);
+    kith(&a, &["video", "edit", &id, "--title", " "]).expect_refusal(&[2]);
+    kith(&b, &["video", "edit", &id, "--title", "Mine"]).expect_refusal(&[5]);
+
+    let checked = json(&a, &["video", "verify", &id]);
+    assert_eq!(checked["found"], 0, "{checked}");
+    let folder = a.scratch("export");
+    fs::create_dir(&folder).unwrap();
+    json(&a, &["video", "edit", &id, "--title", "../God/wit"]);
+    let out = json(&a, &["video", "export", &id[..12], "-o", folder.to_str().unwrap()]);
+    assert_eq!(out["path"], folder.join("God_wit.bin").to_str().unwrap());
+    assert_same(&folder.join("God_wit.bin"), &bytes);
+    kith(&a, &["video", "export", &id, "-o", folder.to_str().unwrap()]).expect_refusal(&[1]);
+    kith(&b, &["video", "export", &id]).expect_refusal(&[4]);
+}
