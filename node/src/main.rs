@@ -18,6 +18,8 @@ pub mod doctor;
 pub mod driver;
 pub mod duration;
 pub mod exit;
+#[cfg(target_os = "linux")]
+pub mod ffmpeg;
 pub mod frames;
 pub mod heal;
 pub mod interruptible;
@@ -60,6 +62,13 @@ use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
+    #[cfg(target_os = "linux")]
+    if std::env::args_os().nth(1).is_some_and(|first| first == platform::confined::ARGUMENT) {
+        // This process becomes another program; nothing of the node is in it.
+        let why = platform::confined::become_program(std::env::args_os().skip(2));
+        eprintln!("kith: the program could not be confined: {why}");
+        return ExitCode::from(126);
+    }
     std::panic::set_hook(Box::new(tasks::panicked));
     // Before anything secret is read, whatever the command.
     if let Err(e) = platform::keep_memory_private() {

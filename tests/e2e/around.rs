@@ -170,3 +170,157 @@ fn words_and_audience_change_and_the_video_stays() {
     kith(&a, &["video", "export", &id, "-o", folder.to_str().unwrap()]).expect_refusal(&[1]);
     kith(&b, &["video", "export", &id]).expect_refusal(&[4]);
 }
+
+fn has_ffmpeg() -> bool {
+    has_program("ffmpeg", "ffmpeg")
+}
+
+/// What ffmpeg makes where it is asked for.
+#[test]
+fn a_poster_a_storyboard_and_another_container_are_made_when_asked_for() {
+    let Some(clip) = sample_video(6) else { return };
+    let node = Node::start("Ana");
+    let film = clip.path.to_str().unwrap();
+    let args = ["publish", film, "--title", "Otters", "--poster", "auto", "--storyboard"];
+    let id = id_of(&json(&node, &args));
+    let around = api(&node, "GET", &format!("/api/videos/{id}/around"), None);
+    assert!(around["poster"] == true && around["parts"][0]["kind"] == "storyboard", "{around}");
+    assert_eq!((&around["parts"][0]["step_ms"], &around["parts"][0]["columns"]), (&100.into(), &10.into()));
+
+    // What browsers do not play: another container, and sound that they do not know.
+    let odd = |name: &str, args: &[&str]| {
+        let path = node.scratch(name);
+        let made = Command::new("ffmpeg").args(["-v", "error", "-i", film]).args(args).arg(&path).status();
+        assert!(made.unwrap().success());
+        path.to_str().unwrap().to_owned()
+    };
+    let avi = odd("film.avi", &["-c:v", "copy", "-c:a", "mp3", "-metadata", "title=KITHPLANT"]);
+    let ts = odd("film.ts", &["-c:v", "copy", "-c:a", "ac3", "-metadata", "service_name=KITHPLANT"]);
+    for (path, refused) in [(&avi, 10), (&ts, 10)] {
+        kith(&node, &["publish", path]).expect_refusal(&[refused]);
+        let made = json(&node, &["publish", path, "--convert"]);
+        let out = node.scratch("out.mp4");
+        json(&node, &["get", &id_of(&made), "-o", out.to_str().unwrap()]);
+        let bytes = fs::read(&out).unwrap();
+        assert!(!bytes.windows(9).any(|window| window == b"KITHPLANT"), "{path}");
+        let probed = Command::new("ffprobe")
+            .args([
+                "-v",
+                "error",
+                "-show_entries",
+                "stream=codec_name",
+                "-of",
+                "csv=p=0",
+                out.to_str().unwrap(),
+            ])
+            .output()
+            .unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&probed.stdout).split_whitespace().collect::<Vec<_>>(),
+            ["h264", "aac"]
+        );
+        fs::remove_file(&out).unwrap();
+    }
+    // A film that browsers play is left as it is.
+    let dry = json(&node, &["publish", film, "--convert", "--dry-run"]);
+    assert_eq!(dry["bytes"], clip.bytes.len(), "{dry}");
+}
+
+/// A64: a list of addresses in a film's clothes opens neither files nor addresses. The control shows that it does
+/// when nothing keeps it from that.
+#[test]
+fn a_list_in_a_films_clothes_opens_nothing() {
+    if !has_ffmpeg() {
+        return;
+    }
+    let Some(clip) = sample_video(2) else { return };
+    let node = Node::start("Ana");
+    let secret = node.scratch("secret.ts");
+    let made = Command::new("ffmpeg")
+        .args(["-v", "error", "-i", clip.path.to_str().unwrap(), "-c", "copy", secret.to_str().unwrap()])
+        .status();
+    assert!(made.unwrap().success());
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let list = format!(
+        "#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:2,\nfile://{}\n#EXTINF:2,\nhttp://127.0.0.1:{port}/x.ts\n#EXT-X-ENDLIST\n",
+        secret.display()
+    );
+    for name in ["film.avi", "film.mp4", "film.m3u8"] {
+        let path = node.scratch(name);
+        fs::write(&path, &list).unwrap();
+        kith(&node, &["publish", path.to_str().unwrap(), "--convert"]).expect_refusal(&[10]);
+        kith(&node, &["publish", path.to_str().unwrap(), "--any-file", "--poster", "auto"])
+            .expect_refusal(&[10]);
+    }
+    assert!(listener.accept().is_err(), "nobody called");
+    // By itself, and told that it may, it opens the file.
+    let path = node.scratch("film.m3u8");
+    let opened = Command::new("ffmpeg")
+        .args([
+            "-v",
+            "error",
+            "-allowed_extensions",
+            "ALL",
+            "-protocol_whitelist",
+            "file,crypto,data,http,tcp",
+            "-t",
+            "0.5",
+        ])
+        .args(["-i", path.to_str().unwrap(), "-f", "null", "-"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&opened.stderr).into_owned();
+    assert!(opened.status.success() || said.contains("127.0.0.1"), "{said}");
+}
+
+/// What a program may do that looks at a foreign file.
+#[test]
+fn a_confined_program_has_no_network_and_few_files() {
+    let node = Node::start("Ana");
+    let web = node.web();
+    let inside = node.scratch("inside");
+    fs::create_dir(&inside).unwrap();
+    let outside = node.scratch("outside.txt");
+    fs::write(&outside, "secret").unwrap();
+    let run = |script: &str| {
+        Command::new(env!("CARGO_BIN_EXE_kith"))
+            .args([
+                "confined-program",
+                "5",
+                "1000000",
+                inside.to_str().unwrap(),
+                "0",
+                "/bin/bash",
+                "-c",
+                script,
+            ])
+            .output()
+            .unwrap()
+    };
+    let port = web.rsplit(':').next().unwrap();
+    let host = web.rsplit_once(':').unwrap().0;
+    // It runs, and writes where it may.
+    let fine = run(&format!("echo x > {}/made && echo fine", inside.display()));
+    assert_eq!(String::from_utf8_lossy(&fine.stdout).trim(), "fine", "{fine:?}");
+    let call = run(&format!("exec 3<>/dev/tcp/{host}/{port} && echo called"));
+    assert!(!String::from_utf8_lossy(&call.stdout).contains("called"), "{call:?}");
+    let large = run(&format!(
+        "head -c 3000000 /dev/zero > {}/large; ls -s {}/large",
+        inside.display(),
+        inside.display()
+    ));
+    assert!(fs::metadata(inside.join("large")).map_or(0, |about| about.len()) <= 1_000_000, "{large:?}");
+    let endless = std::time::Instant::now();
+    let ended = run("while :; do :; done");
+    assert!(!ended.status.success() && endless.elapsed().as_secs() < 60);
+    // Files outside are closed where the kernel knows such rules; it says so.
+    let rules = fs::read_to_string("/sys/kernel/security/lsm").is_ok_and(|list| list.contains("landlock"));
+    let read = run(&format!("cat {}", outside.display()));
+    let was_read = String::from_utf8_lossy(&read.stdout).contains("secret");
+    assert!(!rules || !was_read, "{read:?}");
+    if !rules {
+        eprintln!("this kernel has no Landlock: that files are closed could not be checked");
+    }
+}

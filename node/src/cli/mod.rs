@@ -254,9 +254,15 @@ pub struct Publish {
     /// Chapters: lines like "12:30 The otters"; keep: those that are in the film
     #[arg(long, value_name = "FILE")]
     pub chapters: Option<PathBuf>,
-    /// A picture for the film (JPEG, PNG or WebP)
+    /// A picture for the film (JPEG, PNG or WebP); auto: one out of the film, with ffmpeg
     #[arg(long, value_name = "FILE")]
     pub poster: Option<PathBuf>,
+    /// Small pictures of all of the film, with ffmpeg
+    #[arg(long)]
+    pub storyboard: bool,
+    /// Make an MP4 of what browsers do not play, with ffmpeg: pictures as they are, sound as AAC
+    #[arg(long)]
+    pub convert: bool,
     /// Say what would be published and what would be removed, and do nothing
     #[arg(long)]
     pub dry_run: bool,

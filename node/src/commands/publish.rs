@@ -28,6 +28,12 @@ struct Item {
 /// A file that was looked at.
 struct Looked {
     file: std::fs::File,
+    /// What the file lies in, if it was made for this.
+    _folder: Option<tempfile::TempDir>,
+    /// Its path.
+    path: PathBuf,
+    /// Pictures that were made of it, before what else stands around it.
+    made: Vec<(Extra, Vec<u8>)>,
     len: u64,
     film: Option<Film>,
     plan: Plan,
@@ -156,18 +162,20 @@ impl Shell {
                 return Ok(video);
             }
         }
-        let (path, keep, any) = (item.path.clone(), args.keep_metadata, args.any_file);
-        let looked =
-            tokio::task::spawn_blocking(move || look(&path, keep, any)).await.map_err(|_| lost())??;
+        let looked = self.looked(args, &item, true).await?;
         let mut meta = meta(args, item.title.clone(), &item.extras, looked.film.clone())?;
         meta.source = mark;
-        let extras_len: u64 = item.extras.iter().map(|(extra, _)| extra.bytes).sum();
+        meta.extras.splice(0..0, looked.made.iter().map(|(extra, _)| extra.clone()));
+        meta.check()?;
+        let extras_len: u64 = meta.extras.iter().map(|extra| extra.bytes).sum();
         let len = looked.plan.size() + extras_len;
         let before = looked.len;
         let (chunks, incoming) = tokio::sync::mpsc::channel(4);
         let reading = tokio::task::spawn_blocking(move || {
-            let result =
-                send_extras(&item.extras, &chunks).and_then(|()| send_file(&item.path, looked, &chunks));
+            for (_, bytes) in &looked.made {
+                let _ = chunks.blocking_send(Ok(Bytes::copy_from_slice(bytes)));
+            }
+            let result = send_extras(&item.extras, &chunks).and_then(|()| send_file(looked, &chunks));
             if let Err(failure) = result {
                 let _ = chunks.blocking_send(Err(failure));
             }
@@ -182,14 +190,22 @@ impl Shell {
         value
     }
 
+    /// A file that was looked at; with `makes` also what is made of it.
+    async fn looked(&self, args: &cli::Publish, item: &Item, makes: bool) -> Result<Looked, Failure> {
+        let (path, keep, any) = (item.path.clone(), args.keep_metadata, args.any_file);
+        let wishes = Wishes {
+            convert: args.convert,
+            poster: makes && args.poster.as_deref() == Some(Path::new(AUTO)),
+            storyboard: makes && args.storyboard,
+        };
+        tokio::task::spawn_blocking(move || look(&path, keep, any, wishes)).await.map_err(|_| lost())?
+    }
+
     async fn dry_run(&self, args: &cli::Publish, items: Vec<Item>, is_one: bool) -> Result<(), Failure> {
         let mut all = Vec::new();
         let mut failed = None;
         for item in items {
-            let (path, keep, any) = (item.path.clone(), args.keep_metadata, args.any_file);
-            let looked =
-                tokio::task::spawn_blocking(move || look(&path, keep, any)).await.map_err(|_| lost())?;
-            match looked {
+            match self.looked(args, &item, false).await {
                 Ok(looked) => all.push(plan_view(&item, &looked)),
                 Err(failure) if is_one => return Err(failure),
                 Err(failure) => {
@@ -328,8 +344,91 @@ fn plan_text(view: &Value, to: &str) -> String {
     lines.join("\n")
 }
 
+/// In place of a file with a picture: one out of the film.
+const AUTO: &str = "auto";
+
+/// What ffmpeg is to do.
+#[derive(Clone, Copy)]
+struct Wishes {
+    convert: bool,
+    poster: bool,
+    storyboard: bool,
+}
+
+/// A file, its kind and its clean form, and what ffmpeg makes of it.
+fn look(path: &Path, keep_metadata: bool, any_file: bool, wishes: Wishes) -> Result<Looked, Failure> {
+    let plays =
+        |looked: &Looked| looked.film.as_ref().is_some_and(|f| f.probe.browser == video::Browser::Yes);
+    let mut looked = match clean(path, keep_metadata, any_file) {
+        Ok(looked) if !wishes.convert || plays(&looked) => looked,
+        Err(failure) if !wishes.convert => return Err(failure),
+        _ => converted(path, keep_metadata)?,
+    };
+    if wishes.poster || wishes.storyboard {
+        looked.made = pictures(&looked, wishes)?;
+    }
+    Ok(looked)
+}
+
+#[cfg(target_os = "linux")]
+fn converted(path: &Path, keep_metadata: bool) -> Result<Looked, Failure> {
+    let failed = |video::Refused(why): video::Refused| {
+        Failure::new(Exit::UnsupportedMedia, format!("{}: it could not be converted: {why}", path.display()))
+    };
+    let (file, _) = open_source(path)?;
+    let probe = video::probe(&file).ok().flatten();
+    let folder =
+        tempfile::Builder::new().prefix("kith-convert-").tempdir().context("cannot make a folder")?;
+    let input = std::fs::canonicalize(path).context(format!("cannot open {}", path.display()))?;
+    let made = crate::ffmpeg::convert(&input, probe.as_ref(), folder.path()).map_err(failed)?;
+    let looked = clean(&made, keep_metadata, false)?;
+    Ok(Looked { _folder: Some(folder), ..looked })
+}
+
+#[cfg(target_os = "linux")]
+fn pictures(looked: &Looked, wishes: Wishes) -> Result<Vec<(Extra, Vec<u8>)>, Failure> {
+    let failed = |what: &'static str| {
+        move |video::Refused(why): video::Refused| {
+            Failure::new(Exit::UnsupportedMedia, format!("the {what} could not be made: {why}"))
+        }
+    };
+    let Some(film) = &looked.film else {
+        return Err(Failure::new(Exit::UnsupportedMedia, "a picture can be made of videos only"));
+    };
+    let extra = |kind, bytes: &[u8], step_ms, columns| Extra {
+        kind,
+        bytes: bytes.len() as u64,
+        lang: String::new(),
+        label: String::new(),
+        step_ms,
+        columns,
+    };
+    let mut made = Vec::new();
+    if wishes.poster {
+        let jpeg = crate::ffmpeg::poster(looked.plan.clone().read(), &looked.file, &film.probe);
+        let jpeg = jpeg.map_err(failed("poster"))?;
+        made.push((extra(ExtraKind::Poster, &jpeg, 0, 0), jpeg));
+    }
+    if wishes.storyboard {
+        let sheet = crate::ffmpeg::storyboard(looked.plan.clone().read(), &looked.file, &film.probe);
+        let (jpeg, step_ms, columns) = sheet.map_err(failed("storyboard"))?;
+        made.push((extra(ExtraKind::Storyboard, &jpeg, step_ms, columns), jpeg));
+    }
+    Ok(made)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn converted(_: &Path, _: bool) -> Result<Looked, Failure> {
+    Err(Failure::new(Exit::UnsupportedMedia, "ffmpeg is used on Linux only, where it can be confined"))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn pictures(_: &Looked, _: Wishes) -> Result<Vec<(Extra, Vec<u8>)>, Failure> {
+    Err(Failure::new(Exit::UnsupportedMedia, "ffmpeg is used on Linux only, where it can be confined"))
+}
+
 /// A file, its kind and its clean form.
-fn look(path: &Path, keep_metadata: bool, any_file: bool) -> Result<Looked, Failure> {
+fn clean(path: &Path, keep_metadata: bool, any_file: bool) -> Result<Looked, Failure> {
     let (file, len) = open_source(path)?;
     let named =
         |failure: Failure| Failure::new(failure.exit, format!("{}: {}", path.display(), failure.what));
@@ -349,7 +448,7 @@ fn look(path: &Path, keep_metadata: bool, any_file: bool) -> Result<Looked, Fail
     if film.is_none() && !any_file {
         return Err(named(publish::no_video()));
     }
-    Ok(Looked { file, len, film, plan })
+    Ok(Looked { file, _folder: None, path: path.to_owned(), made: Vec::new(), len, film, plan })
 }
 
 fn meta(
@@ -404,8 +503,8 @@ fn items(args: &cli::Publish) -> Result<Vec<Item>, Failure> {
         return Err(Failure::new(Exit::NotFound, "there is no video in this folder"));
     }
     let is_one = matches!(args.files.as_slice(), [file] if !file.is_dir());
-    let named =
-        args.title.is_some() || args.poster.is_some() || args.chapters.is_some() || !args.captions.is_empty();
+    let poster = args.poster.as_deref().is_some_and(|path| path != Path::new(AUTO));
+    let named = args.title.is_some() || poster || args.chapters.is_some() || !args.captions.is_empty();
     if !is_one && named {
         let what = "--title, --poster, --captions and --chapters belong to one file: name one";
         return Err(Failure::new(Exit::Usage, what));
@@ -459,7 +558,8 @@ fn extra(kind: ExtraKind, path: &Path) -> Result<(Extra, PathBuf), Failure> {
 
 /// What was named around one film.
 fn extras(args: &cli::Publish) -> Result<Vec<(Extra, PathBuf)>, Failure> {
-    let poster = args.poster.iter().map(|path| extra(ExtraKind::Poster, path));
+    let poster = args.poster.iter().filter(|path| *path != Path::new(AUTO));
+    let poster = poster.map(|path| extra(ExtraKind::Poster, path));
     let chapters = args.chapters.iter().filter(|path| *path != Path::new(KEEP));
     let chapters = chapters.map(|path| extra(ExtraKind::Chapters, path));
     let captions = args.captions.iter().map(|path| extra(ExtraKind::Captions, path));
@@ -572,8 +672,9 @@ fn open_source(path: &Path) -> Result<(std::fs::File, u64), Failure> {
 
 /// Sends the clean form of a file. A file that changes meanwhile is an error, and its last piece is held back
 /// until that is sure.
-fn send_file(path: &Path, looked: Looked, to: &Sender<Result<Bytes, Failure>>) -> Result<(), Failure> {
-    let Looked { file, len, plan, .. } = looked;
+fn send_file(looked: Looked, to: &Sender<Result<Bytes, Failure>>) -> Result<(), Failure> {
+    let Looked { file, len, plan, path, _folder, .. } = looked;
+    let path = path.as_path();
     let before = file.metadata().context("cannot read the file")?;
     let mut reading = plan.read();
     let mut held: Option<Vec<u8>> = None;

@@ -21,6 +21,9 @@ fn no_core_files() -> std::io::Result<()> {
 }
 
 #[cfg(target_os = "linux")]
+pub mod confined;
+
+#[cfg(target_os = "linux")]
 fn undumpable() -> std::io::Result<()> {
     use rustix::process::{DumpableBehavior, set_dumpable_behavior};
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
