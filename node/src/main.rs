@@ -57,6 +57,7 @@ use crate::paths::Paths;
 use crate::terminal::Style;
 use clap::Parser;
 use serde_json::{Value, json};
+use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -274,8 +275,14 @@ fn sets(args: &cli::Up) -> Vec<String> {
 async fn up(paths: Paths, args: cli::Up, json: bool) -> Result<(), Failure> {
     platform::keep_files_private();
     let sets = sets(&args);
-    let config = Config::load(&paths.config_file, &sets, |name| std::env::var(name).ok())?;
+    let load = || Config::load(&paths.config_file, &sets, |name| std::env::var(name).ok());
+    let mut config = load()?;
+    let is_new = !kith_store::Store::exists(&paths.store_dir);
     let passphrase = store_passphrase(&paths, args.passphrase_file.as_deref())?;
+    if is_new && !json {
+        ask_cover(&paths)?;
+        config = load()?;
+    }
     logs::start(config.log_level);
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -297,6 +304,25 @@ async fn up(paths: Paths, args: cli::Up, json: bool) -> Result<(), Failure> {
     }
     let _ = stop.send(tokio::sync::oneshot::channel().0).await;
     finished.await;
+    Ok(())
+}
+
+/// A person at a terminal is asked once, in one sentence, whether this node keeps videos as a cover.
+fn ask_cover(paths: &Paths) -> Result<(), Failure> {
+    if !std::io::stdin().is_terminal() || paths.config_file.exists() {
+        return Ok(());
+    }
+    eprint!(
+        "Keep some videos drawn at random from friends' friends and give them to others, so that nobody can tell \
+         which ones you watch? [Y/n] "
+    );
+    let mut answer = String::new();
+    let read = std::io::stdin().read_line(&mut answer);
+    read.map_err(|e| Failure::from(e).context("cannot read the answer"))?;
+    let key = config::KeySpec::find("mirror.cover").filter(|_| answer.trim().to_lowercase().starts_with('n'));
+    if let Some(key) = key {
+        config::edit::set_in(&paths.config_file, &[(key, config::Given::Text("off".into()))])?;
+    }
     Ok(())
 }
 
@@ -348,13 +374,19 @@ async fn init(paths: &Paths, args: &cli::Init, json: bool) -> Result<(), Failure
     let uid = rustix::process::getuid().as_raw();
     paths.prepare(uid)?;
     let config = Config::load(&paths.config_file, &[], |name| std::env::var(name).ok())?;
-    Config::write_default(&paths.config_file)?;
     let name = args.name.clone().unwrap_or(config.name);
     let passphrase = match kith_store::Store::exists(&paths.store_dir) {
         // It is going to be refused, so nothing is asked.
         true => None,
-        false => store_passphrase(paths, args.passphrase_file.as_deref())?,
+        false => {
+            let passphrase = store_passphrase(paths, args.passphrase_file.as_deref())?;
+            if !json {
+                ask_cover(paths)?;
+            }
+            passphrase
+        }
     };
+    Config::write_default(&paths.config_file)?;
     let (copy, wished) = (paths.clone(), name.clone());
     let made = tokio::task::spawn_blocking(move || {
         up::create(&copy, &wished, passphrase.as_ref().map(|p| p.as_slice()))

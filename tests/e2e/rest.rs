@@ -162,6 +162,7 @@ fn a_person_at_a_terminal_is_asked_and_nothing_is_shown() {
     asked.answer("again: ", "quagga in stripes\n");
     asked.answer("none): ", "quagga in\x15quagga in stripex\x7fs\n");
     asked.answer("again: ", "quagga in stripes\r");
+    asked.answer("[Y/n] ", "\n");
     let (code, shown) = asked.finish(&["quagga"]);
     assert_eq!((code, shown.contains("differ")), (0, true), "{shown}");
 
@@ -182,8 +183,11 @@ fn enter_alone_makes_a_store_with_a_key_file() {
     let mut node = Node::stopped("Ana", &[]);
     let mut asked = AtTerminal::start(command(&node.home, &["init", "--name", "Ana"]));
     asked.answer("none): ", "\n");
+    // One sentence about covers, once.
+    asked.answer("[Y/n] ", "n\n");
     assert_eq!(asked.finish(&[]).0, 0);
     node.up("127.0.0.1:0", &[]);
+    assert_eq!(json(&node, &["config", "get", "mirror.cover"])["value"], "off");
 }
 
 // ---- scripts ------------------------------------------------------------------------------------

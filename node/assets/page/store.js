@@ -15,6 +15,29 @@ $('#quota').addEventListener('submit', (event) => {
   });
 });
 
+/** A size as people write it, in bytes. */
+function size(text_) {
+  const found = /^([0-9.]+)\s*([kmgt]?)(i?)b?$/i.exec(text_.trim());
+  const power = ['', 'k', 'm', 'g', 't'].indexOf(found?.[2].toLowerCase());
+  return found ? Math.round(Number(found[1]) * (found[3] ? 1024 : 1000) ** power) : 0;
+}
+
+$('#mirror').addEventListener('submit', (event) => {
+  event.preventDefault();
+  const { friend, quota } = event.target.elements;
+  attempt(async () => {
+    await ask('POST', '/api/mirrors', { target: `friend:${friend.value}`, quota_bytes: size(quota.value) });
+    location.reload();
+  });
+});
+document.addEventListener('click', (event) => {
+  const button = event.target.closest('[data-mirror]');
+  if (button) attempt(async () => {
+    await ask('DELETE', `/api/mirrors/${encodeURIComponent(button.dataset.mirror)}`);
+    location.reload();
+  });
+});
+
 async function work(path, body, done) {
   bar.hidden = false;
   bar.removeAttribute('value');

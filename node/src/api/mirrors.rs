@@ -69,6 +69,11 @@ fn mirror_view(cx: &Context<'_>, mirror: &Mirror) -> MirrorView {
 }
 
 impl Api {
+    /// Whether videos drawn at random are kept.
+    pub(crate) async fn keeps_covers(&self) -> Result<bool, Failure> {
+        self.call(|cx| Ok(cx.service.keeps_covers())).await
+    }
+
     /// All that is kept for others.
     pub(crate) async fn mirror_list(&self) -> Result<MirrorList, Failure> {
         self.call(|cx| {

@@ -112,6 +112,11 @@ impl Service {
         self.mirrors.settings = settings;
     }
 
+    /// Whether videos drawn at random are kept.
+    pub const fn keeps_covers(&self) -> bool {
+        self.mirrors.settings.cover
+    }
+
     /// Tells a new core what is kept for whom.
     pub fn resume_mirrors(&mut self, now: Now, core: &mut Core) {
         for mirror in self.state.mirrors.values() {

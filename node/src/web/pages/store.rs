@@ -12,7 +12,8 @@ pub(super) async fn page(page: Page) -> Response {
 
 async fn made(page: &Page) -> Result<Response, Failure> {
     let (quota, stats) = (page.api.quota(), page.api.store_stats().await?);
-    let (friends, objects) = tokio::try_join!(page.api.friend_list(), page.api.kept_objects())?;
+    let (friends, objects, mirrors) =
+        tokio::try_join!(page.api.friend_list(), page.api.kept_objects(), page.api.mirror_list())?;
     let used = |class: &str| quota.used_bytes.get(class).copied().unwrap_or(0);
     let classes = ["own", "pinned", "mirrored", "cached"];
     let mut at = 0.0;
@@ -78,6 +79,35 @@ async fn made(page: &Page) -> Result<Response, Failure> {
             progress #work value="0" max="1" hidden aria-label=(page.t("store.verify")) {}
             p #said.dim role="status" {}
             ul #found.rows {}
+        }
+        section.box {
+            h2 { (page.t("store.others")) }
+            p { (page.t("store.others_how")) }
+            ul.rows {
+                @for friend in &mirrors.friends {
+                    li { span.grow { (safe(&friend.friend)) " "
+                        span.about { (page.f("store.kept_for", &[&friend.videos, &human_bytes(friend.used_bytes), &human_bytes(friend.quota_bytes)])) } }
+                        button.plain data-mirror={ "friend:" (friend.friend) } { (page.t("store.end")) } }
+                }
+                @for copy in mirrors.copies.iter().filter(|copy| !copy.target.starts_with("friend:")) {
+                    li { span.grow dir="auto" {
+                            @match &copy.title { Some(title) => (safe(title)), None => (page.t("library.untitled")) }
+                            " " span.about { (human_bytes(copy.bytes)) } }
+                        button.plain data-mirror=(copy.id) { (page.t("store.end")) } }
+                }
+            }
+            form.line #mirror {
+                label { (page.t("store.keep_for"))
+                    select name="friend" { @for friend in friends.iter().filter(|f| f.since.is_some()) {
+                        option value=(friend.name) { (safe(&friend.name)) }
+                    } }
+                }
+                label { (page.t("store.up_to")) input name="quota" value="5GB" size="8" required; }
+                button { (page.t("store.keep")) }
+            }
+            @if mirrors.covers + mirrors.watched > 0 {
+                p.dim { (page.f("store.covers", &[&mirrors.covers, &mirrors.watched])) }
+            }
         }
         section.box {
             h2 { (page.t("store.stick")) }

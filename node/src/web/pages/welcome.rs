@@ -7,6 +7,7 @@ pub(super) async fn page(page: Page) -> Response {
         Ok(status) => status,
         Err(failure) => return page.failed("/welcome", &failure),
     };
+    let cover = page.api.keeps_covers().await.unwrap_or(true);
     let name = status.name.clone().unwrap_or_default();
     let body = html! {
         div.narrow {
@@ -23,6 +24,8 @@ pub(super) async fn page(page: Page) -> Response {
                 fieldset {
                     legend { (page.t("welcome.privacy")) }
                     (modes(&page, status.privacy))
+                    label.check { input type="checkbox" name="cover" checked[cover];
+                        span { (page.t("welcome.cover")) } }
                 }
                 button.big { (page.t("welcome.invite")) }
             }
