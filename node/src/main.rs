@@ -20,6 +20,7 @@ pub mod duration;
 pub mod exit;
 #[cfg(target_os = "linux")]
 pub mod ffmpeg;
+pub mod films;
 pub mod frames;
 pub mod heal;
 pub mod interruptible;
@@ -202,6 +203,11 @@ async fn ask(shell: &Shell, command: Command) -> Result<(), Failure> {
         Command::Search(args) => shell.search(&args).await,
         Command::Get(args) => shell.fetch(&args).await,
         Command::Watch(args) => shell.watch(&args).await,
+        Command::Folder { command } => match command {
+            cli::Folder::Add { path, to } => shell.add_folder(&path, &to).await,
+            cli::Folder::List => shell.folders().await,
+            cli::Folder::Rm { path } => shell.remove_folder(&path).await,
+        },
         Command::Mirror { command } => match command {
             cli::Mirror::Add { target, quota } => shell.add_mirror(&target, quota).await,
             cli::Mirror::List => shell.mirrors().await,

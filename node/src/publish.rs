@@ -63,7 +63,7 @@ pub struct Meta {
 }
 
 /// What names a file until it changes.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SourceId {
     /// Its whole path.
     pub path: String,

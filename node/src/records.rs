@@ -269,6 +269,8 @@ pub enum Record {
     Routes(Vec<u8>),
     /// The file with this mark was published as this object.
     Source([u8; 32], Root),
+    /// The videos of this folder are published for these people; for nobody: it is not watched any more.
+    Folder(String, String),
     /// A copy that is kept for others.
     Mirror(Box<Mirror>),
     /// A copy is not kept for others any more.
@@ -525,6 +527,10 @@ impl Record {
             Self::Source(mark, root) => {
                 w.u8(32).raw(mark).raw(&root.0);
             }
+            Self::Folder(path, to) => {
+                put_text(w.u8(33), path);
+                put_text(&mut w, to);
+            }
             Self::Mirror(mirror) => {
                 w.u8(70).raw(&mirror.cap.root.0).raw(mirror.cap.tree.expose());
                 w.u8(u8::from(mirror.friend.is_some()))
@@ -699,6 +705,7 @@ impl Record {
             }
             31 => Self::Damaged(Root(r.array()?), r.u64()?),
             32 => Self::Source(r.array()?, Root(r.array()?)),
+            33 => Self::Folder(take_text(&mut r)?, take_text(&mut r)?),
             70 => {
                 let cap = VerifyCap { root: Root(r.array()?), tree: Key::new(r.array()?) };
                 let (is_for_friend, friend) = (r.flag("friend")?, key(&mut r)?);
@@ -800,6 +807,8 @@ pub struct State {
     pub hours: ([u8; 24], u64),
     /// How often friends are, as they say.
     pub friend_hours: BTreeMap<FriendKey, [u8; 24]>,
+    /// Watched folders, and for whom.
+    pub folders: BTreeMap<String, String>,
     /// Marks of files that were published, and as which objects.
     pub sources: BTreeMap<[u8; 32], Root>,
     /// The round of checks over the store.
@@ -888,6 +897,8 @@ impl State {
             Record::Restored(key, at_s) => drop(self.restored.insert(key, at_s)),
             Record::Known(cap) => drop(self.known.insert(cap.root, cap.key)),
             Record::Routes(bytes) => self.routes = Some(bytes),
+            Record::Folder(path, to) if to.is_empty() => drop(self.folders.remove(&path)),
+            Record::Folder(path, to) => drop(self.folders.insert(path, to)),
             Record::Mirror(mirror) => drop(self.mirrors.insert(mirror.cap.root, *mirror)),
             Record::MirrorGone(root) => drop(self.mirrors.remove(&root)),
             Record::Offered(root, friend, state) => {
@@ -1044,6 +1055,8 @@ impl State {
         out.extend(self.taken.iter().map(|(id, i)| Record::Taken(*id, i.clone()).encode()));
         let publications = self.publications.values();
         out.extend(publications.map(|p| Record::Published(Box::new(p.clone())).encode()));
+        let folders = self.folders.iter();
+        out.extend(folders.map(|(path, to)| Record::Folder(path.clone(), to.clone()).encode()));
         out.extend(self.mirrors.values().map(|mirror| Record::Mirror(Box::new(mirror.clone())).encode()));
         out.extend(self.offered.iter().map(|((root, f), state)| Record::Offered(*root, *f, *state).encode()));
         out.extend(self.mirror_quotas.iter().map(|(key, bytes)| Record::MirrorQuota(*key, *bytes).encode()));
@@ -1187,6 +1200,9 @@ mod tests {
                 travels: false,
             })),
             Record::MirrorGone(Root([66; 32])),
+            Record::Folder("/films".into(), "fof".into()),
+            Record::Folder("/old".into(), "friends".into()),
+            Record::Folder("/old".into(), String::new()),
             Record::Offered(Root([1; 32]), key, 2),
             Record::Offered(Root([2; 32]), key, ENDING),
             Record::OfferOver(Root([2; 32]), key),

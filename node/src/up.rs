@@ -296,6 +296,7 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
         streams: streams.clone(),
         sessions: sessions.clone(),
         uploads: Uploads::default(),
+        watched: crate::api::folders::Watched::default(),
         places: Places::default(),
         once: Once::default(),
         tasks: tasks.clone(),
@@ -305,6 +306,7 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
     };
     tasks.spawn("limits", settings.run(commands.clone()));
     let page = Web { api: api.clone(), streams, sessions, addr: web_addr };
+    tasks.spawn("folders", crate::api::folders::run(api.clone()));
     tasks.spawn("api", serve_unix(socket, api.owners_router()));
     tasks.spawn("addresses", watch_addresses(config.clone(), bound.clone(), commands.clone()));
     if let Some(every) = config.store_scrub {

@@ -324,3 +324,49 @@ fn a_confined_program_has_no_network_and_few_files() {
         eprintln!("this kernel has no Landlock: that files are closed could not be checked");
     }
 }
+
+#[test]
+fn what_is_put_into_a_watched_folder_is_published() {
+    let Some(clip) = sample_video(2) else { return };
+    let [mut a, b] = line_of::<2>();
+    let folder = a.scratch("films");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("Early.mp4"), &clip.bytes).unwrap();
+    fs::write(folder.join("Early.de.srt"), SRT).unwrap();
+    let path = folder.to_str().unwrap();
+    kith(&a, &["folder", "add", path, "--to", "everyone"]).expect_refusal(&[2]);
+    kith(&a, &["folder", "add", "/nonexistent"]).expect_refusal(&[1, 4]);
+    kith(&a, &["folder", "add", path, "--to", "friends"]).expect_code(&[0]);
+    let titles = |node: &Node| {
+        let all = json(node, &["video", "list"]);
+        let mut titles: Vec<String> =
+            all.as_array().unwrap().iter().map(|v| v["title"].as_str().unwrap().to_owned()).collect();
+        titles.sort();
+        titles
+    };
+    wait_until(SOON * 2, "what is there is published", || titles(&a) == ["Early"]);
+    let id = id_of(&json(&a, &["video", "list"])[0]);
+    assert_eq!(api(&a, "GET", &format!("/api/videos/{id}/around"), None)["parts"][0]["lang"], "de");
+    wait_found(&b, "early", &id);
+
+    // A file that grows is taken when it is finished, and one that is none is told of.
+    let half = clip.bytes.len() / 2;
+    fs::write(folder.join("Late.mp4"), &clip.bytes[..half]).unwrap();
+    fs::write(folder.join("Broken.mp4"), &clip.bytes[..half]).unwrap();
+    let listed = |node: &Node| json(node, &["folder", "list"])[0].clone();
+    wait_until(SOON * 2, "what is wrong is told", || {
+        listed(&a)["problems"].as_object().unwrap().keys().any(|file| file.ends_with("Broken.mp4"))
+    });
+    fs::write(folder.join("Late.mp4"), &clip.bytes).unwrap();
+    wait_until(SOON * 2, "it is published when it is whole", || titles(&a) == ["Early", "Late"]);
+
+    // Nothing is published twice, after a restart neither; what is deleted stays published.
+    a.restart();
+    fs::remove_file(folder.join("Early.mp4")).unwrap();
+    fs::write(folder.join("Third.mp4"), &clip.bytes).unwrap();
+    wait_until(SOON * 2, "the third comes", || titles(&a).contains(&"Third".to_owned()));
+    assert_eq!(titles(&a), ["Early", "Late", "Third"]);
+    kith(&a, &["folder", "rm", path]).expect_code(&[0]);
+    assert!(json(&a, &["folder", "list"]).as_array().unwrap().is_empty());
+    kith(&a, &["folder", "rm", path]).expect_refusal(&[4]);
+}

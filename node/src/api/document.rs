@@ -66,6 +66,7 @@ static DOCUMENT: LazyLock<utoipa::openapi::OpenApi> = LazyLock::new(|| {
         circles::Docs::openapi(),
         videos::Docs::openapi(),
         mirrors::Docs::openapi(),
+        folders::Docs::openapi(),
         around::Docs::openapi(),
         search::Docs::openapi(),
         fetch::Docs::openapi(),

@@ -12,6 +12,7 @@ mod circles;
 pub mod document;
 mod events;
 mod fetch;
+pub mod folders;
 mod friends;
 mod hidden;
 mod mirrors;
@@ -125,6 +126,8 @@ pub struct Api {
     pub sessions: Sessions,
     /// Uploads that are under way.
     pub uploads: Uploads,
+    /// What was found in watched folders.
+    pub watched: folders::Watched,
     /// Where people are in videos.
     pub places: Places,
     /// Answers to what is done once.
@@ -253,6 +256,7 @@ impl Api {
             circles::routes(),
             videos::routes(),
             mirrors::routes(),
+            folders::routes(),
             around::routes(),
             search::routes(),
             fetch::routes(),

@@ -40,7 +40,7 @@ fn audience_text(state: &crate::records::State, audience: Option<Audience>) -> S
     }
 }
 
-fn audience_of(state: &crate::records::State, to: &str) -> Result<Audience, Failure> {
+pub(super) fn audience_of(state: &crate::records::State, to: &str) -> Result<Audience, Failure> {
     match to {
         "friends" => Ok(Audience::Friends),
         "fof" => Ok(Audience::Fof),
@@ -441,7 +441,7 @@ struct PublishedSource {
 }
 
 /// Names a file and its audience so that nobody else can tell which they are.
-fn mark_of(state: &crate::records::State, source: &SourceId, to: &str) -> Option<[u8; 32]> {
+pub(super) fn mark_of(state: &crate::records::State, source: &SourceId, to: &str) -> Option<[u8; 32]> {
     let (length, me) = (source.bytes.to_le_bytes(), state.me.as_ref()?);
     let parts =
         [me.secret.expose(), source.path.as_bytes(), &length, source.modified.as_bytes(), to.as_bytes()];

@@ -77,6 +77,12 @@ pub enum Command {
     Get(Get),
     /// Watch a video while it downloads
     Watch(Watch),
+    /// Folders whose videos are published by themselves
+    Folder {
+        /// What to do
+        #[command(subcommand)]
+        command: Folder,
+    },
     /// Keep copies for friends, or of a video
     Mirror {
         /// What to do
@@ -355,6 +361,26 @@ pub struct Edit {
     /// Other tags; may be given several times, and empty for none
     #[arg(long)]
     pub tag: Option<Vec<String>>,
+}
+
+/// `kith folder`
+#[derive(Debug, Subcommand)]
+pub enum Folder {
+    /// Publish what is in a folder, now and later
+    Add {
+        /// The folder
+        path: PathBuf,
+        /// Who may see it: friends, fof (friends and their friends), friend:NAME or circle:NAME
+        #[arg(long, default_value = "friends", value_name = "AUDIENCE")]
+        to: String,
+    },
+    /// Watched folders, and what is wrong with files in them
+    List,
+    /// Watch a folder no longer; what was published stays published
+    Rm {
+        /// The folder
+        path: PathBuf,
+    },
 }
 
 /// `kith mirror`

@@ -8,6 +8,7 @@ mod circuits;
 mod config;
 mod doctor;
 mod fetch;
+mod folders;
 mod friends;
 mod install;
 mod limits;

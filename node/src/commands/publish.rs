@@ -5,16 +5,14 @@
 
 use super::*;
 use crate::cli;
-use crate::publish::{self, Extra, ExtraKind, Film, Meta};
-use crate::video::{self, Plan, Probe};
+use crate::films::{AUTO, Looked, Wishes, beside, extra, look, send_extras, send_file, source_of, walk};
+use crate::publish::{Extra, ExtraKind, Film, Meta};
+use crate::video::Probe;
 use std::collections::VecDeque;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Mutex;
 use tokio::sync::mpsc::Sender;
 
 const CHUNK: usize = 256 * 1024;
-/// Files of a folder at most.
-const MAX_FILES: usize = 10_000;
 /// The longest description that a request's header can carry.
 const MAX_HEADER: usize = 48 * 1024;
 
@@ -23,20 +21,6 @@ struct Item {
     path: PathBuf,
     title: String,
     extras: Vec<(Extra, PathBuf)>,
-}
-
-/// A file that was looked at.
-struct Looked {
-    file: std::fs::File,
-    /// What the file lies in, if it was made for this.
-    _folder: Option<tempfile::TempDir>,
-    /// Its path.
-    path: PathBuf,
-    /// Pictures that were made of it, before what else stands around it.
-    made: Vec<(Extra, Vec<u8>)>,
-    len: u64,
-    film: Option<Film>,
-    plan: Plan,
 }
 
 impl Shell {
@@ -344,113 +328,6 @@ fn plan_text(view: &Value, to: &str) -> String {
     lines.join("\n")
 }
 
-/// In place of a file with a picture: one out of the film.
-const AUTO: &str = "auto";
-
-/// What ffmpeg is to do.
-#[derive(Clone, Copy)]
-struct Wishes {
-    convert: bool,
-    poster: bool,
-    storyboard: bool,
-}
-
-/// A file, its kind and its clean form, and what ffmpeg makes of it.
-fn look(path: &Path, keep_metadata: bool, any_file: bool, wishes: Wishes) -> Result<Looked, Failure> {
-    let plays =
-        |looked: &Looked| looked.film.as_ref().is_some_and(|f| f.probe.browser == video::Browser::Yes);
-    let mut looked = match clean(path, keep_metadata, any_file) {
-        Ok(looked) if !wishes.convert || plays(&looked) => looked,
-        Err(failure) if !wishes.convert => return Err(failure),
-        _ => converted(path, keep_metadata)?,
-    };
-    if wishes.poster || wishes.storyboard {
-        looked.made = pictures(&looked, wishes)?;
-    }
-    Ok(looked)
-}
-
-#[cfg(target_os = "linux")]
-fn converted(path: &Path, keep_metadata: bool) -> Result<Looked, Failure> {
-    let failed = |video::Refused(why): video::Refused| {
-        Failure::new(Exit::UnsupportedMedia, format!("{}: it could not be converted: {why}", path.display()))
-    };
-    let (file, _) = open_source(path)?;
-    let probe = video::probe(&file).ok().flatten();
-    let folder =
-        tempfile::Builder::new().prefix("kith-convert-").tempdir().context("cannot make a folder")?;
-    let input = std::fs::canonicalize(path).context(format!("cannot open {}", path.display()))?;
-    let made = crate::ffmpeg::convert(&input, probe.as_ref(), folder.path()).map_err(failed)?;
-    let looked = clean(&made, keep_metadata, false)?;
-    Ok(Looked { _folder: Some(folder), ..looked })
-}
-
-#[cfg(target_os = "linux")]
-fn pictures(looked: &Looked, wishes: Wishes) -> Result<Vec<(Extra, Vec<u8>)>, Failure> {
-    let failed = |what: &'static str| {
-        move |video::Refused(why): video::Refused| {
-            Failure::new(Exit::UnsupportedMedia, format!("the {what} could not be made: {why}"))
-        }
-    };
-    let Some(film) = &looked.film else {
-        return Err(Failure::new(Exit::UnsupportedMedia, "a picture can be made of videos only"));
-    };
-    let extra = |kind, bytes: &[u8], step_ms, columns| Extra {
-        kind,
-        bytes: bytes.len() as u64,
-        lang: String::new(),
-        label: String::new(),
-        step_ms,
-        columns,
-    };
-    let mut made = Vec::new();
-    if wishes.poster {
-        let jpeg = crate::ffmpeg::poster(looked.plan.clone().read(), &looked.file, &film.probe);
-        let jpeg = jpeg.map_err(failed("poster"))?;
-        made.push((extra(ExtraKind::Poster, &jpeg, 0, 0), jpeg));
-    }
-    if wishes.storyboard {
-        let sheet = crate::ffmpeg::storyboard(looked.plan.clone().read(), &looked.file, &film.probe);
-        let (jpeg, step_ms, columns) = sheet.map_err(failed("storyboard"))?;
-        made.push((extra(ExtraKind::Storyboard, &jpeg, step_ms, columns), jpeg));
-    }
-    Ok(made)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn converted(_: &Path, _: bool) -> Result<Looked, Failure> {
-    Err(Failure::new(Exit::UnsupportedMedia, "ffmpeg is used on Linux only, where it can be confined"))
-}
-
-#[cfg(not(target_os = "linux"))]
-fn pictures(_: &Looked, _: Wishes) -> Result<Vec<(Extra, Vec<u8>)>, Failure> {
-    Err(Failure::new(Exit::UnsupportedMedia, "ffmpeg is used on Linux only, where it can be confined"))
-}
-
-/// A file, its kind and its clean form.
-fn clean(path: &Path, keep_metadata: bool, any_file: bool) -> Result<Looked, Failure> {
-    let (file, len) = open_source(path)?;
-    let named =
-        |failure: Failure| Failure::new(failure.exit, format!("{}: {}", path.display(), failure.what));
-    let (film, plan) = if keep_metadata {
-        let probe = video::probe(&file).map_err(|e| named(publish::uncleanable(e)))?;
-        let film = probe.map(|probe| Film { probe, stripped: Vec::new(), metadata_kept: true });
-        (film, Plan::whole(len))
-    } else {
-        match video::plan(&file).map_err(|e| named(publish::uncleanable(e)))? {
-            Some(ready) => {
-                let (probe, stripped) = (ready.report.probe, ready.report.stripped);
-                (Some(Film { probe, stripped, metadata_kept: false }), ready.plan)
-            }
-            None => (None, Plan::whole(len)),
-        }
-    };
-    if film.is_none() && !any_file {
-        return Err(named(publish::no_video()));
-    }
-    Ok(Looked { file, _folder: None, path: path.to_owned(), made: Vec::new(), len, film, plan })
-}
-
 fn meta(
     args: &cli::Publish,
     title: String,
@@ -519,43 +396,6 @@ fn items(args: &cli::Publish) -> Result<Vec<Item>, Failure> {
     files.into_iter().map(item).collect()
 }
 
-/// The videos in a folder and those below it, by name. Hidden files and links are left out.
-fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), Failure> {
-    let shown = folder.display();
-    let list = std::fs::read_dir(folder).context(format!("cannot read {shown}"))?;
-    let mut names: Vec<std::fs::DirEntry> =
-        list.collect::<Result<_, _>>().context(format!("cannot read {shown}"))?;
-    names.sort_by_key(std::fs::DirEntry::file_name);
-    for entry in names {
-        if entry.file_name().as_encoded_bytes().starts_with(b".") {
-            continue;
-        }
-        let kind = entry.file_type().context(format!("cannot read {shown}"))?;
-        let path = entry.path();
-        if kind.is_dir() {
-            walk(&path, files)?;
-        } else if kind.is_file() && std::fs::File::open(&path).is_ok_and(|file| video::is_video(&file)) {
-            if files.len() == MAX_FILES {
-                let what =
-                    format!("there are more than {MAX_FILES} videos in this folder: name a smaller one");
-                return Err(Failure::new(Exit::Usage, what));
-            }
-            files.push(path);
-        }
-    }
-    Ok(())
-}
-
-fn extra(kind: ExtraKind, path: &Path) -> Result<(Extra, PathBuf), Failure> {
-    let about = std::fs::metadata(path).context(format!("cannot open {}", path.display()))?;
-    if !about.is_file() {
-        return Err(Failure::new(Exit::Usage, format!("{} is no regular file", path.display())));
-    }
-    let lang = if kind == ExtraKind::Captions { language(path) } else { String::new() };
-    let extra = Extra { kind, bytes: about.len(), label: lang.clone(), lang, step_ms: 0, columns: 0 };
-    Ok((extra, path.to_owned()))
-}
-
 /// What was named around one film.
 fn extras(args: &cli::Publish) -> Result<Vec<(Extra, PathBuf)>, Failure> {
     let poster = args.poster.iter().filter(|path| *path != Path::new(AUTO));
@@ -564,75 +404,6 @@ fn extras(args: &cli::Publish) -> Result<Vec<(Extra, PathBuf)>, Failure> {
     let chapters = chapters.map(|path| extra(ExtraKind::Chapters, path));
     let captions = args.captions.iter().map(|path| extra(ExtraKind::Captions, path));
     poster.chain(chapters).chain(captions).collect()
-}
-
-/// The language in a name like `film.de.srt`.
-fn language(path: &Path) -> String {
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let last = stem.rsplit_once('.').map_or("", |(_, last)| last);
-    let is_tag = (2..=16).contains(&last.len())
-        && last.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-        && last.split('-').next().is_some_and(|first| (2..=3).contains(&first.len()));
-    if is_tag { last.to_owned() } else { String::new() }
-}
-
-/// Captions, chapters and a poster that lie beside a film under its name.
-fn beside(film: &Path) -> Result<Vec<(Extra, PathBuf)>, Failure> {
-    let (Some(folder), Some(stem)) = (film.parent(), film.file_stem()) else { return Ok(Vec::new()) };
-    let prefix = format!("{}.", stem.to_string_lossy());
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    let list = std::fs::read_dir(folder).context(format!("cannot read {}", folder.display()))?;
-    let mut found = Vec::new();
-    for entry in list {
-        let entry = entry.context(format!("cannot read {}", folder.display()))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(rest) =
-            name.strip_prefix(&prefix).filter(|_| entry.file_type().is_ok_and(|kind| kind.is_file()))
-        else {
-            continue;
-        };
-        let kind = match rest.rsplit('.').next().unwrap_or_default() {
-            "srt" | "vtt" if rest.matches('.').count() <= 1 => ExtraKind::Captions,
-            "jpg" | "jpeg" | "png" | "webp" if !rest.contains('.') => ExtraKind::Poster,
-            _ => continue,
-        };
-        let is_second =
-            kind == ExtraKind::Poster && found.iter().any(|(extra, _): &(Extra, _)| extra.kind == kind);
-        if found.len() < kith_crypto::content::MAX_PARTS && !is_second {
-            found.push(extra(kind, &entry.path())?);
-        }
-    }
-    found.sort_by(|(_, a), (_, b)| a.cmp(b));
-    Ok(found)
-}
-
-/// What names a file until it changes.
-fn source_of(path: &Path) -> Result<publish::SourceId, Failure> {
-    let about = std::fs::metadata(path).context(format!("cannot open {}", path.display()))?;
-    let whole = std::fs::canonicalize(path).context(format!("cannot open {}", path.display()))?;
-    let modified = i128::from(about.mtime()) * 1_000_000_000 + i128::from(about.mtime_nsec());
-    let path = whole.to_string_lossy().into_owned();
-    Ok(publish::SourceId { path, bytes: about.len(), modified: modified.to_string() })
-}
-
-fn send_extras(extras: &[(Extra, PathBuf)], to: &Sender<Result<Bytes, Failure>>) -> Result<(), Failure> {
-    for (extra, path) in extras {
-        let mut bytes = Vec::new();
-        let file = std::fs::File::open(path).context(format!("cannot open {}", path.display()))?;
-        file.take(extra.bytes + 1)
-            .read_to_end(&mut bytes)
-            .context(format!("cannot read {}", path.display()))?;
-        if bytes.len() as u64 != extra.bytes {
-            return Err(changed(path));
-        }
-        let _ = to.blocking_send(Ok(bytes.into()));
-    }
-    Ok(())
-}
-
-fn changed(path: &Path) -> Failure {
-    let what = format!("{} changed while it was published: try again when it is finished", path.display());
-    Failure::new(Exit::Failure, what)
 }
 
 /// JSON in ASCII, as a header can carry it.
@@ -649,56 +420,6 @@ fn ascii_json(value: &Value) -> String {
         }
     }
     out
-}
-
-fn open_source(path: &Path) -> Result<(std::fs::File, u64), Failure> {
-    let shown = path.display();
-    let about = std::fs::metadata(path).context(format!("cannot open {shown}"))?;
-    if !about.is_file() {
-        return Err(Failure::new(
-            Exit::Usage,
-            format!("{shown} is no regular file: pipe it in with `kith publish -`"),
-        ));
-    }
-    if about.len() > kith_crypto::content::MAX_BLOCKS * kith_crypto::content::BLOCK_LEN as u64 {
-        return Err(Failure::new(
-            Exit::Usage,
-            format!("{shown} is larger than 256 GiB, the most that is possible"),
-        ));
-    }
-    let file = std::fs::File::open(path).context(format!("cannot open {shown}"))?;
-    Ok((file, about.len()))
-}
-
-/// Sends the clean form of a file. A file that changes meanwhile is an error, and its last piece is held back
-/// until that is sure.
-fn send_file(looked: Looked, to: &Sender<Result<Bytes, Failure>>) -> Result<(), Failure> {
-    let Looked { file, len, plan, path, _folder, .. } = looked;
-    let path = path.as_path();
-    let before = file.metadata().context("cannot read the file")?;
-    let mut reading = plan.read();
-    let mut held: Option<Vec<u8>> = None;
-    loop {
-        let chunk = reading.next(&file, CHUNK).map_err(|e| match e.kind() {
-            std::io::ErrorKind::UnexpectedEof => changed(path),
-            _ => Failure::new(Exit::Failure, format!("cannot read {}: {e}", path.display())),
-        })?;
-        let is_end = chunk.is_empty();
-        if is_end {
-            let after = file.metadata().context("cannot read the file")?;
-            if after.len() != len || after.modified().ok() != before.modified().ok() {
-                return Err(changed(path));
-            }
-        }
-        if let Some(held) = held.replace(chunk)
-            && to.blocking_send(Ok(held.into())).is_err()
-        {
-            return Ok(());
-        }
-        if is_end {
-            return Ok(());
-        }
-    }
 }
 
 fn send_stdin(to: &Sender<Result<Bytes, Failure>>) -> Result<(), Failure> {
