@@ -210,6 +210,14 @@ pub fn beside(film: &Path) -> Result<Vec<(Extra, PathBuf)>, Failure> {
             "jpg" | "jpeg" | "png" | "webp" if !rest.contains('.') => ExtraKind::Poster,
             _ => continue,
         };
+        // A log of positions that a drone put there is none of its captions.
+        let is_log = kind == ExtraKind::Captions
+            && std::fs::metadata(entry.path())
+                .is_ok_and(|about| about.len() <= video::captions::MAX_LEN as u64)
+            && std::fs::read(entry.path()).is_ok_and(|file| video::captions::is_log(&file));
+        if is_log {
+            continue;
+        }
         let is_second =
             kind == ExtraKind::Poster && found.iter().any(|(extra, _): &(Extra, _)| extra.kind == kind);
         if found.len() < kith_crypto::content::MAX_PARTS && !is_second {

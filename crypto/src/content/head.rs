@@ -23,7 +23,7 @@ pub const MAX_PARTS: usize = 16;
 /// The longest part behind the film in bytes.
 pub const MAX_PART_LEN: usize = 1 << 20;
 const MAGIC: [u8; 4] = *b"KHD2";
-/// Heads that end after the licence.
+/// Heads that end after the licence, as nothing stands around the film.
 const MAGIC_1: [u8; 4] = *b"KHD1";
 
 /// A track of the film.
@@ -111,7 +111,8 @@ impl Head {
     /// The 65,536-byte plaintext of the head block. Fields beyond their caps are cut.
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::new();
-        w.raw(&MAGIC).u64(self.len).u64(self.duration_ms);
+        let has_more = self.has_more();
+        w.raw(if has_more { &MAGIC } else { &MAGIC_1 }).u64(self.len).u64(self.duration_ms);
         w.bytes8(text::cut(&self.title, MAX_TITLE_LEN).as_bytes());
         w.bytes16(text::cut(&self.text, MAX_TEXT_LEN).as_bytes());
         let tags = self.tags.iter().take(MAX_TAGS);
@@ -122,6 +123,21 @@ impl Head {
         for field in [&self.mime, &self.lang, &self.licence] {
             w.bytes8(text::cut(field, 64).as_bytes());
         }
+        if has_more {
+            self.encode_more(&mut w);
+        }
+        w.pad_to(BLOCK_LEN);
+        w.into_bytes()
+    }
+
+    const fn has_more(&self) -> bool {
+        !(self.tracks.is_empty()
+            && self.chapters.is_empty()
+            && (self.poster.is_empty() || self.poster.len() > MAX_POSTER_LEN)
+            && self.parts.is_empty())
+    }
+
+    fn encode_more(&self, w: &mut Writer) {
         let tracks = self.tracks.iter().take(MAX_TRACKS);
         w.u8(tracks.len() as u8);
         for track in tracks {
@@ -140,8 +156,6 @@ impl Head {
             w.u8(part.kind).u32(part.block).u32(part.len).u32(part.step_ms).u8(part.columns);
             w.bytes8(text::cut(&part.lang, 16).as_bytes()).bytes8(text::cut(&part.label, 64).as_bytes());
         }
-        w.pad_to(BLOCK_LEN);
-        w.into_bytes()
     }
 
     /// Reads the plaintext of a head block.
@@ -161,6 +175,10 @@ impl Head {
         let mut head = Self { title, text, tags, mime, lang, licence, len, duration_ms, ..Self::default() };
         if magic == MAGIC {
             head.decode_more(&mut r)?;
+            // One head, one form.
+            if !head.has_more() {
+                return Err(DecodeError::Invalid { at: 0, what: "head version" });
+            }
         }
         r.zeros()?;
         Ok(head)
@@ -259,8 +277,9 @@ mod tests {
     fn heads_of_the_first_form_are_read() {
         let head = Head { title: "zoo".into(), len: 5, ..Head::default() };
         let mut block = head.encode();
-        block[..4].copy_from_slice(b"KHD1");
-        assert_eq!(Head::decode(&block).unwrap(), head);
+        assert_eq!((&block[..4], Head::decode(&block).unwrap()), (&b"KHD1"[..], head.clone()));
+        block[..4].copy_from_slice(b"KHD2");
+        assert!(Head::decode(&block).is_err());
         let later = Head { chapters: vec![(1, "a".into())], ..head };
         let mut block = later.encode();
         block[..4].copy_from_slice(b"KHD1");

@@ -3,10 +3,12 @@
 //! Only times and words stay. Notes, styles, regions, settings and names of voices go, and of marks all but slanted,
 //! bold and underlined.
 
-use super::{Refused, refused};
+use super::{Refused, refused, telemetry};
 
 /// The longest file that is read.
 pub const MAX_LEN: usize = 1 << 20;
+/// What is refused although it can be read.
+const LOG: &str = "it is a log of where the camera was, as drones write it: leave it away";
 /// Captions at most.
 const MAX_CUES: usize = 20_000;
 
@@ -34,6 +36,11 @@ pub fn to_vtt(file: &[u8]) -> Result<String, Refused> {
     Ok(out)
 }
 
+/// Whether a file of captions is in truth a log of positions.
+pub fn is_log(file: &[u8]) -> bool {
+    to_vtt(file).is_err_and(|Refused(why)| why == LOG)
+}
+
 /// A file as text, without the mark at its beginning.
 pub fn text(file: &[u8]) -> Result<&str, Refused> {
     if file.len() > MAX_LEN {
@@ -59,6 +66,9 @@ fn cues(text: &str) -> Result<Vec<Cue>, Refused> {
             .collect();
         if words.is_empty() || to_ms <= from_ms {
             continue;
+        }
+        if telemetry::tells_positions(words.join("\n").as_bytes()) {
+            return refused(LOG);
         }
         if cues.len() == MAX_CUES {
             return refused(format!("it has more than {MAX_CUES} captions"));
@@ -101,16 +111,19 @@ fn time(ms: u64) -> String {
 fn plain(line: &str) -> String {
     let mut out = String::new();
     let mut rest = line;
+    // Once no mark ends any more, none is looked for.
+    let (last_mark, last_place) = (line.rfind('>'), line.rfind('}'));
+    let at_of = |rest: &str| line.len() - rest.len();
     while let Some(at) = rest.find(['<', '{', '&', '>']) {
         let (before, here) = rest.split_at(at);
         out.push_str(before);
         let (piece, after) = match here.as_bytes().first() {
-            Some(b'<') => match here.find('>') {
+            Some(b'<') => match here.find('>').filter(|_| last_mark > Some(at_of(here))) {
                 Some(end) => (mark(here.get(1..end).unwrap_or_default()), here.get(end + 1..)),
                 None => ("&lt;".into(), here.get(1..)),
             },
             // Places and colours of another format, as SubRip files carry them.
-            Some(b'{') => match here.find('}').filter(|_| here.starts_with("{\\")) {
+            Some(b'{') => match here.find('}').filter(|_| here.starts_with("{\\") && last_place.is_some()) {
                 Some(end) => (String::new(), here.get(end + 1..)),
                 None => ("{".into(), here.get(1..)),
             },
@@ -204,6 +217,16 @@ mod tests {
         }
         assert!(to_vtt(b"1\n00:00:01,000 --> 00:00:02,000\n\xff").unwrap_err().0.contains("byte 32"));
         assert!(to_vtt(&vec![b'a'; MAX_LEN + 1]).is_err());
+    }
+
+    #[test]
+    fn a_log_of_positions_is_no_caption() {
+        let log = "1\n00:00:01,000 --> 00:00:02,000\n[latitude: 47.123456] [longitude: 8.567890]\n";
+        assert!(is_log(log.as_bytes()) && to_vtt(log.as_bytes()).is_err());
+        assert!(!is_log(b"1\n00:00:01,000 --> 00:00:02,000\nHello\n") && !is_log(b"<html>"));
+        // A line of marks that never end takes no longer for it.
+        let long = format!("1\n00:00:01,000 --> 00:00:02,000\n{}\n", "<".repeat(200_000));
+        assert!(to_vtt(long.as_bytes()).unwrap().len() > 700_000);
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub enum Units {
     Hevc(u8),
     /// Units of AV1.
     Av1,
+    /// A picture of MPEG-4 Visual, in which user data may stand.
+    Mpeg4,
     /// A frame of ProRes.
     ProRes,
     /// A frame of AAC; the first one of a track may begin with a name.
@@ -38,6 +40,11 @@ pub fn sample(
     match of {
         Units::Avc(width) | Units::Hevc(width) => nal_units(source, at, end, width, of, patches)?,
         Units::Av1 => obus(source, at, end, patches)?,
+        Units::Mpeg4 => {
+            for (from, to) in user_data(&source.piece(at, len.min(MAX_UNIT) as usize)?) {
+                over(source, at + from as u64, Fill::Same(0xFF, (to - from) as u64), patches)?;
+            }
+        }
         Units::ProRes => {
             // Length, `icpf`, length of the header, version: then who made it.
             if source.piece(at, len.min(16) as usize)?.get(4..8) == Some(b"icpf") && len >= 16 {
@@ -69,6 +76,26 @@ fn over(source: &dyn Source, at: u64, fill: Fill, patches: &mut Vec<(u64, Fill)>
     Ok(())
 }
 
+/// What stands behind start codes for user data (`00 00 01 B2`), up to the next start code (ISO/IEC 14496-2 6.2.2.1).
+pub fn user_data(bytes: &[u8]) -> Vec<(usize, usize)> {
+    let code = |at: usize| bytes.get(at..at + 3) == Some(&[0, 0, 1]);
+    let mut found = Vec::new();
+    let mut at = 0;
+    while at + 4 <= bytes.len() {
+        if !code(at) || bytes.get(at + 3) != Some(&0xB2) {
+            at += 1;
+            continue;
+        }
+        let from = at + 4;
+        let to = (from..bytes.len()).find(|at| code(*at)).unwrap_or(bytes.len());
+        if to > from {
+            found.push((from, to));
+        }
+        at = to.max(from);
+    }
+    found
+}
+
 fn nal_units(
     source: &dyn Source,
     mut at: u64,
@@ -88,7 +115,7 @@ fn nal_units(
         let begin = at + width;
         at = begin.saturating_add(length);
         // A stream that does not keep to it is the decoder's business.
-        if length == 0 || at > end {
+        if at > end {
             break;
         }
         let (is_sei, header) = match of {
@@ -116,10 +143,12 @@ fn unit_of_notes(
     messages(&unit).into_iter().try_for_each(over)
 }
 
-/// Registered data that say how to show the pictures, or captions (ITU-T T.35: the United States, and ATSC, SMPTE or
-/// DTG); others hold what their makers like.
+/// Registered data that say how to show the pictures, or captions (ITU-T T.35: the United States, and ATSC, SMPTE, DTG
+/// or Dolby); others hold what their makers like.
 fn is_for_display(data: &[u8]) -> bool {
-    [&[0xB5, 0, 0x31][..], &[0xB5, 0, 0x3C], &[0xB5, 0, 0x2F]].iter().any(|known| data.starts_with(known))
+    [&[0xB5, 0, 0x31][..], &[0xB5, 0, 0x3C], &[0xB5, 0, 0x2F], &[0xB5, 0, 0x3B]]
+        .iter()
+        .any(|known| data.starts_with(known))
 }
 
 /// The bodies of messages that may hold anything, as they stand in the unit.
@@ -151,8 +180,15 @@ fn messages(unit: &[u8]) -> Vec<(usize, usize)> {
     };
     // Two bytes at least, and the bit that ends the unit.
     while at + 2 < plain.len() {
-        let Some((kind, len)) = number(&mut at).zip(number(&mut at)) else { break };
-        let Some(end) = at.checked_add(len).filter(|end| *end <= plain.len()) else { break };
+        let begin = at;
+        let message = number(&mut at).zip(number(&mut at));
+        let message = message.and_then(|(kind, len)| Some((kind, len, at.checked_add(len)?)));
+        let Some((kind, len, end)) = message.filter(|(.., end)| *end <= plain.len()) else {
+            // What makes no sense goes as it is, but for the end of the unit.
+            let from = plain.get(begin).map_or(unit.len(), |(place, _)| *place);
+            found.push((from, unit.len().saturating_sub(1).max(from)));
+            break;
+        };
         let body: Vec<u8> = plain.iter().skip(at).take(3).map(|(_, byte)| *byte).collect();
         // Unregistered data, and registered ones of others.
         if len > 0 && (kind == 5 || (kind == 4 && !is_for_display(&body))) {
@@ -192,7 +228,11 @@ fn obus(source: &dyn Source, mut at: u64, end: u64, patches: &mut Vec<(u64, Fill
         };
         if goes {
             over(source, at, Fill::Bytes(Box::new([first & 0x87 | 15 << 3])), patches)?;
-            over(source, body, Fill::Same(0, size), patches)?;
+            // Padding ends with a bit of its own (AV1 5.7, 5.3.4).
+            if let Some(zeros) = size.checked_sub(1) {
+                over(source, body, Fill::Same(0, zeros), patches)?;
+                over(source, body + zeros, Fill::Bytes(Box::new([0x80])), patches)?;
+            }
         }
         at = next;
     }
@@ -279,7 +319,7 @@ mod tests {
             &[0x2A, 4, 4, 0x26, b'K', b'P'],
             &[0x30, 9, 9],
         ];
-        let expected = [units[0], units[1], units[2], &[0x7A, 4, 0, 0, 0, 0], units[4]].concat();
+        let expected = [units[0], units[1], units[2], &[0x7A, 4, 0, 0, 0, 0x80], units[4]].concat();
         assert_eq!(patched(&units.concat(), Units::Av1), expected);
     }
 
@@ -308,7 +348,7 @@ mod tests {
             from in 0_u64..50,
             len in 0_u64..400,
         ) {
-            for of in [Units::Avc(width), Units::Hevc(width), Units::Av1, Units::ProRes, Units::Aac] {
+            for of in [Units::Avc(width), Units::Hevc(width), Units::Av1, Units::Mpeg4, Units::ProRes, Units::Aac] {
                 let mut patches = Vec::new();
                 let source = Bytes(bytes.clone());
                 let len = len.min((bytes.len() as u64).saturating_sub(from));

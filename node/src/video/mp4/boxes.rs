@@ -41,6 +41,8 @@ impl Header {
             (1, None) => return Ok(None),
             (size, _) => (u64::from(size), 8),
         };
+        // No box ends beyond what can be counted.
+        let len = len.min(u64::MAX - at);
         let sound = len >= header && kind.iter().all(|b| matches!(b, 0x20..=0x7E | 0xA9));
         Ok(sound.then_some(Self { at, kind: *kind, header, len }))
     }

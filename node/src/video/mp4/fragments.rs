@@ -1,7 +1,7 @@
 //! A film in fragments (ISO/IEC 14496-12 8.8): its layout stays, as parts find each other by distance.
 
 use super::super::notes::Gone;
-use super::super::{Fill, Piece, Plan, Refused, Source, refused};
+use super::super::{Fill, Kind, Piece, Plan, Refused, Source, refused, telemetry};
 use super::boxes::{Header, blank, children, number, u32_at};
 use super::movie::Movie;
 use super::ranges::Ranges;
@@ -14,6 +14,9 @@ use std::collections::BTreeSet;
 const MAX_MOOF: u64 = 4 << 20;
 /// Bytes that stand over others at most.
 const MAX_PATCHED: usize = 8 << 20;
+
+/// Subtitles that are looked at, in all.
+const MAX_TEXT: u64 = 4 << 20;
 
 /// What is under way.
 struct Work<'a, 'b> {
@@ -28,6 +31,8 @@ struct Work<'a, 'b> {
     lost: bool,
     /// Tracks of sound whose first sample has gone by.
     begun: BTreeSet<u32>,
+    /// Subtitles that were looked at, in bytes.
+    texts: u64,
     /// Whether there were notes between pictures and sounds.
     had_notes: bool,
 }
@@ -60,10 +65,12 @@ pub fn plan(
         moved: front.len() as i64 - first as i64,
         lost: movie.lost_tracks,
         begun: BTreeSet::new(),
+        texts: 0,
         had_notes: false,
     };
     let mut data = Vec::new();
-    for header in top.iter().filter(|header| !matches!(&header.kind, b"ftyp" | b"moov")) {
+    for header in top.iter().filter(|header| header.at >= first || !matches!(&header.kind, b"ftyp" | b"moov"))
+    {
         if header.at < first {
             note_top(source, header, gone)?;
             continue;
@@ -195,8 +202,13 @@ impl Work<'_, '_> {
     /// Looks at the samples of a run for notes between them.
     fn look_into(&mut self, id: u32, trun: &[u8], each: u64, mut at: u64) -> Result<(), Refused> {
         let kept = self.movie.kept.iter().find(|kept| kept.id == id);
-        let Some(units) = kept.and_then(|kept| kept.entry.units) else { return Ok(()) };
-        if units == Units::Aac && !self.begun.insert(id) {
+        let is_text = kept.is_some_and(|kept| kept.kind == Kind::Text);
+        let units = match kept.and_then(|kept| kept.entry.units) {
+            None if is_text => None,
+            None => return Ok(()),
+            units => units,
+        };
+        if units == Some(Units::Aac) && !self.begun.insert(id) {
             return Ok(());
         }
         let (fixed, entry, count) = run_shape(trun)?;
@@ -211,9 +223,21 @@ impl Work<'_, '_> {
             if len == 0 || at.saturating_add(len) > self.source.size() {
                 break;
             }
-            units::sample(self.source, at, len, units, &mut self.patches)?;
+            match units {
+                Some(units) => units::sample(self.source, at, len, units, &mut self.patches)?,
+                None if self.texts < MAX_TEXT => {
+                    let text = self.source.piece(at, len.min(4096) as usize)?;
+                    self.texts += text.len() as u64;
+                    if telemetry::tells_positions(&text) {
+                        return refused(
+                            "its subtitles are a log of positions, which kith cannot take out of fragments",
+                        );
+                    }
+                }
+                None => {}
+            }
             at += len;
-            if units == Units::Aac {
+            if units == Some(Units::Aac) {
                 break;
             }
         }

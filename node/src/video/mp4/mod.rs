@@ -162,13 +162,10 @@ fn patches(source: &dyn Source, movie: &Movie<'_>) -> Result<Vec<(u64, Fill)>, R
     let mut patches = Vec::new();
     for kept in &movie.kept {
         let Some(units) = kept.entry.units else { continue };
-        let mut is_first = true;
         kept.samples.each(|at, len| {
+            units::sample(source, at, len, units, &mut patches)?;
             // Only the first frame of sound begins with a name.
-            if std::mem::take(&mut is_first) || units != Units::Aac {
-                units::sample(source, at, len, units, &mut patches)?;
-            }
-            Ok(())
+            Ok(units != Units::Aac)
         })?;
     }
     Ok(patches)

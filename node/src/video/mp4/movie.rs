@@ -256,6 +256,9 @@ impl<'a> Movie<'a> {
     ) -> Result<(), Refused> {
         let mut tkhd = exact(need(kept.trak, *b"tkhd", "header")?, 84, 96)?;
         wipe_dates(&mut tkhd);
+        let at = if tkhd.first() == Some(&1) { 24 } else { 16 };
+        let behind = if tkhd.first() == Some(&1) { 36 } else { 24 };
+        [(at, 4), (behind, 8)].into_iter().for_each(|(at, len)| blank(&mut tkhd, at, len));
         put_bytes(out, *b"tkhd", &tkhd);
         if let Some(edts) = child(kept.trak, *b"edts")?
             && let Some(elst) = child(edts, *b"elst")?
@@ -546,15 +549,16 @@ const LOOKED_AT: u64 = 1 << 20;
 
 /// Whether a subtitle track is in truth a log of positions, as drones write it.
 fn tells_positions(samples: &Samples<'_>, source: &dyn Source) -> Result<bool, Refused> {
-    let (mut seen, mut found) = (0, false);
+    let (mut seen, mut looked, mut found) = (0, 0, false);
     samples.each(|at, len| {
         let len = len.min(4096);
-        if found || seen + len > LOOKED_AT {
-            return Ok(());
+        looked += 1;
+        if seen + len > LOOKED_AT || looked > LOOKED_AT {
+            return Ok(false);
         }
         seen += len;
         found = telemetry::tells_positions(&source.piece(at, len as usize)?);
-        Ok(())
+        Ok(!found)
     })?;
     Ok(found)
 }

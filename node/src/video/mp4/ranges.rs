@@ -12,6 +12,8 @@ pub struct Ranges {
     /// Where each begins, with nothing between them.
     places: Vec<u64>,
     len: u64,
+    /// Bytes of all ranges that were added, what lies in several of them counted as often.
+    added: u64,
 }
 
 impl Ranges {
@@ -20,6 +22,7 @@ impl Ranges {
         if at.checked_add(len).is_none() {
             return refused("it names data that is not in it");
         }
+        self.added = self.added.saturating_add(len);
         if let Some((begin, sofar)) = self.all.last_mut()
             && *begin + *sofar == at
         {
@@ -56,6 +59,10 @@ impl Ranges {
         for (_, len) in &self.all {
             self.places.push(self.len);
             self.len += len;
+        }
+        // Work on samples is bounded by the bytes that are there.
+        if self.added > self.len.saturating_mul(2) {
+            return refused("its samples lie on top of each other");
         }
         Ok(data.iter().map(|(begin, end)| end.saturating_sub(*begin)).sum::<u64>() - self.len)
     }

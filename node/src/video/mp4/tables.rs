@@ -146,16 +146,20 @@ impl<'a> Samples<'a> {
         Ok(())
     }
 
-    /// Calls `each` with place and length of every sample. Only of tracks whose samples differ in size.
-    pub fn each(&self, mut each: impl FnMut(u64, u64) -> Result<(), Refused>) -> Result<(), Refused> {
-        if self.sizes.is_none() {
+    /// Calls `each` with place and length of every sample, until that is false. Not of sound whose sizes count frames.
+    pub fn each(&self, mut each: impl FnMut(u64, u64) -> Result<bool, Refused>) -> Result<(), Refused> {
+        if self.sizes.is_none() && self.frame.is_some() {
             return Ok(());
         }
+        let mut goes_on = true;
         self.chunks(|_, mut at, first, count, _| {
             for sample in first..first + count {
+                if !goes_on {
+                    break;
+                }
                 let len = self.size(sample).unwrap_or_default();
-                each(at, len)?;
-                at += len;
+                goes_on = each(at, len)?;
+                at = at.saturating_add(len);
             }
             Ok(())
         })
