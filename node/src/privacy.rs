@@ -407,10 +407,10 @@ fn direct(asked: &Asked, route: Route, mode: Privacy) -> String {
     }
 }
 
-/// In `fast` all friends are asked beside those who are known to have it.
+/// In `fast`, and when it is wanted directly, all friends are asked beside those who are known to have it.
 const fn others(route: Route, mode: Privacy) -> &'static str {
     match (route, mode) {
-        (Route::Auto | Route::Direct, Privacy::Fast) => {
+        (Route::Auto, Privacy::Fast) | (Route::Direct, _) => {
             ", and so will other friends of yours who know this video"
         }
         _ => "",

@@ -306,6 +306,8 @@ pub struct Mirror {
     pub expires_day: u32,
     /// It may be given to those who ask through circuits.
     pub travels: bool,
+    /// It was here before a friend asked for it, and stays when that friend ends it.
+    pub was_here: bool,
 }
 
 /// State of an offer that is to end.
@@ -535,7 +537,7 @@ impl Record {
                 w.u8(70).raw(&mirror.cap.root.0).raw(mirror.cap.tree.expose());
                 w.u8(u8::from(mirror.friend.is_some()))
                     .raw(&mirror.friend.map_or([0; 32], |friend| friend.0));
-                w.u32(mirror.expires_day).u8(u8::from(mirror.travels));
+                w.u32(mirror.expires_day).u8(u8::from(mirror.travels)).u8(u8::from(mirror.was_here));
             }
             Self::MirrorGone(root) => {
                 w.u8(71).raw(&root.0);
@@ -710,8 +712,8 @@ impl Record {
                 let cap = VerifyCap { root: Root(r.array()?), tree: Key::new(r.array()?) };
                 let (is_for_friend, friend) = (r.flag("friend")?, key(&mut r)?);
                 let friend = is_for_friend.then_some(friend);
-                let (expires_day, travels) = (r.u32()?, r.flag("travels")?);
-                Self::Mirror(Box::new(Mirror { cap, friend, expires_day, travels }))
+                let (expires_day, travels, was_here) = (r.u32()?, r.flag("travels")?, r.flag("was here")?);
+                Self::Mirror(Box::new(Mirror { cap, friend, expires_day, travels, was_here }))
             }
             71 => Self::MirrorGone(Root(r.array()?)),
             72 => Self::Offered(Root(r.array()?), key(&mut r)?, r.u8()?),
@@ -1192,12 +1194,14 @@ mod tests {
                 friend: Some(key),
                 expires_day: 63,
                 travels: true,
+                was_here: false,
             })),
             Record::Mirror(Box::new(Mirror {
                 cap: VerifyCap { root: Root([64; 32]), tree: Key::new([65; 32]) },
                 friend: None,
                 expires_day: 0,
                 travels: false,
+                was_here: true,
             })),
             Record::MirrorGone(Root([66; 32])),
             Record::Folder("/films".into(), "fof".into()),

@@ -650,6 +650,10 @@ impl Core {
         let rest: Vec<ConnId> = self.connections_of(Who::Friend(key));
         rest.into_iter().for_each(|conn| self.close(now, conn));
         self.catalogue.remove_friend(now, key);
+        self.mirrors_of.retain(|_, friends| {
+            friends.remove(&key);
+            !friends.is_empty()
+        });
         self.circuits.handles.forget(key);
         self.circuits.look_at_routes(now);
         for state in self.fetches.values_mut() {

@@ -474,6 +474,7 @@ async fn remove_friend(State(api): State<Api>, Path(name): Path<String>) -> Answ
             let named = state.taken.iter().find(is_pending).map(|(id, _)| *id);
             if let (Ok(key), None) = (friend_called(cx, &name), named) {
                 let mut records = vec![Record::FriendRemoved(key)];
+                cx.service.drop_mirrors_of(cx.now, cx.core, cx.storage, key);
                 records.extend(end_link(cx, key));
                 let stored = cx.store(records);
                 // Who comes back with a new invite begins without the old limits and circles.

@@ -319,6 +319,7 @@ async fn change(
             if let Some(audience) = publication.audience {
                 cx.core.publish(cx.now, entry_of(&publication), audience, true);
             }
+            cx.service.offer_again(cx.now, cx.core, root);
             Ok((publication_view(cx, &publication), stored))
         })
         .await?;
@@ -354,6 +355,7 @@ async fn remove_video(State(api): State<Api>, Path(id): Path<String>) -> Answer<
                 other => other?,
             };
             cx.service.end_fetches_of(cx.now, cx.core, cx.storage, root);
+            cx.service.drop_mirror(cx.now, cx.core, cx.storage, root);
             let state = cx.service.state();
             let recorded = state.publications.contains_key(&root) || state.known.contains_key(&root);
             let stored = cx.store(if recorded { vec![Record::Removed(root)] } else { Vec::new() });

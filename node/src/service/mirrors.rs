@@ -119,17 +119,16 @@ impl Service {
 
     /// Tells a new core what is kept for whom.
     pub fn resume_mirrors(&mut self, now: Now, core: &mut Core) {
+        // Without covers what was watched would show: neither is given then.
+        for (root, (kind, from_ms)) in self.state.covers.iter().filter(|_| self.mirrors.settings.cover) {
+            let is_cover = *kind == COVER;
+            let kept = if is_cover { Kept::Cover(*from_ms) } else { Kept::Watched(*from_ms) };
+            core.set_kept(now, *root, kept);
+        }
         for mirror in self.state.mirrors.values() {
             core.set_kept(now, mirror.cap.root, Kept::Mirror { travels: mirror.travels });
         }
-        for (root, (kind, from_ms)) in &self.state.covers {
-            core.set_kept(
-                now,
-                *root,
-                if *kind == COVER { Kept::Cover(*from_ms) } else { Kept::Watched(*from_ms) },
-            );
-        }
-        for (root, friend) in self.state.offered.keys() {
+        for ((root, friend), _) in self.state.offered.iter().filter(|(_, state)| **state != ENDING) {
             core.let_mirror(now, *root, *friend, true);
         }
     }
@@ -167,10 +166,15 @@ impl Service {
     /// Whether the object of a fetch may be as long as its root says. What a friend asked for is held to what is kept
     /// for that friend.
     pub fn may_be_so_long(&self, root: &Root, geometry: kith_crypto::content::Geometry) -> bool {
+        let bytes = Store::pack_len(geometry.data_count());
+        if self.mirrors.covering.as_ref().is_some_and(|(covering, _)| covering == root) {
+            return bytes <= MAX_COVER_BYTES;
+        }
         let friend = self.state.mirrors.get(root).and_then(|mirror| mirror.friend);
         friend.is_none_or(|friend| {
             let already = self.copy_state(root).bytes;
-            Store::pack_len(geometry.data_count()) <= self.room_for(friend).saturating_add(already)
+            let is_within = bytes <= self.room_for(friend).saturating_add(already);
+            is_within && (already > 0 || self.store.has_room_for_mirrors(bytes))
         })
     }
 
@@ -184,7 +188,7 @@ impl Service {
         event: MirrorEvent,
     ) {
         match event {
-            MirrorEvent::Offered(offer) => self.mirror_offered(now, core, friend, offer),
+            MirrorEvent::Offered(offer) => self.mirror_offered(now, core, storage, friend, offer),
             MirrorEvent::Answered { root, state, room } => {
                 self.mirrors.room.insert(friend, room);
                 if !self.state.offered.contains_key(&(root, friend)) {
@@ -193,23 +197,30 @@ impl Service {
                 if state == MirrorState::Refused {
                     self.mirrors.declined.insert((root, friend), now.at + DECLINED);
                     self.offer_over(now, core, root, friend);
-                } else if self.state.offered.get(&(root, friend)) != Some(&ENDING) {
-                    self.remember(Record::Offered(root, friend, state as u8));
+                } else if self
+                    .state
+                    .offered
+                    .get(&(root, friend))
+                    .is_some_and(|known| *known != ENDING && *known != state as u8)
+                {
+                    self.at_once(Record::Offered(root, friend, state as u8));
                 }
             }
             MirrorEvent::Ended(root) => {
                 if self.state.mirrors.get(&root).is_some_and(|mirror| mirror.friend == Some(friend)) {
                     self.drop_mirror(now, core, storage, root);
-                    core.answer_mirror(now, friend, root, MirrorState::Refused, self.room_for(friend));
                 }
                 if self.state.offered.contains_key(&(root, friend)) {
                     self.mirrors.declined.insert((root, friend), now.at + DECLINED);
                     self.offer_over(now, core, root, friend);
+                } else {
+                    // Whether it was here or not: whoever ends it hears that it is not kept.
+                    core.answer_mirror(now, friend, root, MirrorState::Refused, self.room_for(friend));
                 }
             }
             MirrorEvent::Hours(hours) => {
                 if self.state.friend_hours.get(&friend) != Some(&hours) {
-                    self.remember(Record::FriendHours(friend, hours));
+                    self.at_once(Record::FriendHours(friend, hours));
                 }
             }
         }
@@ -220,12 +231,20 @@ impl Service {
         core.let_mirror(now, root, friend, false);
     }
 
-    fn mirror_offered(&mut self, now: Now, core: &mut Core, friend: FriendKey, offer: MirrorOffer) {
+    fn mirror_offered(
+        &mut self,
+        now: Now,
+        core: &mut Core,
+        storage: &mut Storage,
+        friend: FriendKey,
+        offer: MirrorOffer,
+    ) {
         let root = offer.cap.root;
         let known = self.state.mirrors.get(&root).filter(|known| known.cap == offer.cap);
         let is_own = self.state.publications.contains_key(&root);
         let wanted = 1_u64.checked_shl(offer.size_class.into()).unwrap_or(u64::MAX);
         let may = match known {
+            // What the owner keeps anyway is kept as it is.
             Some(known) => known.friend == Some(friend) || known.friend.is_none(),
             None => {
                 !is_own
@@ -240,11 +259,16 @@ impl Service {
             core.answer_mirror(now, friend, root, MirrorState::Refused, self.room_for(friend));
             return;
         }
-        let friend_of = known.map_or(Some(friend), |known| known.friend);
-        let expires_day = offer.expires_day.min(day(now) + LIFE_DAYS);
-        let mirror = Mirror { cap: offer.cap, friend: friend_of, expires_day, travels: offer.travels };
-        if known != Some(&mirror) {
-            core.set_kept(now, root, Kept::Mirror { travels: mirror.travels });
+        let was_here = known.map_or_else(|| self.is_here(&root), |known| known.was_here);
+        let last = day(now) + LIFE_DAYS;
+        let expires_day = if offer.expires_day == 0 { last } else { offer.expires_day.min(last) };
+        let travels = offer.travels;
+        let mirror = Mirror { cap: offer.cap, friend: Some(friend), expires_day, travels, was_here };
+        if known.is_none_or(|known| known.friend.is_some() && *known != mirror) {
+            core.set_kept(now, root, Kept::Mirror { travels });
+            if was_here {
+                storage.block(Block::Mirror(root, true));
+            }
             self.at_once(Record::Mirror(Box::new(mirror)));
         }
         self.mirrors.next = now.at;
@@ -255,7 +279,7 @@ impl Service {
     /// Keeps a copy of a video for whoever may have it.
     pub fn add_mirror(&mut self, now: Now, core: &mut Core, storage: &mut Storage, cap: &ReadCap) -> Record {
         let travels = core.listing(&cap.root).is_some_and(|_| !core.stays_with_friends(&cap.root));
-        let mirror = Mirror { cap: cap.verify_cap(), friend: None, expires_day: 0, travels };
+        let mirror = Mirror { cap: cap.verify_cap(), friend: None, expires_day: 0, travels, was_here: true };
         core.set_kept(now, cap.root, Kept::Mirror { travels });
         storage.block(Block::Mirror(cap.root, true));
         self.mirrors.next = now.at;
@@ -271,12 +295,30 @@ impl Service {
             core.end_mirror(now, friend, root);
         }
         let is_mine = self.state.publications.contains_key(&root) || self.state.known.contains_key(&root);
-        if mirror.friend.is_some() && !is_mine {
+        if !mirror.was_here && !is_mine {
             core.release(&root);
             storage.block(Block::Forget(root));
         } else {
             core.set_kept(now, root, Kept::Own);
             storage.block(Block::Mirror(root, false));
+        }
+    }
+
+    /// Gives up what is kept for a friend who goes.
+    pub fn drop_mirrors_of(&mut self, now: Now, core: &mut Core, storage: &mut Storage, friend: FriendKey) {
+        let own = self.state.mirrors.values().filter(|mirror| mirror.friend == Some(friend));
+        let roots: Vec<Root> = own.map(|mirror| mirror.cap.root).collect();
+        roots.into_iter().for_each(|root| self.drop_mirror(now, core, storage, root));
+        self.mirrors.room.remove(&friend);
+        self.mirrors.declined.retain(|(_, other), _| *other != friend);
+    }
+
+    /// An own video is shared with others than before: who keeps copies hears whom they are for.
+    pub fn offer_again(&self, now: Now, core: &mut Core, root: Root) {
+        for (friend, _) in self.copies_of(&root) {
+            if let Some(offer) = self.offer_of(now, &root) {
+                core.offer_mirror(now, friend, offer);
+            }
         }
     }
 
@@ -325,6 +367,9 @@ impl Service {
     /// Asks friends for copies of own videos that have too few: those who are on line when the others are not.
     fn offer_copies(&mut self, now: Now, core: &mut Core) {
         let copies = usize::from(self.mirrors.settings.copies);
+        if copies == 0 || !self.state.friends.keys().any(|friend| core.can_mirror(*friend)) {
+            return;
+        }
         let own = Hours(self.state.hours.0);
         let mut offers = Vec::new();
         for (root, publication) in &self.state.publications {
@@ -336,8 +381,8 @@ impl Service {
             let kept: Vec<FriendKey> = self
                 .state
                 .offered
-                .iter()
-                .filter(|((r, _), s)| r == root && **s != ENDING)
+                .range((*root, FriendKey([0; 32]))..=(*root, FriendKey([255; 32])))
+                .filter(|(_, s)| **s != ENDING)
                 .map(|((_, f), _)| *f)
                 .collect();
             let missing = copies.saturating_sub(kept.len());
@@ -513,8 +558,10 @@ impl Service {
     }
 
     fn tend_covers(&mut self, now: Now, core: &mut Core) {
-        let gone: Vec<Root> =
-            self.state.covers.keys().filter(|root| self.store.object(root).is_none()).copied().collect();
+        let is_gone = |root: &&Root| {
+            self.store.object(root).is_none() || self.state.hidden.contains(&Hidden::Video(**root))
+        };
+        let gone: Vec<Root> = self.state.covers.keys().filter(is_gone).copied().collect();
         for root in gone {
             self.at_once(Record::Cover(root, 0, 0));
             if !self.state.mirrors.contains_key(&root) {
