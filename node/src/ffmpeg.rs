@@ -6,7 +6,8 @@ use crate::platform::confined::{self, Bounds};
 use crate::video::{Browser, Kind, Probe, Reading, Refused, Source};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, ChildStderr, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Pictures on a storyboard, and in a row of it.
@@ -92,6 +93,7 @@ fn picture(
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|e| Refused(format!("ffmpeg could not be started: {e}")))?;
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+    let running = Running::new(child, most);
     let mut out = Vec::new();
     std::thread::scope(|scope| {
         let reading = scope.spawn(|| {
@@ -102,7 +104,7 @@ fn picture(
         feed(film, source, stdin, most);
         out = reading.join().unwrap_or_default();
     });
-    finish(child, most)?;
+    running.end()?;
     if out.is_empty() { refused("ffmpeg found no picture in it") } else { Ok(out) }
 }
 
@@ -118,29 +120,62 @@ fn feed(mut film: Reading, source: &dyn Source, stdin: Option<std::process::Chil
     }
 }
 
-/// Waits for the program; it is ended when it takes too long.
-fn finish(mut child: Child, most: Duration) -> Result<(), Refused> {
-    let begun = Instant::now();
-    let status = loop {
-        match child.try_wait() {
-            Ok(Some(status)) => break status,
-            Ok(None) if begun.elapsed() < most => std::thread::sleep(Duration::from_millis(20)),
-            _ => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return refused("ffmpeg took too long and was ended");
+/// What the program says at most.
+const MAX_WORDS: u64 = 4096;
+
+/// The program at work: what it says is read all the time, and it is ended when it takes too long, whatever waits for
+/// its pipes meanwhile.
+struct Running {
+    watch: std::thread::JoinHandle<Option<std::process::ExitStatus>>,
+    words: Arc<Mutex<String>>,
+}
+
+impl Running {
+    fn new(mut child: Child, most: Duration) -> Self {
+        let words = Arc::new(Mutex::new(String::new()));
+        let (stderr, said) = (child.stderr.take(), words.clone());
+        let watch = std::thread::spawn(move || {
+            let listening = std::thread::spawn(move || listen(stderr, &said));
+            let begun = Instant::now();
+            let status = loop {
+                match child.try_wait() {
+                    Ok(Some(status)) => break Some(status),
+                    Ok(None) if begun.elapsed() < most => std::thread::sleep(Duration::from_millis(20)),
+                    _ => {
+                        let _ = child.kill();
+                        let _ = child.wait();
+                        break None;
+                    }
+                }
+            };
+            let _ = listening.join();
+            status
+        });
+        Self { watch, words }
+    }
+
+    /// Waits for it.
+    fn end(self) -> Result<(), Refused> {
+        match self.watch.join().ok().flatten() {
+            Some(status) if status.success() => Ok(()),
+            Some(_) => {
+                let said = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+                let last =
+                    said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("without a word");
+                refused(format!("ffmpeg could not read it: {last}"))
             }
+            None => refused("ffmpeg took too long and was ended"),
         }
-    };
-    if status.success() {
-        return Ok(());
     }
-    let mut said = String::new();
-    if let Some(stderr) = child.stderr.take() {
-        let _ = stderr.take(4096).read_to_string(&mut said);
-    }
-    let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("without a word").to_owned();
-    refused(format!("ffmpeg could not read it: {last}"))
+}
+
+/// Reads all that the program says and keeps the beginning.
+fn listen(stderr: Option<ChildStderr>, said: &Mutex<String>) {
+    let Some(mut stderr) = stderr else { return };
+    let mut first = Vec::new();
+    let _ = stderr.by_ref().take(MAX_WORDS).read_to_end(&mut first);
+    *said.lock().unwrap_or_else(PoisonError::into_inner) = String::from_utf8_lossy(&first).into_owned();
+    let _ = std::io::copy(&mut stderr, &mut std::io::sink());
 }
 
 /// Writes the film in `input` as an MP4 into `folder`: pictures as they are, sound as AAC unless browsers play it.
@@ -179,6 +214,6 @@ pub fn convert(input: &Path, probe: Option<&Probe>, folder: &Path) -> Result<Pat
     command.args(["-c:v", "copy", "-c:a", sound, "-f", "mp4"]).arg(&out);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let child = command.spawn().map_err(|e| Refused(format!("ffmpeg could not be started: {e}")))?;
-    finish(child, most)?;
+    Running::new(child, most).end()?;
     Ok(out)
 }

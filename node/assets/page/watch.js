@@ -144,7 +144,7 @@ watch.addEventListener('click', (event) => {
     else if (act === 'health') {
       const shown = $('#health');
       shown.textContent = text('health_looking');
-      const found = await ask('POST', `/api/videos/${encodeURIComponent(id)}/health`, { ask: true });
+      const found = await ask('POST', `/api/videos/${encodeURIComponent(id)}/health`, { ask: false });
       const keepers = found.mirrors.map((copy) => `${copy.friend}: ${text(`copy_${copy.state}`)}`);
       shown.textContent = [text('health', found.whole, found.partial), ...keepers, text(`health_${found.state}`)].join(' · ');
     }

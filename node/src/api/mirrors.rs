@@ -1,7 +1,9 @@
 //! Copies for others, and how many copies of a video there are.
 
+use super::document::{Caller, Scope};
 use super::*;
 use crate::records::Mirror;
+use axum::Extension;
 use kith_crypto::content::Position;
 use kith_onion::{FetchId, Route};
 
@@ -239,7 +241,7 @@ pub(crate) struct Health {
 /// What is to be done besides.
 #[derive(Default, Deserialize, ToSchema)]
 struct HealthRequest {
-    /// Ask friends for copies.
+    /// Ask friends for copies, which needs the scope `publish`.
     #[serde(default)]
     ask: bool,
 }
@@ -254,15 +256,22 @@ const ANSWERS: Duration = Duration::from_secs(5);
     responses((status = 200, body = Health, description = "copies")))]
 async fn health(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
     Json(request): Json<HealthRequest>,
 ) -> Answer<Health> {
-    let (root, look) = api.call(move |cx| begin_look(cx, &id, request.ask)).await?;
-    if look.is_some() {
-        tokio::time::sleep(ANSWERS).await;
+    if request.ask && !caller.has(Scope::Publish) {
+        return Err(
+            Failure::new(Exit::Refused, "who asks friends for copies needs the scope `publish`").into()
+        );
     }
-    let health = api
-        .call(move |cx| {
+    // It ends even when whoever asked does not wait.
+    let looking = tokio::spawn(async move {
+        let (root, look) = api.call(move |cx| begin_look(cx, &id, request.ask)).await?;
+        if look.is_some() {
+            tokio::time::sleep(ANSWERS).await;
+        }
+        api.call(move |cx| {
             let (whole, partial) = look.map_or((0, 0), |look| {
                 let copies = cx.core.fetch_copies(look);
                 cx.core.end_look(cx.now, look);
@@ -270,8 +279,9 @@ async fn health(
             });
             Ok(health_of(cx, &root, whole, partial))
         })
-        .await?;
-    Ok(Json(health))
+        .await
+    });
+    Ok(Json(looking.await.map_err(|_| super::bug())??))
 }
 
 /// Asks friends what they have of a video, without fetching anything of it.

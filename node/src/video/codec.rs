@@ -4,9 +4,9 @@ use super::Browser;
 use super::Browser::{No, Some, Yes};
 
 /// A codec by the four letters of its sample entry in MP4 and MOV.
-pub fn of_entry(kind: [u8; 4]) -> (String, Browser) {
-    let (name, browser) = match &kind {
-        b"avc1" | b"avc3" => ("H.264", Yes),
+pub fn of_entry(kind: [u8; 4]) -> Option<(&'static str, Browser)> {
+    Option::Some(match &kind {
+        b"avc1" | b"avc2" | b"avc3" | b"avc4" => ("H.264", Yes),
         b"hvc1" | b"hev1" | b"dvh1" | b"dvhe" => ("HEVC (H.265)", Some),
         b"vvc1" | b"vvi1" => ("VVC (H.266)", No),
         b"av01" => ("AV1", Yes),
@@ -23,40 +23,36 @@ pub fn of_entry(kind: [u8; 4]) -> (String, Browser) {
         b"ac-3" => ("AC-3", Some),
         b"ec-3" => ("E-AC-3", Some),
         b"samr" | b"sawb" => ("AMR", No),
-        b"sowt" | b"twos" | b"lpcm" | b"ipcm" | b"fpcm" | b"in24" | b"in32" | b"fl32" | b"fl64" | b"raw " => {
-            ("PCM", No)
-        }
+        b"NONE" | b"sowt" | b"twos" | b"lpcm" | b"ipcm" | b"fpcm" | b"in24" | b"in32" | b"fl32" | b"fl64"
+        | b"raw " => ("PCM", No),
         b"tx3g" | b"text" => ("text", No),
         b"wvtt" => ("WebVTT", No),
         b"stpp" => ("TTML", No),
         b"c608" | b"c708" => ("closed captions", No),
-        _ => return (letters(&kind), No),
-    };
-    (name.into(), browser)
+        _ => return None,
+    })
 }
 
 /// A codec of MP4's object types, which a sample entry of the name `mp4a` or `mp4v` may hold.
-pub fn of_object_type(object_type: u8) -> Option<(String, Browser)> {
-    let (name, browser) = match object_type {
+pub fn of_object_type(object_type: u8) -> Option<(&'static str, Browser)> {
+    Option::Some(match object_type {
         0x40 | 0x66..=0x68 => ("AAC", Yes),
         0x69 | 0x6B => ("MP3", Yes),
         0x20 => ("MPEG-4 Visual", No),
         0x60..=0x65 => ("MPEG-2", No),
         0x6A => ("MPEG-1", No),
-        0x6C => ("JPEG", No),
         0xA5 => ("AC-3", Some),
         0xA6 => ("E-AC-3", Some),
         0xA9 | 0xAC => ("DTS", No),
         0xAD => ("Opus", Yes),
         0xDD => ("Vorbis", Some),
         _ => return None,
-    };
-    Option::Some((name.into(), browser))
+    })
 }
 
 /// A codec by its name in Matroska.
-pub fn of_matroska(id: &str) -> (String, Browser) {
-    let (name, browser) = match id {
+pub fn of_matroska(id: &str) -> Option<(&'static str, Browser)> {
+    Option::Some(match id {
         "V_MPEG4/ISO/AVC" => ("H.264", Yes),
         "V_MPEGH/ISO/HEVC" => ("HEVC (H.265)", Some),
         "V_AV1" => ("AV1", Yes),
@@ -75,11 +71,18 @@ pub fn of_matroska(id: &str) -> (String, Browser) {
         _ if id.starts_with("A_AAC") => ("AAC", Yes),
         _ if id.starts_with("A_DTS") => ("DTS", No),
         _ if id.starts_with("A_PCM") => ("PCM", No),
-        _ if id.starts_with("V_MPEG4") => ("MPEG-4 Visual", No),
-        _ if id.starts_with("V_MPEG") => ("MPEG-2", No),
-        _ => return (letters(id.as_bytes().get(..24).unwrap_or(id.as_bytes())), No),
-    };
-    (name.into(), browser)
+        "A_MPEG/L1" | "A_MPEG/L2" => ("MPEG audio", No),
+        "A_ALAC" => ("ALAC", Some),
+        "A_TRUEHD" | "A_MLP" => ("TrueHD", No),
+        "V_PRORES" => ("ProRes", No),
+        "V_UNCOMPRESSED" => ("uncompressed", No),
+        "S_ASS" | "S_SSA" => ("ASS", No),
+        "S_VOBSUB" => ("VobSub", No),
+        "S_HDMV/PGS" => ("PGS", No),
+        _ if id.starts_with("V_MPEG4/ISO") => ("MPEG-4 Visual", No),
+        "V_MPEG1" | "V_MPEG2" => ("MPEG-2", No),
+        _ => return None,
+    })
 }
 
 /// A codec by its number in a transport stream.
@@ -100,8 +103,4 @@ pub fn of_stream_type(stream_type: u8) -> Option<(super::Kind, &'static str)> {
         0x90 => (Text, "PGS"),
         _ => return None,
     })
-}
-
-fn letters(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| if b.is_ascii_graphic() { char::from(*b) } else { '.' }).collect()
 }

@@ -27,6 +27,8 @@ pub enum Units {
 
 /// The largest unit that is looked into; a larger one is overwritten.
 const MAX_UNIT: u64 = 1 << 20;
+/// A picture that is read as a whole, at most.
+const MAX_PICTURE: u64 = 16 << 20;
 
 /// Looks at one sample.
 pub fn sample(
@@ -41,7 +43,10 @@ pub fn sample(
         Units::Avc(width) | Units::Hevc(width) => nal_units(source, at, end, width, of, patches)?,
         Units::Av1 => obus(source, at, end, patches)?,
         Units::Mpeg4 => {
-            for (from, to) in user_data(&source.piece(at, len.min(MAX_UNIT) as usize)?) {
+            if len > MAX_PICTURE {
+                return refused("a picture in it is far too long");
+            }
+            for (from, to) in user_data(&source.piece(at, len as usize)?) {
                 over(source, at + from as u64, Fill::Same(0xFF, (to - from) as u64), patches)?;
             }
         }

@@ -1,7 +1,7 @@
 //! The tracks of a Matroska file and its few other facts, in their clean form (RFC 9559 5.1.2, 5.1.4).
 
 use super::super::notes::Gone;
-use super::super::units::Units;
+use super::super::units::{Units, user_data};
 use super::super::{Browser, Kind, Refused, Track, codec, is_language, mp4, refused};
 use super::ebml::{Id, child, children, number, put, put_number};
 
@@ -89,9 +89,14 @@ impl Tracks {
             gone.note("positions in a subtitle track");
             return Ok(());
         }
-        if matches!(id.as_str(), "V_MJPEG" | "V_QUICKTIME") || id.starts_with("B_") {
-            return refused(format!("kith cannot clean the pictures in it ({id})"));
-        }
+        let Some((codec, browser)) = codec::of_matroska(&id) else {
+            // Without them the film plays; what nobody here knows may keep words anywhere.
+            if kind == Kind::Text {
+                gone.note("subtitles of a kind that kith does not know");
+                return Ok(());
+            }
+            return refused(format!("kith does not know what is in it ({id}) and cannot clean it"));
+        };
         if self.kept.len() == MAX_TRACKS {
             return refused("it has far too many tracks");
         }
@@ -126,7 +131,6 @@ impl Tracks {
             }
         }
         put(&mut self.clean, 0xAE, &clean);
-        let (codec, browser) = codec::of_matroska(&id);
         let browser = if kind == Kind::Text { Browser::No } else { browser };
         let video = child(body, 0xE0)?.unwrap_or_default();
         let pixels = |id| child(video, id).map(|n| n.and_then(number).map(|n| n as u32));
@@ -137,6 +141,8 @@ impl Tracks {
             "V_MPEGH/ISO/HEVC" => mp4::units_of(*b"hvcC", config),
             "V_AV1" => Some(Units::Av1),
             "V_PRORES" => Some(Units::ProRes),
+            "V_MPEG1" | "V_MPEG2" => Some(Units::Mpeg4),
+            _ if id.starts_with("V_MPEG4/ISO") => Some(Units::Mpeg4),
             _ if id.starts_with("A_AAC") => Some(Units::Aac),
             _ => None,
         };
@@ -145,9 +151,10 @@ impl Tracks {
                 "its pictures are packed in an old way: `mkvmerge --compression -1:none -o new.mkv old.mkv` unpacks them",
             );
         }
-        let track = Track { kind, codec, lang, width: pixels(0xB0)?, height: pixels(0xBA)?, browser };
+        let track =
+            Track { kind, codec: codec.into(), lang, width: pixels(0xB0)?, height: pixels(0xBA)?, browser };
         let has_alpha = child(video, 0x53C0)?.and_then(number) == Some(1);
-        let is_text = id.starts_with("S_TEXT");
+        let is_text = id.starts_with("S_TEXT") || matches!(id.as_str(), "S_ASS" | "S_SSA");
         let units = units.filter(|_| packing == Packing::None);
         self.kept.push(Kept { number: track_number, track, is_text, units, packing, has_alpha });
         Ok(())
@@ -271,7 +278,14 @@ fn private(id: &str, body: &[u8], gone: &mut Gone) -> Result<Vec<u8>, Refused> {
                 if body.get(18) == Some(&0) { 19 } else { 21 + usize::from(*body.get(9).unwrap_or(&0)) };
             body.get(..len).map(<[u8]>::to_vec)
         }
-        "S_TEXT/ASS" | "S_TEXT/SSA" => Some(script(body)),
+        "S_TEXT/ASS" | "S_TEXT/SSA" | "S_ASS" | "S_SSA" => Some(script(body)),
+        "V_MPEG1" | "V_MPEG2" | "V_MPEG4/ISO/SP" | "V_MPEG4/ISO/ASP" | "V_MPEG4/ISO/AP" => {
+            let mut config = body.to_vec();
+            for (from, to) in user_data(body) {
+                config.get_mut(from..to).unwrap_or_default().fill(0xFF);
+            }
+            Some(config)
+        }
         "S_VOBSUB" => Some(lines(body, |line| line.starts_with("size:") || line.starts_with("palette:"))),
         _ if id.starts_with("S_TEXT") => Some(Vec::new()),
         _ => Some(body.to_vec()),

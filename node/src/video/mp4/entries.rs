@@ -3,7 +3,7 @@
 
 use super::super::codec;
 use super::super::notes::Gone;
-use super::super::units::Units;
+use super::super::units::{Units, user_data};
 use super::super::{Browser, Kind, Refused, refused};
 use super::boxes::{FourCc, blank, children, number, put, put_bytes, u32_at};
 
@@ -57,9 +57,12 @@ pub fn clean(stsd: &[u8], kind: Kind, out: &mut Vec<u8>, gone: &mut Gone) -> Res
     })
 }
 
-fn known(kind: FourCc) -> Entry {
-    let (codec, browser) = codec::of_entry(kind);
-    Entry { kind, codec, browser, size: None, frame: None, units: None }
+/// A codec that nobody here knows may keep words anywhere.
+fn known(kind: FourCc) -> Result<Entry, Refused> {
+    let Some((codec, browser)) = codec::of_entry(kind) else {
+        return refused(format!("kith does not know what is in it ({}) and cannot clean it", letters(kind)));
+    };
+    Ok(Entry { kind, codec: codec.into(), browser, size: None, frame: None, units: None })
 }
 
 /// The first `len` bytes of an entry.
@@ -99,7 +102,7 @@ fn video(kind: FourCc, body: &[u8], out: &mut Vec<u8>, gone: &mut Gone) -> Resul
         out.extend_from_slice(colours);
         rest = after;
     }
-    let mut entry = known(kind);
+    let mut entry = known(kind)?;
     for child in children(rest) {
         let child = child?;
         match &child.kind {
@@ -133,6 +136,9 @@ fn video(kind: FourCc, body: &[u8], out: &mut Vec<u8>, gone: &mut Gone) -> Resul
     }
     if matches!(&kind, b"apch" | b"apcn" | b"apcs" | b"apco" | b"ap4h" | b"ap4x") {
         entry.units = Some(Units::ProRes);
+    }
+    if &kind == b"mp4v" {
+        entry.units = Some(Units::Mpeg4);
     }
     entry.size = size.0.zip(size.1).map(|(w, h)| (w as u32, h as u32)).filter(|(w, h)| *w > 0 && *h > 0);
     Ok(entry)
@@ -262,7 +268,7 @@ fn audio(kind: FourCc, body: &[u8], out: &mut Vec<u8>, gone: &mut Gone) -> Resul
     let mut head = fixed(body, if is_short { 28 } else { fixed_len })?;
     gone.note_filling(head.get(12..16).unwrap_or_default(), "software");
     [(0, 6), (10, 6)].into_iter().for_each(|(at, len)| blank(&mut head, at, len));
-    let mut entry = known(kind);
+    let mut entry = known(kind)?;
     let (channels, bits) =
         (number(&head, 16, 2).unwrap_or_default(), number(&head, 18, 2).unwrap_or_default());
     entry.frame = match version {
@@ -354,7 +360,7 @@ fn text(kind: FourCc, body: &[u8], out: &mut Vec<u8>, gone: &mut Gone) -> Result
             _ => gone.note_in(child.body, "notes of the recorder"),
         }
     }
-    Ok(known(kind))
+    known(kind)
 }
 
 fn letters(kind: FourCc) -> String {
@@ -398,7 +404,7 @@ fn put_esds(body: &[u8], out: &mut Vec<u8>, entry: &mut Entry, gone: &mut Gone) 
     while let Some((tag, body, after)) = descriptor(rest) {
         rest = after;
         match tag {
-            4 => inner.extend(put_descriptor(4, &decoder(body, entry).ok_or_else(bad)?)),
+            4 => inner.extend(put_descriptor(4, &decoder(body, entry, gone).ok_or_else(bad)??)),
             6 if body.len() <= 64 => inner.extend(put_descriptor(6, body)),
             _ => gone.note_in(body, "notes of the recorder"),
         }
@@ -408,18 +414,31 @@ fn put_esds(body: &[u8], out: &mut Vec<u8>, entry: &mut Entry, gone: &mut Gone) 
     Ok(())
 }
 
-fn decoder(body: &[u8], entry: &mut Entry) -> Option<Vec<u8>> {
+fn decoder(body: &[u8], entry: &mut Entry, gone: &mut Gone) -> Option<Result<Vec<u8>, Refused>> {
     let fixed = body.get(..13)?;
-    if let Some((codec, browser)) = codec::of_object_type(*fixed.first()?) {
-        (entry.codec, entry.browser) = (codec, browser);
+    let object_type = *fixed.first()?;
+    let Some((codec, browser)) = codec::of_object_type(object_type) else {
+        return Some(refused(format!(
+            "kith does not know what is in it (object type {object_type:#04x}) and cannot clean it"
+        )));
+    };
+    (entry.codec, entry.browser) = (codec.into(), browser);
+    let has_user_data = matches!(object_type, 0x20 | 0x60..=0x65 | 0x6A);
+    if has_user_data {
+        entry.units = Some(Units::Mpeg4);
     }
     let mut clean = fixed.to_vec();
     let mut rest = body.get(13..)?;
     while let Some((tag, info, after)) = descriptor(rest) {
         rest = after;
         if tag == 5 && info.len() <= MAX_CONFIG {
-            clean.extend(put_descriptor(5, info));
+            let mut info = info.to_vec();
+            for (from, to) in if has_user_data { user_data(&info) } else { Vec::new() } {
+                gone.note_filling(info.get(from..to).unwrap_or_default(), "software");
+                info.get_mut(from..to).unwrap_or_default().fill(0xFF);
+            }
+            clean.extend(put_descriptor(5, &info));
         }
     }
-    Some(clean)
+    Some(Ok(clean))
 }
