@@ -685,6 +685,21 @@ def mkv_header_strip(P, out):
     P.gps('telemetry subtitle', 'GPS (8.5678, 47.1234, 17)', TRACK)
     m.save(out)
 
+@recipe('mp4', 'MPEG-4 Visual: user data behind start codes in the configuration and in pictures')
+def mp4_user_data(P, out):
+    user_data(P, out)
+
+@recipe('mkv', 'MPEG-4 Visual in Matroska: user data behind start codes in CodecPrivate and in pictures')
+def mkv_user_data(P, out):
+    part = tmp('u.mp4', b''); user_data(P, part); ff('-i', part, '-c', 'copy', '-write_crc32', '0', out)
+
+def user_data(P, out):
+    run('ffmpeg', '-nostdin', '-y', '-v', 'error', *SRC[:4], *SRC[8:], '-c:v', 'mpeg4', '-g', '15', '-bsf:v', 'dump_extra=freq=keyframe', '-map_metadata', '-1', out)
+    data = open(out, 'rb').read(); name = re.compile(rb'(?<=\x00\x00\x01\xb2)Lavc[0-9.]{9}')
+    assert len(name.findall(data)) >= 2
+    data = name.sub(lambda m: b(P('user data of MPEG-4 Visual', in_samples=FILM)), data)
+    w(out, data)
+
 def main():
     out = sys.argv[1]; only = sys.argv[2:]; os.makedirs(out, exist_ok=True); listing = []
     for i, (name, ext, note, fn) in enumerate(RECIPES):

@@ -162,6 +162,28 @@ fn a_friend_gets_no_more_room_than_was_agreed_to() {
 }
 
 #[test]
+fn a_friend_who_goes_takes_its_copies_along_and_what_was_here_before_stays() {
+    let [a, m] = line_named(["Ana", "Mia"], &[]);
+    let publish_one = |name: &str| {
+        let (path, _) = random_file(&a, name, 300_000);
+        id_of(&json(&a, &["publish", path.to_str().unwrap(), "--any-file", "--title", name]))
+    };
+    let watched = publish_one("watched.bin");
+    wait_found(&m, "watched", &watched);
+    kith(&m, &["get", &watched]).expect_code(&[0]);
+    assert_eq!(class_of(&m, &watched).as_deref(), Some("cached"));
+    kith(&m, &["mirror", "add", "friend:Ana", "--quota", "5MB"]).expect_code(&[0]);
+    kith(&a, &["video", "health", &watched, "--ask"]).expect_code(&[0]);
+    wait_for_copy(&a, &m, &watched);
+    let other = publish_one("other.bin");
+    wait_for_copy(&a, &m, &other);
+    kith(&m, &["friend", "remove", "Ana"]).expect_code(&[0]);
+    wait_until(COPIED, "the copy is gone", || class_of(&m, &other).is_none());
+    assert!(copies(&m).is_empty());
+    assert_eq!(class_of(&m, &watched).as_deref(), Some("cached"), "what Mia watched is hers");
+}
+
+#[test]
 fn a_chosen_video_is_kept_for_others() {
     let [a, m, b] = line_named(["Ana", "Mia", "Bo"], &[("KITH_PRIVACY", "strict")]);
     let (path, bytes) = random_file(&a, "one.bin", 300_000);

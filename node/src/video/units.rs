@@ -340,6 +340,17 @@ mod tests {
     }
 
     #[test]
+    fn user_data_of_old_pictures_go_and_start_codes_stay() {
+        let mut picture = b"\0\0\x01\xB2who made it\0\0\x01\xB6pixels\0\0\x01\xB2where".to_vec();
+        for (from, to) in user_data(&picture) {
+            picture[from..to].fill(0xFF);
+        }
+        let clean =
+            [b"\0\0\x01\xB2" as &[u8], &[0xFF; 11], b"\0\0\x01\xB6pixels\0\0\x01\xB2", &[0xFF; 5]].concat();
+        assert_eq!(picture, clean);
+    }
+
+    #[test]
     fn a_frame_of_prores_does_not_say_who_made_it() {
         let frame = [&[0, 0, 0, 40][..], b"icpf", &[0, 148, 0, 0], b"Lavc", &[1, 2, 3]].concat();
         assert_eq!(&patched(&frame, Units::ProRes)[12..16], b"apl0");
