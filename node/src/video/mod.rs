@@ -32,7 +32,7 @@ use std::io;
 use utoipa::ToSchema;
 
 /// The largest index (`moov`, or all of a Matroska file but its clusters) that is held in memory.
-pub const MAX_INDEX: u64 = 16 << 20;
+pub const MAX_INDEX: u64 = 24 << 20;
 
 /// A file, of which any part can be read.
 pub trait Source: Send {
@@ -137,13 +137,15 @@ pub struct Probe {
     pub browser: Browser,
     /// Chapters in it: when each begins (milliseconds), and its title.
     pub chapters: Vec<(u64, String)>,
+    /// Milliseconds of pictures or sound that an edit list hides: players leave them out, and they are in the file.
+    pub hidden_ms: u64,
 }
 
 impl Probe {
     /// A file of which nothing but the type is known.
     pub fn of_type(mime: &str) -> Self {
         let (mime, tracks, chapters) = (mime.to_owned(), Vec::new(), Vec::new());
-        Self { mime, duration_ms: 0, tracks, browser: Browser::No, chapters }
+        Self { mime, duration_ms: 0, tracks, browser: Browser::No, chapters, hidden_ms: 0 }
     }
 
     /// A sentence for who publishes: what plays it.
@@ -152,10 +154,17 @@ impl Probe {
             self.tracks.iter().filter(|t| t.browser != Browser::Yes).map(|t| t.codec.as_str()).collect();
         let what =
             if codecs.is_empty() { media_type::name(&self.mime).to_owned() } else { codecs.join(", ") };
-        match self.browser {
+        let plays = match self.browser {
             Browser::Yes => "plays in browsers".into(),
             Browser::Some => format!("plays in some browsers only ({what}); mpv and VLC play it"),
             Browser::No => format!("needs mpv or VLC: browsers do not play {what}"),
+        };
+        match self.hidden_ms.div_ceil(1000) {
+            0 => plays,
+            hidden => format!(
+                "{plays}; {hidden} s that were cut away are hidden, not gone: anybody can bring them back, so export \
+                 it anew from the editor if that matters"
+            ),
         }
     }
 }

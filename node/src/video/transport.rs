@@ -42,7 +42,7 @@ pub fn probe(source: &dyn Source) -> Result<Probe, Refused> {
         }
     }
     let (mime, chapters) = ("video/mp2t".to_owned(), Vec::new());
-    Ok(Probe { mime, duration_ms: 0, tracks, browser: Browser::No, chapters })
+    Ok(Probe { mime, duration_ms: 0, tracks, browser: Browser::No, chapters, hidden_ms: 0 })
 }
 
 /// Number, whether a table begins in it, and contents of a packet.

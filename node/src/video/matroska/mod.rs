@@ -481,6 +481,7 @@ impl<'a> Work<'a> {
         let found: Vec<_> = tracks.kept.into_iter().map(|kept| kept.track).collect();
         let container = if mime == "video/webm" { Browser::Yes } else { Browser::Some };
         let probe = Probe {
+            hidden_ms: 0,
             mime: mime.to_owned(),
             duration_ms: if duration_ms > 100.0 * 86_400_000.0 { 0 } else { duration_ms as u64 },
             browser: browsers(container, &found),

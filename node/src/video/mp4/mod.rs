@@ -22,6 +22,9 @@ use boxes::{Header, put};
 pub use entries::{parameter_sets, units_of};
 use movie::Movie;
 use ranges::Ranges;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use tables::Chunks;
 
 /// Boxes at the top of a file at most.
 const MAX_TOP: usize = 400_000;
@@ -59,6 +62,7 @@ pub fn plan(source: &dyn Source, mime: &str) -> Result<Ready, Refused> {
     let probe = Probe {
         mime: if movie.is_plain { "video/mp4" } else { mime }.to_owned(),
         duration_ms: movie.duration_ms,
+        hidden_ms: movie.hidden_ms()?,
         browser: browsers(container, &tracks),
         tracks,
         chapters: told_chapters(movie.chapters.clone()),
@@ -109,10 +113,7 @@ fn ftyp(is_plain: bool, is_fragmented: bool) -> Vec<u8> {
 
 /// A film with one index.
 fn whole(source: &dyn Source, top: &[Header], movie: &Movie<'_>, gone: &mut Gone) -> Result<Plan, Refused> {
-    let mut ranges = Ranges::default();
-    for kept in &movie.kept {
-        kept.samples.chunks(|_, at, _, _, len| ranges.add(at, len))?;
-    }
+    let mut ranges = ranges(movie)?;
     let data: Vec<(u64, u64)> = top
         .iter()
         .filter(|header| header.kind == *b"mdat")
@@ -128,6 +129,7 @@ fn whole(source: &dyn Source, top: &[Header], movie: &Movie<'_>, gone: &mut Gone
     let patches = patches(source, movie)?;
     let is_long = ranges.size() > u64::from(u32::MAX) - 2 * MAX_INDEX;
     let mut front = ftyp(movie.is_plain, false);
+    front.reserve(movie.size() + 4096);
     let offsets = movie.put(&mut front, is_long, &|old| ranges.place(old))?;
     if is_long {
         front.extend([0, 0, 0, 1]);
@@ -155,6 +157,25 @@ fn whole(source: &dyn Source, top: &[Header], movie: &Movie<'_>, gone: &mut Gone
         gone.note("notes between pictures and sounds");
     }
     Ok(Plan::new(pieces, patches))
+}
+
+/// Where the samples lie. Tracks are walked side by side, as they lie in the file: so what follows on something of
+/// another track is joined at once, and a film of many hours is one range.
+fn ranges(movie: &Movie<'_>) -> Result<Ranges, Refused> {
+    let mut ranges = Ranges::default();
+    let mut tracks: Vec<_> = movie.kept.iter().map(|kept| kept.samples.chunks()).collect();
+    let mut ahead = BinaryHeap::new();
+    let next = |tracks: &mut Vec<Chunks<'_>>, track: usize| {
+        tracks.get_mut(track).and_then(Iterator::next).transpose()
+    };
+    for track in 0..tracks.len() {
+        ahead.extend(next(&mut tracks, track)?.map(|chunk| Reverse((chunk.at, chunk.len, track))));
+    }
+    while let Some(Reverse((at, len, track))) = ahead.pop() {
+        ranges.add(at, len)?;
+        ahead.extend(next(&mut tracks, track)?.map(|chunk| Reverse((chunk.at, chunk.len, track))));
+    }
+    Ok(ranges)
 }
 
 /// What stands over notes inside the samples.

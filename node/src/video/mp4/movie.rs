@@ -162,6 +162,26 @@ impl<'a> Movie<'a> {
         Ok(longest)
     }
 
+    /// Bytes of the index as it was.
+    pub const fn size(&self) -> usize {
+        self.body.len()
+    }
+
+    /// Milliseconds of pictures or sound that edit lists leave out (ISO/IEC 14496-12 8.6.6); 0: less than a second, as
+    /// encoders need some for themselves.
+    pub fn hidden_ms(&self) -> Result<u64, Refused> {
+        let (movie_scale, _) = clock(need(self.body, *b"mvhd", "header")?, 12, 20);
+        let mut most = 0;
+        for kept in self.kept.iter().filter(|kept| kept.kind != Kind::Text) {
+            let edts = child(kept.trak, *b"edts")?.unwrap_or_default();
+            let Some(elst) = child(edts, *b"elst")? else { continue };
+            let (scale, units) =
+                clock(need(need(kept.trak, *b"mdia", "media")?, *b"mdhd", "header")?, 12, 20);
+            most = most.max(hidden_of(elst, millis(units, scale), scale, movie_scale));
+        }
+        Ok(if most < 1000 { 0 } else { most })
+    }
+
     /// The tracks as people see them.
     pub fn tracks(&self) -> Vec<Track> {
         let track = |kept: &Kept<'_>| Track {
@@ -507,6 +527,23 @@ fn clock(header: &[u8], short: usize, long: usize) -> (u64, u64) {
     (number(header, at, 4).unwrap_or_default(), units.unwrap_or_default())
 }
 
+/// Milliseconds of `media_ms` that an edit list does not show.
+fn hidden_of(elst: &[u8], media_ms: u64, scale: u64, movie_scale: u64) -> u64 {
+    let width = if elst.first() == Some(&1) { 8 } else { 4 };
+    let nothing = if width == 8 { u64::MAX } else { u64::from(u32::MAX) };
+    let mut shown_ms = 0_u64;
+    for entry in elst.get(8..).unwrap_or_default().chunks_exact(2 * width + 4) {
+        let (len, from) = (number(entry, 0, width), number(entry, width, width).unwrap_or(nothing));
+        match len.unwrap_or_default() {
+            _ if from == nothing => {}
+            // From there to the end, however long the fragments that follow.
+            0 => return millis(from, scale),
+            len => shown_ms = shown_ms.saturating_add(millis(len, movie_scale)),
+        }
+    }
+    media_ms.saturating_sub(shown_ms)
+}
+
 /// A hundred days: nothing is taken to be longer.
 const LONGEST_MS: u64 = 100 * 86_400_000;
 
@@ -566,4 +603,29 @@ fn tells_positions(samples: &Samples<'_>, source: &dyn Source) -> Result<bool, R
 /// Four letters for people.
 pub fn shown(kind: FourCc) -> String {
     kind.iter().map(|b| if b.is_ascii_graphic() { char::from(*b) } else { '.' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(entries: &[(u32, i32)]) -> Vec<u8> {
+        let mut list = [[0; 4], (entries.len() as u32).to_be_bytes()].concat();
+        for (len, from) in entries {
+            list.extend([len.to_be_bytes(), from.to_be_bytes(), [0, 1, 0, 0]].concat());
+        }
+        list
+    }
+
+    #[test]
+    fn what_an_edit_list_leaves_out_is_told() {
+        // 20 s at 90 kHz; the film counts milliseconds.
+        let hidden = |entries: &[(u32, i32)]| hidden_of(&list(entries), 20_000, 90_000, 1000);
+        assert_eq!(hidden(&[(20_000, 0)]), 0);
+        assert_eq!(hidden(&[(500, -1), (19_950, 4500)]), 50);
+        assert_eq!(hidden(&[(8000, 450_000)]), 12_000);
+        assert_eq!(hidden(&[(5000, 0), (5000, 1_350_000)]), 10_000);
+        assert_eq!(hidden(&[(0, 450_000)]), 5000);
+        assert_eq!(hidden_of(&[0; 3], 20_000, 0, 0), 20_000);
+    }
 }

@@ -108,42 +108,9 @@ impl<'a> Samples<'a> {
         })
     }
 
-    /// Calls `each` for every chunk that has samples: its number, where it begins, its first sample, how many
-    /// it has, and its bytes. The work is bounded by the entries of the tables.
-    pub fn chunks(
-        &self,
-        mut each: impl FnMut(u64, u64, u64, u64, u64) -> Result<(), Refused>,
-    ) -> Result<(), Refused> {
-        let wrong = || Refused("the tables of a track contradict each other".into());
-        let (mut run, mut sample) = (0, 0_u64);
-        for chunk in 0..self.chunks.count {
-            while self.runs.value(run + 1, 0, 4).is_some_and(|first| first <= chunk + 1) {
-                run += 1;
-            }
-            let first = self.runs.value(run, 0, 4).ok_or_else(wrong)?;
-            if first > chunk + 1 {
-                return Err(wrong());
-            }
-            let count = self.runs.value(run, 4, 4).ok_or_else(wrong)?.min(self.count - sample);
-            if count == 0 {
-                continue;
-            }
-            let bytes = if self.sizes.is_some() {
-                (sample..sample + count).try_fold(0_u64, |sum, i| sum.checked_add(self.size(i)?))
-            } else {
-                let plain = count.checked_mul(self.each);
-                // QuickTime counts frames of sound as samples of one byte.
-                let frames = self.frame.and_then(|(bytes, frames)| count.div_ceil(frames).checked_mul(bytes));
-                if self.each <= 2 { plain.max(frames) } else { plain }
-            };
-            let at = self.offset(chunk).ok_or_else(wrong)?;
-            each(chunk, at, sample, count, bytes.ok_or_else(wrong)?)?;
-            sample += count;
-        }
-        if sample < self.count {
-            return Err(wrong());
-        }
-        Ok(())
+    /// All chunks that have samples, one after the other. The work is bounded by the entries of the tables.
+    pub const fn chunks(&self) -> Chunks<'_> {
+        Chunks { samples: self, run: 0, chunk: 0, sample: 0 }
     }
 
     /// Calls `each` with place and length of every sample, until that is false. Not of sound whose sizes count frames.
@@ -151,18 +118,83 @@ impl<'a> Samples<'a> {
         if self.sizes.is_none() && self.frame.is_some() {
             return Ok(());
         }
-        let mut goes_on = true;
-        self.chunks(|_, mut at, first, count, _| {
+        for chunk in self.chunks() {
+            let Chunk { mut at, first, count, .. } = chunk?;
             for sample in first..first + count {
-                if !goes_on {
-                    break;
-                }
                 let len = self.size(sample).unwrap_or_default();
-                goes_on = each(at, len)?;
+                if !each(at, len)? {
+                    return Ok(());
+                }
                 at = at.saturating_add(len);
             }
-            Ok(())
-        })
+        }
+        Ok(())
+    }
+}
+
+/// Samples that follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// Where it begins.
+    pub at: u64,
+    /// Its bytes.
+    pub len: u64,
+    first: u64,
+    count: u64,
+}
+
+/// The chunks of a track; after an error there are none.
+pub struct Chunks<'a> {
+    samples: &'a Samples<'a>,
+    run: u64,
+    chunk: u64,
+    sample: u64,
+}
+
+impl Chunks<'_> {
+    fn step(&mut self) -> Result<Option<Chunk>, Refused> {
+        let wrong = || Refused("the tables of a track contradict each other".into());
+        let Samples { chunks, runs, sizes, each, count: all, frame, .. } = self.samples;
+        while self.chunk < chunks.count {
+            let chunk = self.chunk;
+            self.chunk += 1;
+            while runs.value(self.run + 1, 0, 4).is_some_and(|first| first <= chunk + 1) {
+                self.run += 1;
+            }
+            let first_of_run = runs.value(self.run, 0, 4).ok_or_else(wrong)?;
+            if first_of_run > chunk + 1 {
+                return Err(wrong());
+            }
+            let first = self.sample;
+            let count = runs.value(self.run, 4, 4).ok_or_else(wrong)?.min(all - first);
+            if count == 0 {
+                continue;
+            }
+            let bytes = if sizes.is_some() {
+                (first..first + count).try_fold(0_u64, |sum, i| sum.checked_add(self.samples.size(i)?))
+            } else {
+                let plain = count.checked_mul(*each);
+                // QuickTime counts frames of sound as samples of one byte.
+                let frames = frame.and_then(|(bytes, frames)| count.div_ceil(frames).checked_mul(bytes));
+                if *each <= 2 { plain.max(frames) } else { plain }
+            };
+            let at = self.samples.offset(chunk).ok_or_else(wrong)?;
+            self.sample += count;
+            return Ok(Some(Chunk { at, len: bytes.ok_or_else(wrong)?, first, count }));
+        }
+        if self.sample < *all { Err(wrong()) } else { Ok(None) }
+    }
+}
+
+impl Iterator for Chunks<'_> {
+    type Item = Result<Chunk, Refused>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let step = self.step().transpose();
+        if matches!(step, Some(Err(_))) {
+            (self.chunk, self.sample) = (self.samples.chunks.count, self.samples.count);
+        }
+        step
     }
 }
 
