@@ -8,7 +8,6 @@ pub fn of_entry(kind: [u8; 4]) -> Option<(&'static str, Browser)> {
     Option::Some(match &kind {
         b"avc1" | b"avc2" | b"avc3" | b"avc4" => ("H.264", Yes),
         b"hvc1" | b"hev1" | b"dvh1" | b"dvhe" => ("HEVC (H.265)", Some),
-        b"vvc1" | b"vvi1" => ("VVC (H.266)", No),
         b"av01" => ("AV1", Yes),
         b"vp08" => ("VP8", Some),
         b"vp09" => ("VP9", Yes),

@@ -333,7 +333,8 @@ impl<'a> Work<'a> {
             }
             let Some(stop) = child.end().filter(|stop| *stop <= limit) else { break };
             match child.id {
-                0xE7 | 0xAB => {}
+                0xE7 | 0xAB if child.len.is_some_and(|len| len <= 8) => {}
+                0xE7 => return refused("a part of its pictures makes no sense"),
                 0xA3 => {
                     self.block(&child, &child)?;
                 }

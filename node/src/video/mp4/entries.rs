@@ -115,12 +115,11 @@ fn video(kind: FourCc, body: &[u8], out: &mut Vec<u8>, gone: &mut Gone) -> Resul
                 }
                 put_bytes(out, child.kind, &sets);
             }
-            b"vvcC" | b"vpcC" | b"dvcC" | b"dvvC" | b"dvwC" | b"hvcE" | b"lhvC" | b"avcE" | b"d263"
-            | b"btrt" | b"pasp" | b"clap" | b"fiel" | b"mdcv" | b"clli" | b"SmDm" | b"CoLL" | b"gama"
-            | b"amve" | b"st3d" | b"vexu" | b"hfov" | b"cclv"
-                if child.body.len() <= MAX_CONFIG =>
-            {
-                put_bytes(out, child.kind, child.body);
+            // Its first four bytes say who made it.
+            b"d263" => {
+                let mut config = fixed(child.body, 7)?;
+                blank(&mut config, 0, 4);
+                put_bytes(out, child.kind, &config);
             }
             b"colr" => match child.body.first_chunk() {
                 Some(b"nclx" | b"nclc") => {
@@ -130,8 +129,10 @@ fn video(kind: FourCc, body: &[u8], out: &mut Vec<u8>, gone: &mut Gone) -> Resul
                 _ => gone.note("colour profile"),
             },
             b"esds" => put_esds(child.body, out, &mut entry, gone)?,
-            b"glbl" if child.body.len() <= 4096 => put_bytes(out, child.kind, child.body),
-            _ => gone.note_in(child.body, "notes of the recorder"),
+            kind => match length_of(*kind) {
+                Some(len) => put_exact(child.kind, child.body, len, out, gone),
+                None => gone.note_in(child.body, "notes of the recorder"),
+            },
         }
     }
     if matches!(&kind, b"apch" | b"apcn" | b"apcs" | b"apco" | b"ap4h" | b"ap4x") {
@@ -142,6 +143,46 @@ fn video(kind: FourCc, body: &[u8], out: &mut Vec<u8>, gone: &mut Gone) -> Resul
     }
     entry.size = size.0.zip(size.1).map(|(w, h)| (w as u32, h as u32)).filter(|(w, h)| *w > 0 && *h > 0);
     Ok(entry)
+}
+
+/// Bytes of the boxes that stay in sample entries and have one length (ISO/IEC 14496-12 8.5.2, 12.1; QuickTime File
+/// Format; VP Codec ISO Media File Format Binding; Dolby Vision Streams Within ISOBMFF; ETSI TS 102 366 F).
+fn length_of(kind: FourCc) -> Option<usize> {
+    Some(match &kind {
+        b"fiel" | b"enda" => 2,
+        b"dac3" => 3,
+        b"clli" | b"gama" | b"frma" | b"mp4a" => 4,
+        b"st3d" => 5,
+        b"pcmC" => 6,
+        b"pasp" | b"amve" | b"CoLL" | b"srat" => 8,
+        b"btrt" | b"vpcC" => 12,
+        b"mdcv" | b"dvcC" | b"dvvC" | b"dvwC" => 24,
+        b"SmDm" => 28,
+        b"clap" => 32,
+        _ => return None,
+    })
+}
+
+/// Appends a box without what stands behind its last field.
+fn put_exact(kind: FourCc, body: &[u8], len: usize, out: &mut Vec<u8>, gone: &mut Gone) {
+    let (exact, rest) = body.split_at_checked(len).unwrap_or((body, &[]));
+    gone.note_filling(rest, "padding");
+    put_bytes(out, kind, exact);
+}
+
+/// The fonts of a track of text: their numbers, and one name for all (3GPP TS 26.245 5.16).
+fn fonts(ftab: &[u8]) -> Option<Vec<u8>> {
+    const NAME: &[u8] = b"Sans-Serif";
+    let count = number(ftab, 0, 2)?;
+    let mut out = ftab.get(..2)?.to_vec();
+    let mut at = 2;
+    for _ in 0..count {
+        out.extend(ftab.get(at..at + 2)?);
+        out.push(NAME.len() as u8);
+        out.extend(NAME);
+        at += 3 + usize::from(*ftab.get(at + 2)?);
+    }
+    Some(out)
 }
 
 /// A decoder's configuration at most.
@@ -325,13 +366,14 @@ fn audio_children(
                 blank(&mut config, 0, 4);
                 put_bytes(out, child.kind, &config);
             }
-            b"frma" | b"enda" | b"mp4a" | b"chan" | b"dac3" | b"dec3" | b"dac4" | b"dOps" | b"alac"
-            | b"pcmC" | b"btrt" | b"srat" | b"chnl" | b"ddts" | b"SA3D" | b"mhaC" | b"dmlp"
-                if child.body.len() <= 4096 =>
-            {
+            // Channels, and what counts by them.
+            b"chan" | b"dec3" | b"dOps" | b"alac" | b"chnl" if child.body.len() <= 400 => {
                 put_bytes(out, child.kind, child.body);
             }
-            _ => gone.note_in(child.body, "notes of the recorder"),
+            kind => match length_of(*kind) {
+                Some(len) => put_exact(child.kind, child.body, len, out, gone),
+                None => gone.note_in(child.body, "notes of the recorder"),
+            },
         }
     }
     Ok(())
@@ -354,9 +396,17 @@ fn text(kind: FourCc, body: &[u8], out: &mut Vec<u8>, gone: &mut Gone) -> Result
     for child in children(body.get(fixed_len..).unwrap_or_default()) {
         let child = child?;
         match &child.kind {
-            b"ftab" | b"vttC" | b"btrt" if child.body.len() <= 4096 => {
-                put_bytes(out, child.kind, child.body);
+            b"ftab" => {
+                let fonts = fonts(child.body)
+                    .ok_or_else(|| Refused("a list of fonts counts more than it holds".into()))?;
+                put_bytes(out, child.kind, &fonts);
             }
+            // What stands in front of the first caption: nothing that players need.
+            b"vttC" => {
+                gone.note_filling(child.body.get(6..).unwrap_or_default(), "notes in captions");
+                put_bytes(out, child.kind, b"WEBVTT");
+            }
+            b"btrt" => put_exact(child.kind, child.body, 12, out, gone),
             _ => gone.note_in(child.body, "notes of the recorder"),
         }
     }
