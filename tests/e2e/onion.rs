@@ -177,6 +177,39 @@ fn in_normal_the_common_friend_is_left_out() {
 }
 
 #[test]
+fn a_video_drawn_at_random_is_kept_and_given_to_others_unless_that_is_off() {
+    let env = [NORMAL.as_slice(), &[("KITH_MIRROR_DELAY", "500ms")]].concat();
+    let nodes = ["Cleo", "Bo", "Ana", "Gus", "Lea", "Rob"].map(|name| Node::start_with(name, &env));
+    let [c, b, a, g, l, r] = &nodes;
+    for (one, other) in [(c, b), (c, g), (b, a), (g, l), (l, r), (r, a)] {
+        befriend(one, other);
+    }
+    kith(c, &["friend", "trust", "Gus", "close"]).expect_code(&[0]);
+    kith(c, &["friend", "trust", "Bo", "low"]).expect_code(&[0]);
+    let (_, id, bytes) = publish_noise(a, "Dotterel", 300_000);
+    wait_found(c, "dotterel", &id);
+    wait_ready(c);
+    // Cleo watches nothing, and has it after a while.
+    let covers = || {
+        let list = json(c, &["mirror", "list"]);
+        (list["covers"].as_u64().unwrap(), list["watched"].as_u64().unwrap())
+    };
+    wait_until(REPAIRED, "a cover is kept", || covers() == (1, 0));
+    kith(a, &["stop"]).expect_code(&[0]);
+    // Of Bo's friends only Cleo has it. She gives it when its time has come.
+    let out = b.scratch("out.bin");
+    let get = || get_into(b, &id, "direct", &out).code == 0;
+    wait_until(CIRCUITS, "Bo has it from Cleo", get);
+    assert_same(&out, &bytes);
+    let listed = json(c, &["video", "list", "--all"]);
+    assert!(listed.to_string().contains(&id), "{listed}");
+    // Off: it is given to nobody any more.
+    kith(b, &["video", "rm", &id]).expect_code(&[0]);
+    kith(c, &["config", "set", "mirror.cover", "off"]).expect_code(&[0]);
+    wait_until(CIRCUITS, "Cleo gives it to nobody", || !get());
+}
+
+#[test]
 fn a_relay_that_is_killed_in_the_middle_costs_time_and_nothing_else() {
     let mut nodes = line_named(LINE, &NORMAL);
     kith(&nodes[4], &["net", "limits", "--up", "3MB/s"]).expect_code(&[0]);

@@ -119,12 +119,7 @@ impl Service {
 
     /// Tells a new core what is kept for whom.
     pub fn resume_mirrors(&mut self, now: Now, core: &mut Core) {
-        // Without covers what was watched would show: neither is given then.
-        for (root, (kind, from_ms)) in self.state.covers.iter().filter(|_| self.mirrors.settings.cover) {
-            let is_cover = *kind == COVER;
-            let kept = if is_cover { Kept::Cover(*from_ms) } else { Kept::Watched(*from_ms) };
-            core.set_kept(now, *root, kept);
-        }
+        self.keep_covers_as_set(now, core);
         for mirror in self.state.mirrors.values() {
             core.set_kept(now, mirror.cap.root, Kept::Mirror { travels: mirror.travels });
         }
@@ -557,6 +552,21 @@ impl Service {
         (of(COVER), of(WATCHED))
     }
 
+    /// Without covers what was watched would show: neither is given then.
+    fn keep_covers_as_set(&self, now: Now, core: &mut Core) {
+        for (root, (kind, from_ms)) in &self.state.covers {
+            let kept = match *kind {
+                _ if !self.mirrors.settings.cover => Kept::Own,
+                COVER => Kept::Cover(*from_ms),
+                _ => Kept::Watched(*from_ms),
+            };
+            let is_set = core.kept(root) == kept || self.state.mirrors.contains_key(root);
+            if !is_set {
+                core.set_kept(now, *root, kept);
+            }
+        }
+    }
+
     fn tend_covers(&mut self, now: Now, core: &mut Core) {
         let is_gone = |root: &&Root| {
             self.store.object(root).is_none() || self.state.hidden.contains(&Hidden::Video(**root))
@@ -568,6 +578,7 @@ impl Service {
                 core.set_kept(now, root, Kept::Own);
             }
         }
+        self.keep_covers_as_set(now, core);
         if self.mirrors.covering.as_ref().is_some_and(|(_, handle)| handle.status.borrow().end.is_some()) {
             self.mirrors.covering = None;
         }
