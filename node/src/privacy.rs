@@ -407,11 +407,15 @@ fn direct(asked: &Asked, route: Route, mode: Privacy) -> String {
     }
 }
 
-/// In `fast`, and when it is wanted directly, all friends are asked beside those who are known to have it.
+/// In `fast` all friends are asked beside those who are known to have it; when it is wanted directly in another mode,
+/// while those are away.
 const fn others(route: Route, mode: Privacy) -> &'static str {
     match (route, mode) {
-        (Route::Auto, Privacy::Fast) | (Route::Direct, _) => {
+        (Route::Auto | Route::Direct, Privacy::Fast) => {
             ", and so will other friends of yours who know this video"
+        }
+        (Route::Direct, _) => {
+            "; when nobody of them is on line, other friends of yours who know this video will see it, too"
         }
         _ => "",
     }

@@ -418,11 +418,13 @@ impl Core {
             (Route::Auto, Privacy::Normal) if near => (over(1), !self.stays_with_friends(root)),
             (Route::Auto, _) | (Route::Onion, _) => (Vec::new(), true),
         };
-        // In `fast` friends can see what is watched here: who has it, or some of it, gives it. So does whoever
-        // keeps a copy, when the owner wants it directly.
+        // In `fast` friends can see what is watched here: who has it, or some of it, gives it. Else, when it is
+        // wanted directly and none of those who told of it is on line, whoever keeps a copy is asked.
+        let is_fast = self.circuits.privacy == Privacy::Fast;
+        let all_away = || friends.iter().all(|(friend, _)| !self.is_online(*friend));
         let asks_all = match route {
-            Route::Auto => self.circuits.privacy == Privacy::Fast,
-            route => route == Route::Direct,
+            Route::Auto => is_fast,
+            route => route == Route::Direct && (is_fast || all_away()),
         };
         let others = self.friends.keys().copied().filter(|f| asks_all && !friends.contains(&(*f, 1)));
         let extra = if friends.is_empty() { Vec::new() } else { others.collect() };
