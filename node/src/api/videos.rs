@@ -237,6 +237,7 @@ async fn unshare(State(api): State<Api>, Path(id): Path<String>) -> Answer<Unsha
             let root = own(cx, &id)?;
             let stored = cx.store(vec![Record::Unshared(root)]);
             cx.core.withdraw(cx.now, root);
+            cx.service.look_at_own(cx.now, root);
             Ok((root, stored))
         })
         .await?;
@@ -320,6 +321,7 @@ async fn change(
                 cx.core.publish(cx.now, entry_of(&publication), audience, true);
             }
             cx.service.offer_again(cx.now, cx.core, root);
+            cx.service.look_at_own(cx.now, root);
             Ok((publication_view(cx, &publication), stored))
         })
         .await?;
@@ -361,6 +363,7 @@ async fn remove_video(State(api): State<Api>, Path(id): Path<String>) -> Answer<
             let stored = cx.store(if recorded { vec![Record::Removed(root)] } else { Vec::new() });
             cx.core.withdraw(cx.now, root);
             cx.core.release(&root);
+            cx.service.look_at_own(cx.now, root);
             Ok((root, stored))
         })
         .await?;
@@ -541,6 +544,7 @@ pub(super) fn begin_publication(
                 cx.service.state_mut().apply(Record::Published(Box::new(publication.clone())));
                 cx.core.hold(cx.now, verify, stored.geometry);
                 cx.core.publish(cx.now, entry_of(&publication), audience, true);
+                cx.service.look_at_own(cx.now, publication.cap.root);
                 if let Some(source) = &meta.source
                     && let Some(mark) = mark_of(cx.service.state(), source, &meta.to)
                 {

@@ -9,13 +9,15 @@ use kith_onion::catalogue::Audience;
 use kith_onion::hours::{Hours, complements};
 use kith_onion::{Kept, MirrorEvent, MirrorOffer, MirrorState, Privacy, Route};
 use kith_store::Class;
+use std::ops::Bound;
 
 /// Copies that are kept for others at most.
 const MAX_MIRRORS: usize = 4096;
 /// Copies of friends' videos that are fetched at once.
 const AT_ONCE: usize = 2;
-/// How often it is looked at what is to be done.
+/// How often it is looked at what is to be done, and at how many of what there is each time: work does not grow with it.
 const EVERY: Duration = Duration::from_secs(2);
+const LOOKS: usize = 128;
 /// A friend who did not take a copy is asked again after this.
 const DECLINED: Duration = Duration::from_secs(24 * 3600);
 /// Days for which a copy is kept after its publisher was heard of last.
@@ -59,6 +61,22 @@ pub(crate) struct Mirrors {
     room: BTreeMap<FriendKey, u64>,
     covering: Option<(Root, FetchHandle)>,
     cover_next: Option<Duration>,
+    /// Bytes kept for friends as they were counted last.
+    used: BTreeMap<FriendKey, u64>,
+    /// Where the next look goes on, among own videos, what is asked of friends, copies for others, and covers.
+    at_own: Option<Root>,
+    at_offered: Option<(Root, FriendKey)>,
+    at_mirror: Option<Root>,
+    at_cover: Option<Root>,
+}
+
+/// The next keys of a map, [`LOOKS`] at most; `from`: where to go on.
+fn some_of<K: Ord + Copy, V>(map: &BTreeMap<K, V>, from: &mut Option<K>) -> Vec<K> {
+    let begin = from.map_or(Bound::Unbounded, Bound::Included);
+    let mut keys = map.range((begin, Bound::Unbounded)).map(|(key, _)| *key);
+    let some = keys.by_ref().take(LOOKS).collect();
+    *from = keys.next();
+    some
 }
 
 /// How a copy that is kept for others stands.
@@ -81,6 +99,11 @@ impl Mirrors {
             room: BTreeMap::new(),
             covering: None,
             cover_next: None,
+            used: BTreeMap::new(),
+            at_own: None,
+            at_offered: None,
+            at_mirror: None,
+            at_cover: None,
         }
     }
 }
@@ -153,19 +176,26 @@ impl Service {
         }
     }
 
-    fn room_for(&self, friend: FriendKey) -> u64 {
+    fn room_for(&mut self, friend: FriendKey) -> u64 {
+        let used = match self.mirrors.used.get(&friend) {
+            Some(used) => *used,
+            None => self.mirrored_for(friend),
+        };
+        self.mirrors.used.insert(friend, used);
         let quota = self.state.mirror_quotas.get(&friend).copied().unwrap_or_default();
-        quota.saturating_sub(self.mirrored_for(friend))
+        quota.saturating_sub(used)
     }
 
     /// Whether the object of a fetch may be as long as its root says. What a friend asked for is held to what is kept
     /// for that friend.
-    pub fn may_be_so_long(&self, root: &Root, geometry: kith_crypto::content::Geometry) -> bool {
+    pub fn may_be_so_long(&mut self, root: &Root, geometry: kith_crypto::content::Geometry) -> bool {
         let bytes = Store::pack_len(geometry.data_count());
         if self.mirrors.covering.as_ref().is_some_and(|(covering, _)| covering == root) {
             return bytes <= MAX_COVER_BYTES;
         }
         let friend = self.state.mirrors.get(root).and_then(|mirror| mirror.friend);
+        // What a root says counts from now on.
+        self.mirrors.used.clear();
         friend.is_none_or(|friend| {
             let already = self.copy_state(root).bytes;
             let is_within = bytes <= self.room_for(friend).saturating_add(already);
@@ -235,10 +265,11 @@ impl Service {
         offer: MirrorOffer,
     ) {
         let root = offer.cap.root;
-        let known = self.state.mirrors.get(&root).filter(|known| known.cap == offer.cap);
+        let room = self.room_for(friend);
+        let known = self.state.mirrors.get(&root).filter(|known| known.cap == offer.cap).cloned();
         let is_own = self.state.publications.contains_key(&root);
         let wanted = 1_u64.checked_shl(offer.size_class.into()).unwrap_or(u64::MAX);
-        let may = match known {
+        let may = match &known {
             // What the owner keeps anyway is kept as it is.
             Some(known) => known.friend == Some(friend) || known.friend.is_none(),
             None => {
@@ -246,29 +277,30 @@ impl Service {
                     && !self.state.mirrors.contains_key(&root)
                     && self.state.mirrors.len() < MAX_MIRRORS
                     // The class is the next power of two: half of it is the least that it can be.
-                    && wanted / 2 < self.room_for(friend)
+                    && wanted / 2 < room
                     && self.store.has_room_for_mirrors(wanted / 2)
             }
         };
         if !may {
-            core.answer_mirror(now, friend, root, MirrorState::Refused, self.room_for(friend));
+            core.answer_mirror(now, friend, root, MirrorState::Refused, room);
             return;
         }
-        let was_here = known.map_or_else(|| self.is_here(&root), |known| known.was_here);
+        let was_here = known.as_ref().map_or_else(|| self.is_here(&root), |known| known.was_here);
         let last = day(now) + LIFE_DAYS;
         let expires_day = if offer.expires_day == 0 { last } else { offer.expires_day.min(last) };
         let travels = offer.travels;
         let mirror = Mirror { cap: offer.cap, friend: Some(friend), expires_day, travels, was_here };
-        if known.is_none_or(|known| known.friend.is_some() && *known != mirror) {
+        if known.is_none_or(|known| known.friend.is_some() && known != mirror) {
             core.set_kept(now, root, Kept::Mirror { travels });
             if was_here {
                 storage.block(Block::Mirror(root, true));
             }
             self.at_once(Record::Mirror(Box::new(mirror)));
+            self.mirrors.used.remove(&friend);
+            (self.mirrors.next, self.mirrors.at_mirror) = (now.at, Some(root));
         }
-        self.mirrors.next = now.at;
-        let state = if self.is_here(&root) { MirrorState::Whole } else { MirrorState::Taken };
-        core.answer_mirror(now, friend, root, state, self.room_for(friend));
+        let state = self.state_of_copy(&root);
+        core.answer_mirror(now, friend, root, state, room);
     }
 
     /// Keeps a copy of a video for whoever may have it.
@@ -277,7 +309,7 @@ impl Service {
         let mirror = Mirror { cap: cap.verify_cap(), friend: None, expires_day: 0, travels, was_here: true };
         core.set_kept(now, cap.root, Kept::Mirror { travels });
         storage.block(Block::Mirror(cap.root, true));
-        self.mirrors.next = now.at;
+        (self.mirrors.next, self.mirrors.at_mirror) = (now.at, Some(cap.root));
         Record::Mirror(Box::new(mirror))
     }
 
@@ -285,6 +317,7 @@ impl Service {
     pub fn drop_mirror(&mut self, now: Now, core: &mut Core, storage: &mut Storage, root: Root) {
         let Some(mirror) = self.state.mirrors.get(&root).cloned() else { return };
         self.at_once(Record::MirrorGone(root));
+        self.mirrors.used.clear();
         self.mirrors.fetches.remove(&root);
         if let Some(friend) = mirror.friend {
             core.end_mirror(now, friend, root);
@@ -331,6 +364,8 @@ impl Service {
             .iter()
             .filter(|((_, f), _)| *f == friend)
             .map(|((r, _), s)| (*r, *s))
+            // More no friend keeps.
+            .take(MAX_MIRRORS)
             .collect();
         for (root, state) in offered {
             match self.offer_of(now, &root).filter(|_| state != ENDING) {
@@ -338,11 +373,22 @@ impl Service {
                 None => drop(core.end_mirror(now, friend, root)),
             }
         }
+        let room = self.room_for(friend);
         for mirror in self.state.mirrors.values().filter(|mirror| mirror.friend == Some(friend)) {
             let root = mirror.cap.root;
-            let state = if self.is_here(&root) { MirrorState::Whole } else { MirrorState::Taken };
-            core.answer_mirror(now, friend, root, state, self.room_for(friend));
+            core.answer_mirror(now, friend, root, self.state_of_copy(&root), room);
         }
+        self.mirrors.next = now.at;
+    }
+
+    fn state_of_copy(&self, root: &Root) -> MirrorState {
+        if self.copy_state(root).complete { MirrorState::Whole } else { MirrorState::Taken }
+    }
+
+    /// Something was decided about an own video: it is looked at next.
+    pub fn look_at_own(&mut self, now: Now, root: Root) {
+        self.mirrors.at_own = Some(root);
+        self.mirrors.at_offered = Some((root, FriendKey([0; 32])));
         self.mirrors.next = now.at;
     }
 
@@ -367,19 +413,13 @@ impl Service {
         }
         let own = Hours(self.state.hours.0);
         let mut offers = Vec::new();
-        for (root, publication) in &self.state.publications {
-            if publication.audience.is_none() || !self.is_here(root) {
+        for root in &some_of(&self.state.publications, &mut self.mirrors.at_own) {
+            let Some(publication) = self.state.publications.get(root).filter(|p| p.audience.is_some()) else {
                 continue;
-            }
+            };
             let hours =
                 |friend: &FriendKey| Hours(self.state.friend_hours.get(friend).copied().unwrap_or_default());
-            let kept: Vec<FriendKey> = self
-                .state
-                .offered
-                .range((*root, FriendKey([0; 32]))..=(*root, FriendKey([255; 32])))
-                .filter(|(_, s)| **s != ENDING)
-                .map(|((_, f), _)| *f)
-                .collect();
+            let kept: Vec<FriendKey> = self.copies_of(root).into_iter().map(|(friend, _)| friend).collect();
             let missing = copies.saturating_sub(kept.len());
             if missing == 0 {
                 continue;
@@ -395,11 +435,15 @@ impl Service {
                 .filter(|friend| self.mirrors.room.get(friend).is_none_or(|room| bytes / 2 < *room))
                 .map(|friend| (*friend, hours(friend)))
                 .collect();
+            if candidates.is_empty() || !self.is_here(root) {
+                continue;
+            }
             let mut have = vec![own];
             have.extend(kept.iter().map(hours));
             offers.extend(complements(&have, &candidates, missing).into_iter().map(|friend| (*root, friend)));
             // A few at a time: the answers say who has room.
             if offers.len() >= 16 {
+                self.mirrors.at_own = Some(*root);
                 break;
             }
         }
@@ -416,12 +460,13 @@ impl Service {
     pub fn ask_for_copies(&mut self, now: Now, root: Root) {
         self.mirrors.declined.retain(|(of, _), _| *of != root);
         self.mirrors.room.clear();
-        self.mirrors.next = now.at;
+        self.look_at_own(now, root);
     }
 
     /// Friends who keep copies of an own video, and how each stands.
     pub fn copies_of(&self, root: &Root) -> Vec<(FriendKey, u8)> {
-        let of_root = self.state.offered.iter().filter(|((r, _), state)| r == root && **state != ENDING);
+        let of_root = self.state.offered.range((*root, FriendKey([0; 32]))..=(*root, FriendKey([255; 32])));
+        let of_root = of_root.filter(|(_, state)| **state != ENDING);
         of_root.map(|((_, friend), state)| (*friend, *state)).collect()
     }
 
@@ -457,13 +502,8 @@ impl Service {
     /// What was withdrawn is asked back from those who keep it.
     fn end_withdrawn(&mut self, now: Now, core: &mut Core) {
         let is_shared = |root: &Root| self.state.publications.get(root).is_some_and(|p| p.audience.is_some());
-        let ended: Vec<(Root, FriendKey)> = self
-            .state
-            .offered
-            .iter()
-            .filter(|((root, _), state)| **state != ENDING && !is_shared(root))
-            .map(|(key, _)| *key)
-            .collect();
+        let mut ended = some_of(&self.state.offered, &mut self.mirrors.at_offered);
+        ended.retain(|key| self.state.offered.get(key) != Some(&ENDING) && !is_shared(&key.0));
         for (root, friend) in ended {
             self.at_once(Record::Offered(root, friend, ENDING));
             core.let_mirror(now, root, friend, false);
@@ -496,10 +536,10 @@ impl Service {
     }
 
     fn fetch_mirrors(&mut self, now: Now, core: &mut Core) {
-        let wanted: Vec<Mirror> = self
-            .state
-            .mirrors
-            .values()
+        let looked_at = some_of(&self.state.mirrors, &mut self.mirrors.at_mirror);
+        let wanted: Vec<Mirror> = looked_at
+            .iter()
+            .filter_map(|root| self.state.mirrors.get(root))
             .filter(|mirror| !self.mirrors.fetches.contains_key(&mirror.cap.root))
             .filter(|mirror| !self.mirrors.later.contains_key(&mirror.cap.root))
             .filter(|mirror| mirror.friend.is_none_or(|friend| core.is_online(friend)))
@@ -526,6 +566,7 @@ impl Service {
         if let Some(mirror) = self.state.mirrors.get(&root) {
             let (friend, travels) = (mirror.friend, mirror.travels);
             core.set_kept(now, root, Kept::Mirror { travels });
+            self.mirrors.used.clear();
             if let Some(friend) = friend {
                 core.answer_mirror(now, friend, root, MirrorState::Whole, self.room_for(friend));
             }
@@ -571,7 +612,8 @@ impl Service {
         let is_gone = |root: &&Root| {
             self.store.object(root).is_none() || self.state.hidden.contains(&Hidden::Video(**root))
         };
-        let gone: Vec<Root> = self.state.covers.keys().filter(is_gone).copied().collect();
+        let mut gone = some_of(&self.state.covers, &mut self.mirrors.at_cover);
+        gone.retain(|root| is_gone(&root));
         for root in gone {
             self.at_once(Record::Cover(root, 0, 0));
             if !self.state.mirrors.contains_key(&root) {

@@ -60,6 +60,11 @@ pub(super) struct Unlisted {
     names: BTreeMap<[u8; 16], Root>,
 }
 
+fn hourly_names(root: Root, hour: u64) -> impl Iterator<Item = [u8; 16]> {
+    let cap = VerifyCap { root, tree: kith_crypto::secret::Key::new([0; 32]) };
+    (hour.saturating_sub(1)..=hour + 1).map(move |hour| cap.locator().at_hour(hour))
+}
+
 impl Core {
     /// A complete object is stored here, for a reason that decides to whom it is given.
     pub fn hold_as(&mut self, now: Now, cap: VerifyCap, geometry: Geometry, kept: Kept) {
@@ -75,7 +80,7 @@ impl Core {
         } else {
             self.kept.insert(root, kept);
         }
-        self.name_unlisted(now);
+        self.name_again(now, root);
         self.end_unshared(now, root);
     }
 
@@ -96,7 +101,7 @@ impl Core {
             }
             self.end_unshared(now, root);
         }
-        self.name_unlisted(now);
+        self.name_again(now, root);
     }
 
     /// Asks a friend to keep a copy. False: no link stands, or it does not understand.
@@ -161,23 +166,33 @@ impl Core {
     }
 
     /// Makes the names of this hour, and of those before and after, for what no friend tells of.
-    pub(super) fn name_unlisted(&mut self, now: Now) {
-        let hour = self.common_time(now).hour();
+    fn name_unlisted(&mut self, hour: u64) {
         let roots: BTreeSet<Root> = self.kept.keys().chain(self.mirrors_of.keys()).copied().collect();
-        let mut names = BTreeMap::new();
-        for root in roots {
-            let cap = VerifyCap { root, tree: kith_crypto::secret::Key::new([0; 32]) };
-            for hour in hour.saturating_sub(1)..=hour + 1 {
-                names.insert(cap.locator().at_hour(hour), root);
+        let names = roots.into_iter().flat_map(|root| hourly_names(root, hour).map(move |name| (name, root)));
+        self.unlisted = Unlisted { hour, names: names.collect() };
+    }
+
+    /// The same after one object came or went.
+    fn name_again(&mut self, now: Now, root: Root) {
+        let hour = self.common_time(now).hour();
+        if self.unlisted.hour != hour {
+            return self.name_unlisted(hour);
+        }
+        let is_unlisted = self.kept.contains_key(&root) || self.mirrors_of.contains_key(&root);
+        for name in hourly_names(root, hour) {
+            if is_unlisted {
+                self.unlisted.names.insert(name, root);
+            } else {
+                self.unlisted.names.remove(&name);
             }
         }
-        self.unlisted = Unlisted { hour, names };
     }
 
     /// It may be another hour now.
     pub(super) fn rename_unlisted(&mut self, now: Now) {
-        if !self.unlisted.names.is_empty() && self.unlisted.hour != self.common_time(now).hour() {
-            self.name_unlisted(now);
+        let hour = self.common_time(now).hour();
+        if !self.unlisted.names.is_empty() && self.unlisted.hour != hour {
+            self.name_unlisted(hour);
         }
     }
 
