@@ -6,7 +6,7 @@ use crate::platform::confined::{self, Bounds};
 use crate::video::{Browser, Kind, Probe, Reading, Refused, Source};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -69,6 +69,13 @@ fn slow(probe: &Probe) -> Duration {
     SLOW * (1 + (probe.duration_ms / 3_600_000).min(24) as u32)
 }
 
+/// ffmpeg within bounds, which opens nothing but by this protocol.
+fn command(bounds: &Bounds, protocol: &str) -> Result<Command, Refused> {
+    let mut command = confined::command(&find()?, bounds).map_err(|e| Refused(e.what))?;
+    command.args(["-nostdin", "-v", "error", "-protocol_whitelist", protocol]);
+    Ok(command)
+}
+
 fn picture(
     film: Reading,
     source: &dyn Source,
@@ -77,18 +84,8 @@ fn picture(
     most: Duration,
 ) -> Result<Vec<u8>, Refused> {
     let bounds = Bounds { cpu_s: most.as_secs(), file_bytes: MAX_PICTURE, ..Bounds::default() };
-    let mut command = confined::command(&find()?, &bounds).map_err(|e| Refused(e.what))?;
-    command.args([
-        "-nostdin",
-        "-v",
-        "error",
-        "-protocol_whitelist",
-        "pipe",
-        "-threads",
-        "2",
-        "-f",
-        container(mime),
-    ]);
+    let mut command = command(&bounds, "pipe")?;
+    command.args(["-threads", "2", "-f", container(mime)]);
     command.args(args).args(["-frames:v", "1", "-c:v", "mjpeg", "-q:v", "4", "-f", "image2pipe", "pipe:1"]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|e| Refused(format!("ffmpeg could not be started: {e}")))?;
@@ -199,17 +196,8 @@ pub fn convert(input: &Path, probe: Option<&Probe>, folder: &Path) -> Result<Pat
         reads: vec![input.to_owned()],
         writes: Some(folder.to_owned()),
     };
-    let mut command = confined::command(&find()?, &bounds).map_err(|e| Refused(e.what))?;
-    command.args([
-        "-nostdin",
-        "-v",
-        "error",
-        "-protocol_whitelist",
-        "file",
-        "-format_whitelist",
-        CONTAINERS,
-        "-i",
-    ]);
+    let mut command = command(&bounds, "file")?;
+    command.args(["-format_whitelist", CONTAINERS, "-i"]);
     command.arg(input).args(["-map", "0:v:0", "-map", "0:a?", "-map_metadata", "-1", "-map_chapters", "-1"]);
     command.args(["-c:v", "copy", "-c:a", sound, "-f", "mp4"]).arg(&out);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());

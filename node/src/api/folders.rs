@@ -156,25 +156,29 @@ async fn remove(State(api): State<Api>, Json(request): Json<FolderRequest>) -> A
 pub async fn run(api: Api) {
     // Files as they were at the last look.
     let mut seen: HashMap<PathBuf, SourceId> = HashMap::new();
+    let mut took = Duration::ZERO;
     loop {
-        tokio::time::sleep(EVERY).await;
+        // Large folders are looked at less often: looking takes a fiftieth of the time at most.
+        tokio::time::sleep(EVERY.max(took * 50)).await;
         let Ok(folders) = api.call(|cx| Ok(cx.service.state().folders.clone())).await else { return };
         let mut now_seen = HashMap::new();
+        took = Duration::ZERO;
         for (path, to) in folders {
-            look(&api, &path, &to, &seen, &mut now_seen).await;
+            took += look(&api, &path, &to, &seen, &mut now_seen).await;
         }
         seen = now_seen;
     }
 }
 
-/// One look at one folder.
+/// One look at one folder; how long it took to find what is there.
 async fn look(
     api: &Api,
     folder: &str,
     to: &str,
     seen: &HashMap<PathBuf, SourceId>,
     now_seen: &mut HashMap<PathBuf, SourceId>,
-) {
+) -> Duration {
+    let begun = std::time::Instant::now();
     let path = PathBuf::from(folder);
     let files = tokio::task::spawn_blocking(move || {
         let mut files = Vec::new();
@@ -186,29 +190,26 @@ async fn look(
                 .collect::<Vec<_>>(),
         )
     });
-    let files = match files.await {
+    let files = files.await;
+    let took = begun.elapsed();
+    let files = match files {
         Ok(Ok(files)) => files,
         Ok(Err(failure)) => {
-            return api
-                .watched
-                .with(|all| all.entry(folder.to_owned()).or_default().problem = Some(failure.what));
+            api.watched.with(|all| all.entry(folder.to_owned()).or_default().problem = Some(failure.what));
+            return took;
         }
-        Err(_) => return,
+        Err(_) => return took,
     };
-    let mut waiting = Vec::new();
-    for (source, file) in &files {
-        let (asked, wanted) = (source.clone(), to.to_owned());
-        let is_out = api
-            .call(move |cx| {
-                let state = cx.service.state();
-                Ok(mark_of(state, &asked, &wanted).is_some_and(|mark| state.sources.contains_key(&mark)))
-            })
-            .await;
-        if !is_out.unwrap_or(true) {
-            waiting.push((source.clone(), file.clone()));
-        }
-        now_seen.insert(file.clone(), source.clone());
-    }
+    let (asked, wanted) = (files.clone(), to.to_owned());
+    let waiting = api.call(move |cx| {
+        let state = cx.service.state();
+        let is_out = |source: &SourceId| {
+            mark_of(state, source, &wanted).is_some_and(|mark| state.sources.contains_key(&mark))
+        };
+        Ok(asked.into_iter().filter(|(source, _)| !is_out(source)).collect::<Vec<_>>())
+    });
+    let waiting = waiting.await.unwrap_or_default();
+    now_seen.extend(files.iter().map(|(source, file)| (file.clone(), source.clone())));
     api.watched.with(|all| {
         let found = all.entry(folder.to_owned()).or_default();
         (found.videos, found.waiting, found.problem) = (files.len(), waiting.len(), None);
@@ -233,6 +234,7 @@ async fn look(
             }
         });
     }
+    took
 }
 
 async fn publish_file(api: &Api, file: &std::path::Path, source: SourceId, to: &str) -> Result<(), Failure> {

@@ -266,22 +266,26 @@ async fn health(
         );
     }
     // It ends even when whoever asked does not wait.
-    let looking = tokio::spawn(async move {
-        let (root, look) = api.call(move |cx| begin_look(cx, &id, request.ask)).await?;
-        if look.is_some() {
-            tokio::time::sleep(ANSWERS).await;
-        }
-        api.call(move |cx| {
-            let (whole, partial) = look.map_or((0, 0), |look| {
-                let copies = cx.core.fetch_copies(look);
-                cx.core.end_look(cx.now, look);
-                copies
-            });
-            Ok(health_of(cx, &root, whole, partial))
-        })
-        .await
-    });
-    Ok(Json(looking.await.map_err(|_| super::bug())??))
+    let (sender, found) = tokio::sync::oneshot::channel();
+    let tasks = api.tasks.clone();
+    tasks.spawn("health", async move { drop(sender.send(count_copies(&api, id, request.ask).await)) });
+    Ok(Json(found.await.map_err(|_| bug())??))
+}
+
+async fn count_copies(api: &Api, id: String, ask: bool) -> Result<Health, Failure> {
+    let (root, look) = api.call(move |cx| begin_look(cx, &id, ask)).await?;
+    if look.is_some() {
+        tokio::time::sleep(ANSWERS).await;
+    }
+    api.call(move |cx| {
+        let (whole, partial) = look.map_or((0, 0), |look| {
+            let copies = cx.core.fetch_copies(look);
+            cx.core.end_look(cx.now, look);
+            copies
+        });
+        Ok(health_of(cx, &root, whole, partial))
+    })
+    .await
 }
 
 /// Asks friends what they have of a video, without fetching anything of it.
