@@ -43,6 +43,15 @@ pub struct Reach {
     pub reduced: Estimate,
 }
 
+/// Draws who is on line, and the friendships between those who are.
+fn those_on_line(graph: &Graph, online: f64, rng: &mut Rng) -> (Vec<bool>, Graph) {
+    let up: Vec<bool> = (0..graph.len()).map(|_| unit(rng) < online).collect();
+    let edges = (0..graph.edge_count()).map(|e| graph.ends(e));
+    let both = |(a, b): &(u32, u32)| up[*a as usize] && up[*b as usize];
+    let living = Graph::from_edges(graph.len(), edges.filter(both).map(|(a, b)| (a as usize, b as usize)));
+    (up, living)
+}
+
 /// Runs `trials` origins among nodes of which such a share is on line.
 pub fn reach(graph: &Graph, online: f64, trials: usize, seed: u64) -> Reach {
     let mut once = [const { Vec::new() }; 3];
@@ -53,11 +62,7 @@ pub fn reach(graph: &Graph, online: f64, trials: usize, seed: u64) -> Reach {
     while all.len() < trials {
         let mut rng = seeded(seed, block);
         block += 1;
-        let up: Vec<bool> = (0..graph.len()).map(|_| unit(&mut rng) < online).collect();
-        let edges = (0..graph.edge_count()).map(|e| graph.ends(e));
-        let both = |(a, b): &(u32, u32)| up[*a as usize] && up[*b as usize];
-        let living =
-            Graph::from_edges(graph.len(), edges.filter(both).map(|(a, b)| (a as usize, b as usize)));
+        let (_, living) = those_on_line(graph, online, &mut rng);
         let mut network = Network::new(&living, vec![false; graph.len()], Adversary::Honest, &mut rng);
         for _ in 0..EACH {
             let origin = below(&mut rng, graph.len()) as u32;
@@ -137,11 +142,7 @@ pub fn availability(graph: &Graph, online: f64, copies: usize, trials: usize, se
     while fof.len() < trials && block < 20 * trials as u64 {
         let mut rng = seeded(seed, block);
         block += 1;
-        let up: Vec<bool> = (0..graph.len()).map(|_| unit(&mut rng) < online).collect();
-        let edges = (0..graph.edge_count()).map(|e| graph.ends(e));
-        let both = |(a, b): &(u32, u32)| up[*a as usize] && up[*b as usize];
-        let living =
-            Graph::from_edges(graph.len(), edges.filter(both).map(|(a, b)| (a as usize, b as usize)));
+        let (up, living) = those_on_line(graph, online, &mut rng);
         let mut network = Network::new(&living, vec![false; graph.len()], Adversary::Honest, &mut rng);
         for _ in 0..EACH {
             let origin = below(&mut rng, graph.len()) as u32;
