@@ -348,6 +348,7 @@ fn input<F: FnMut() -> Result<Option<Bytes>, Failure>>(
     store: &Store,
     meta: &Meta,
     mut chunks: Chunks<F>,
+    agreed: impl FnOnce(&Film) -> Result<(), Failure>,
 ) -> Result<(Input<F>, Film), Failure> {
     let start = chunks.peek(media_type::SNIFF_LEN)?;
     let Some(mime) = media_type::sniff(&start) else {
@@ -378,6 +379,7 @@ fn input<F: FnMut() -> Result<Option<Bytes>, Failure>>(
     let ready = video::plan(file.as_ref()).map_err(uncleanable)?.ok_or_else(no_video)?;
     let film = Film { probe: ready.report.probe, stripped: ready.report.stripped, metadata_kept: false };
     store.room_for(content::padded_blocks(ready.plan.size()))?;
+    agreed(&film)?;
     Ok((Input::Kept { file, reading: ready.plan.read() }, film))
 }
 
@@ -471,19 +473,20 @@ fn write(mut publishing: Publishing, sealed: &Receiver<Sealed>) -> Result<Publis
     Ok(publishing)
 }
 
-/// Stores an object from `next_chunk` (`None` ends it). `record` makes the journal record that is
-/// committed together with it.
+/// Stores an object from `next_chunk` (`None` ends it). `agreed` is asked about a film that was looked at here,
+/// before anything of it is stored. `record` makes the journal record that is committed together with it.
 pub fn run(
     store: &Store,
     meta: &Meta,
     key: Key,
     now_s: u64,
     next_chunk: impl FnMut() -> Result<Option<Bytes>, Failure>,
+    agreed: impl FnOnce(&Film) -> Result<(), Failure>,
     record: impl FnOnce(&Stored) -> Vec<u8>,
 ) -> Result<Stored, Failure> {
     let mut chunks = Chunks::new(next_chunk);
     let mut around = Around::take(&meta.extras, &mut chunks)?;
-    let (input, film) = input(store, meta, chunks)?;
+    let (input, film) = input(store, meta, chunks, agreed)?;
     if meta.file_chapters && around.chapters.is_empty() {
         around.chapters.clone_from(&film.probe.chapters);
     }

@@ -326,3 +326,56 @@ fn files_are_dropped_and_titles_stay_words() {
     let complaints = browser.complaints();
     assert!(complaints.is_empty(), "{complaints:?}");
 }
+
+/// A film is looked at first and published when one says so; its small pictures show above the map.
+#[test]
+fn a_film_is_looked_at_first_and_its_small_pictures_show() {
+    let Some(clip) = paced_video(30, 300) else { return };
+    let film = clip.path.to_str().unwrap();
+    let node = Node::start("Ana");
+    let Some(browser) = Browser::of(&node) else { return };
+    let count = || json(&node, &["video", "list"]).as_array().unwrap().len();
+    browser.go("/publish");
+    browser.click("input[name=look_first]");
+    browser.type_in("input[type=file]", film);
+    browser.click("#uploads button:not(.plain)");
+    browser.wait_text("Would be removed:");
+    browser.wait_text("Publish now");
+    assert_eq!(count(), 0, "nothing is published yet");
+    let told = api(&node, "GET", "/api/uploads", None);
+    assert_eq!(told[0]["state"], "looked");
+    // Given up, it is gone; looked at once more, it is published.
+    browser.click("#uploads button.plain");
+    browser.wait_js("it is gone", "document.querySelectorAll('#uploads li').length === 0");
+    assert_eq!(api(&node, "GET", "/api/uploads", None), json!([]));
+    browser.type_in("input[type=file]", film);
+    browser.click("#uploads button:not(.plain)");
+    browser.wait_text("Publish now");
+    browser.click("#uploads button:not(.plain)");
+    browser.wait_text("Published.");
+    assert_eq!(count(), 1);
+    // Only what is cleaned can be looked at first.
+    let bad = json!({"bytes": 9, "title": "x", "to": "friends", "look_first": true, "any_file": true});
+    let refused = api(&node, "POST", "/api/uploads", Some(&bad));
+    assert!(refused["detail"].as_str().unwrap().contains("cleaned"), "{refused}");
+
+    let sheet = json(&node, &["publish", film, "--title", "Otters", "--storyboard"]);
+    browser.go(&format!("/watch/{}", id_of(&sheet)));
+    browser.press("k");
+    browser.wait_js("it plays", "document.querySelector('video').currentTime > 0.2");
+    let point = "const map = document.querySelector('#map'), box = map.getBoundingClientRect();
+         for (const kind of ['pointermove', 'click']) map.dispatchEvent(new PointerEvent(kind, \
+         { clientX: box.left + box.width * 0.5, bubbles: true }))";
+    browser.js(point);
+    browser.wait_js(
+        "its pictures are there",
+        &format!("(() => {{ {point}; return !document.querySelector('#peek').hidden; }})()"),
+    );
+    browser.picture("storyboard");
+    assert_eq!(browser.js("return document.querySelector('#peek').dataset.n"), "30");
+    assert_eq!(browser.js("return document.querySelector('#peek').width"), 160);
+    browser.wait_js("it went there", "document.querySelector('video').currentTime >= 15");
+    browser.assert_own_requests();
+    let complaints = browser.complaints();
+    assert!(complaints.is_empty(), "{complaints:?}");
+}

@@ -9,10 +9,10 @@ const picker = $('input[type=file]', drop);
 
 const wait = (ms) => new Promise((resolve) => { setTimeout(resolve, ms); });
 
-/** The video that an upload became, if it did; what it was refused for is an error. */
+/** An upload that goes on no further by itself; what it was refused for is an error. */
 function end(view) {
   if (view.failed) throw new Error(plain(view.failed.detail));
-  return view.state === 'published' ? view.video : null;
+  return ['published', 'looked'].includes(view.state) ? view : null;
 }
 
 async function send(upload, file, bar, said, stopped) {
@@ -74,6 +74,11 @@ function add(film, others) {
   const row = h('li', {}, h('span', { class: 'grow' }, title, said, bar), start, cancel);
   const stop = new AbortController();
   let upload = null;
+  const shown = (found, done) => {
+    const gone = (found.stripped ?? []).join(', ');
+    const told = done ? [text('published'), gone && text('removed', gone)] : [gone ? text('would_remove', gone) : text('nothing_to_remove')];
+    said.textContent = [...told, found.plays && text('plays', found.plays)].filter(Boolean).join(' ');
+  };
   cancel.addEventListener('click', () => attempt(async () => {
     // What is stored already is published: then the row stays.
     if (upload) await ask('DELETE', `/api/uploads/${upload.upload}`);
@@ -85,29 +90,39 @@ function add(film, others) {
     const data = new FormData(form);
     const tags = data.get('tags').split(',').map((tag) => tag.trim()).filter(Boolean);
     try {
-      upload = await ask('POST', '/api/uploads', {
-        bytes: file.size, extras: extras.map(({ file: _, ...about }) => about), title: title.value.trim(), to: data.get('to'), text: data.get('text'), tags,
-        lang: data.get('lang').trim(), licence: data.get('licence').trim(), any_file: data.has('any_file'),
-        keep_metadata: data.has('keep_metadata'),
-      });
-      bar.hidden = false;
-      const video = upload.state === 'published' ? upload.video : await send(upload, file, bar, said, stop.signal);
-      if (!video) return;
+      if (upload) said.textContent = text('storing');
+      const view = upload ? await ask('POST', `/api/uploads/${upload.upload}/publish`) : await begin(data, tags);
+      if (!view) return;
       bar.value = bar.max;
-      const gone = (video.stripped ?? []).join(', ');
-      said.textContent = [text('published'), gone && text('removed', gone), video.plays && text('plays', video.plays)]
-        .filter(Boolean).join(' ');
+      upload = view;
+      if (view.state === 'looked') {
+        shown(view.looked, false);
+        start.textContent = text('start_now');
+        start.disabled = false;
+        return;
+      }
+      shown(view.video, true);
       cancel.remove();
-      start.replaceWith(h('a', { class: 'button plain', href: `/watch/${video.id}` }, video.title));
+      start.replaceWith(h('a', { class: 'button plain', href: `/watch/${view.video.id}` }, view.video.title));
     } catch (why) {
       if (upload) ask('DELETE', `/api/uploads/${upload.upload}`).catch(() => {});
       upload = null;
+      start.textContent = text('start');
       start.disabled = false;
       bar.hidden = true;
       said.textContent = why.message;
       throw why;
     }
   }));
+  const begin = async (data, tags) => {
+    upload = await ask('POST', '/api/uploads', {
+      bytes: file.size, extras: extras.map(({ file: _, ...about }) => about), title: title.value.trim(), to: data.get('to'), text: data.get('text'), tags,
+      lang: data.get('lang').trim(), licence: data.get('licence').trim(), any_file: data.has('any_file'),
+      keep_metadata: data.has('keep_metadata'), look_first: data.has('look_first') && !data.has('any_file') && !data.has('keep_metadata'),
+    });
+    bar.hidden = false;
+    return upload.state === 'published' ? upload : send(upload, file, bar, said, stop.signal);
+  };
   rows.append(row);
 }
 

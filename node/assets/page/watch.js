@@ -92,6 +92,48 @@ async function around() {
   })));
 }
 player.addEventListener('loadedmetadata', around);
+
+// Small pictures of the film above the map, where the pointer is; a press goes there.
+const peek = $('#peek');
+let sheet = null;
+async function pictures() {
+  if (sheet) return sheet;
+  const found = await ask('GET', `/api/videos/${encodeURIComponent(id)}/around`).catch(() => null);
+  const part = found?.parts.find((one) => one.kind === 'storyboard' && one.step_ms > 0 && one.columns > 0);
+  sheet = part ? { ...part, image: new Image() } : { image: null };
+  if (part) {
+    sheet.image.src = `/media/${stream}/parts/${part.n}`;
+    await sheet.image.decode().catch(() => { sheet.image = null; });
+  }
+  return sheet;
+}
+const share = (event) => {
+  const box = map.getBoundingClientRect();
+  return Math.max(0, Math.min(1, (event.clientX - box.left) / box.width));
+};
+map.addEventListener('pointermove', (event) => {
+  const at = share(event);
+  if (!player.duration || sheet === null) {
+    if (player.duration) pictures();
+    return;
+  }
+  const { image, step_ms: step, columns } = sheet;
+  if (!image?.naturalWidth) return;
+  const count = Math.max(1, Math.ceil((player.duration * 1000) / step));
+  const rows = Math.ceil(count / columns);
+  const n = Math.min(count - 1, Math.floor((at * player.duration * 1000) / step));
+  const [w, tall] = [image.naturalWidth / columns, image.naturalHeight / rows];
+  peek.width = w;
+  peek.height = tall;
+  peek.getContext('2d').drawImage(image, (n % columns) * w, Math.floor(n / columns) * tall, w, tall, 0, 0, w, tall);
+  peek.style.left = `${Math.max(0, Math.min(map.clientWidth - w, at * map.clientWidth - w / 2))}px`;
+  peek.dataset.n = n;
+  peek.hidden = false;
+});
+map.addEventListener('pointerleave', () => { peek.hidden = true; });
+map.addEventListener('click', (event) => {
+  if (player.duration) player.currentTime = share(event) * player.duration;
+});
 $('#around').addEventListener('click', (event) => {
   const link = event.target.closest('[data-seek]');
   if (!link) return;

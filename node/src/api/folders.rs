@@ -257,7 +257,7 @@ async fn publish_file(api: &Api, file: &std::path::Path, source: SourceId, to: &
     let (meta, audience) = check_publication(api, meta, Some(looked.plan.size())).await?;
     let (chunks, mut read) = mpsc::channel::<Result<Bytes, Failure>>(4);
     let (to_node, incoming) = mpsc::channel(4);
-    let published = begin_publication(api, meta, audience, incoming)?;
+    let published = begin_publication(api, meta, audience, incoming, Box::new(|_| Ok(())))?;
     let reading = tokio::task::spawn_blocking(move || {
         if let Err(failure) =
             films::send_extras(&extras, &chunks).and_then(|()| films::send_file(looked, &chunks))

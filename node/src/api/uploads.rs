@@ -3,6 +3,7 @@
 
 use super::videos::{PublicationView, begin_publication, check_publication};
 use super::*;
+use crate::publish::Film;
 use axum::routing::patch;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -28,10 +29,11 @@ pub(super) fn routes() -> Router<Api> {
     Router::new()
         .route("/api/uploads", get(list).post(create))
         .route("/api/uploads/{upload}", patch(append).get(show).delete(cancel))
+        .route("/api/uploads/{upload}/publish", post(go_on))
 }
 
 #[derive(OpenApi)]
-#[openapi(paths(list, create, append, show, cancel))]
+#[openapi(paths(list, create, append, show, cancel, go_on))]
 pub(super) struct Docs;
 
 type Outcome = Option<Result<PublicationView, Failure>>;
@@ -46,6 +48,10 @@ struct Upload {
     is_ending: bool,
     touched: Instant,
     outcome: watch::Receiver<Outcome>,
+    /// What was found in the film, when it was to be looked at first.
+    looked: watch::Receiver<Option<LookedView>>,
+    /// Lets it be published then; gone once it was.
+    go: Option<oneshot::Sender<()>>,
 }
 
 /// Uploads that are under way.
@@ -72,10 +78,21 @@ pub(crate) struct UploadView {
     pub(crate) bytes: u64,
     /// So much is here: the next bytes begin there.
     pub(crate) offset: u64,
-    /// `receiving`, `storing`, `published` or `failed`.
+    /// `receiving`, `storing`, `looked` (it waits for `/publish`), `published` or `failed`.
     pub(crate) state: &'static str,
+    /// What was found, if it was to be looked at first.
+    pub(crate) looked: Option<LookedView>,
     pub(crate) video: Option<PublicationView>,
     pub(crate) failed: Option<Problem>,
+}
+
+/// What publishing would do to a film.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct LookedView {
+    /// What plays it.
+    pub(crate) plays: String,
+    /// What would be removed from it.
+    pub(crate) stripped: Vec<String>,
 }
 
 impl UploadView {
@@ -90,6 +107,7 @@ impl Upload {
         let state = match &outcome {
             Some(Ok(_)) => "published",
             Some(Err(_)) => "failed",
+            None if self.waits() => "looked",
             None if self.is_ending => "storing",
             None => "receiving",
         };
@@ -99,12 +117,22 @@ impl Upload {
             None => (None, None),
         };
         let (title, bytes, offset) = (self.title.clone(), self.bytes, self.offset);
-        UploadView { upload: name.to_owned(), title, bytes, offset, state, video, failed }
+        let looked = self.looked.borrow().clone();
+        UploadView { upload: name.to_owned(), title, bytes, offset, state, looked, video, failed }
+    }
+
+    /// Whether it was looked at and nobody has said yet that it shall be published.
+    fn waits(&self) -> bool {
+        self.go.is_some() && self.looked.borrow().is_some()
     }
 
     fn is_over(&self) -> bool {
         let left = self.touched.elapsed();
-        if self.outcome.borrow().is_some() { left > TOLD } else { !self.is_ending && left > IDLE }
+        if self.outcome.borrow().is_some() {
+            left > TOLD
+        } else {
+            (!self.is_ending || self.waits()) && left > IDLE
+        }
     }
 }
 
@@ -117,6 +145,9 @@ fn gone() -> Failure {
 struct UploadRequest {
     /// Its length.
     bytes: u64,
+    /// Only say what would be removed, and wait for `/publish` before anything of it is stored for good.
+    #[serde(default)]
+    look_first: bool,
     /// What is said of it.
     #[serde(flatten)]
     meta: Meta,
@@ -156,6 +187,12 @@ async fn list(State(api): State<Api>) -> Answer<Vec<UploadView>> {
     request_body = UploadRequest,
     responses((status = 200, body = UploadView, description = "where the bytes go")))]
 async fn create(State(api): State<Api>, Json(request): Json<UploadRequest>) -> Answer<UploadView> {
+    let look_first = request.look_first;
+    let is_cleaned = |meta: &Meta| meta.film.is_none() && !meta.keep_metadata && !meta.any_file;
+    if look_first && !is_cleaned(&request.meta) {
+        let what = "only a video that is cleaned here can be looked at first";
+        return Err(Failure::new(Exit::Usage, what).into());
+    }
     let (meta, audience) = check_publication(&api, request.meta, Some(request.bytes)).await?;
     let under_way = api.upload_list().iter().filter(|upload| upload.is_under_way()).count();
     if under_way >= MAX_UPLOADS {
@@ -165,7 +202,17 @@ async fn create(State(api): State<Api>, Json(request): Json<UploadRequest>) -> A
     let name = crate::stream::random_name()?;
     let title = meta.title.clone();
     let (chunks, incoming) = mpsc::channel(4);
-    let published = begin_publication(&api, meta, audience, incoming)?;
+    let (tell, looked) = watch::channel(None);
+    let (go, may_go) = oneshot::channel();
+    let agreed = move |film: &Film| {
+        if !look_first {
+            return Ok(());
+        }
+        let (plays, stripped) = (film.probe.plays(), film.stripped.clone());
+        tell.send_replace(Some(LookedView { plays, stripped }));
+        may_go.blocking_recv().map_err(|_| Failure::new(Exit::Interrupted, "it was not published"))
+    };
+    let published = begin_publication(&api, meta, audience, incoming, Box::new(agreed))?;
     let (told, outcome) = watch::channel(None);
     let uploads = api.uploads.clone();
     let waited = name.clone();
@@ -183,7 +230,8 @@ async fn create(State(api): State<Api>, Json(request): Json<UploadRequest>) -> A
         told.send_replace(Some(result));
     });
     let (bytes, to, touched) = (request.bytes, Some(chunks), Instant::now());
-    let upload = Upload { title, bytes, offset: 0, to, is_ending: false, touched, outcome };
+    let go = look_first.then_some(go);
+    let upload = Upload { title, bytes, offset: 0, to, is_ending: false, touched, outcome, looked, go };
     let view = upload.view(&name);
     api.uploads.with(|all| all.insert(name.clone(), upload));
     if bytes == 0 {
@@ -283,16 +331,45 @@ async fn append(
     let outcome = api.uploads.with(|all| {
         let upload = all.get_mut(&name)?;
         upload.is_ending = true;
-        Some(upload.outcome.clone())
+        Some((upload.outcome.clone(), upload.looked.clone()))
     });
-    let mut outcome = outcome.ok_or_else(gone)?;
+    let (outcome, mut looked) = outcome.ok_or_else(gone)?;
     let _ = to.send(Ok(None)).await;
     drop((to, taken));
-    let stopping = |_| Failure::new(Exit::NotRunning, "the node is stopping");
-    let result = outcome.wait_for(Option::is_some).await.map_err(stopping)?.clone();
-    if let Some(Err(failure)) = result {
-        return Err(failure.into());
+    tokio::select! {
+        ended = ended(outcome) => ended?,
+        Ok(_) = looked.wait_for(Option::is_some) => {}
     }
+    Ok(Json(api.uploads.view(&name)?))
+}
+
+/// Waits until an upload is published; why it was not is an error.
+async fn ended(mut outcome: watch::Receiver<Outcome>) -> Result<(), Failure> {
+    let stopping = |_| Failure::new(Exit::NotRunning, "the node is stopping");
+    match outcome.wait_for(Option::is_some).await.map_err(stopping)?.clone() {
+        Some(Err(failure)) => Err(failure),
+        _ => Ok(()),
+    }
+}
+
+/// Publishes what was looked at. The answer comes when it is published.
+#[utoipa::path(post, path = "/api/uploads/{upload}/publish", tag = "videos", security(("token" = ["publish"])),
+    params(("upload" = String, Path, description = "its name")),
+    responses((status = 200, body = UploadView, description = "how it stands")))]
+async fn go_on(State(api): State<Api>, Path(name): Path<String>) -> Answer<UploadView> {
+    let outcome = api.uploads.with(|all| {
+        let upload = all.get_mut(&name).ok_or_else(gone)?;
+        if upload.waits()
+            && let Some(go) = upload.go.take()
+        {
+            upload.touched = Instant::now();
+            let _ = go.send(());
+        } else if !upload.is_ending {
+            return Err(Failure::new(Exit::Usage, "not all of it is here yet"));
+        }
+        Ok(upload.outcome.clone())
+    })?;
+    ended(outcome).await?;
     Ok(Json(api.uploads.view(&name)?))
 }
 
@@ -316,7 +393,9 @@ struct Cancelled {
     responses((status = 200, body = Cancelled, description = "it is gone")))]
 async fn cancel(State(api): State<Api>, Path(name): Path<String>) -> Answer<Cancelled> {
     let cancelled = api.uploads.with(|all| {
-        let stored = |upload: &Upload| upload.is_ending && !matches!(*upload.outcome.borrow(), Some(Err(_)));
+        let stored = |upload: &Upload| {
+            upload.is_ending && !upload.waits() && !matches!(*upload.outcome.borrow(), Some(Err(_)))
+        };
         if all.get(&name).is_some_and(stored) {
             let what = "all of it is here and it is being published: delete the video instead";
             return Err(Failure::new(Exit::Refused, what));

@@ -2,7 +2,7 @@
 
 use super::document::{Caller, Scope};
 use super::*;
-use crate::publish::SourceId;
+use crate::publish::{Film, SourceId};
 use crate::service::Publishing;
 use axum::Extension;
 use kith_crypto::kdf::{self, Label};
@@ -417,7 +417,7 @@ async fn publish_video(State(api): State<Api>, request: Request) -> Answer<Publi
     match checked {
         Ok((meta, audience)) => {
             let (chunks, incoming) = mpsc::channel(4);
-            let published = begin_publication(&api, meta, audience, incoming)?;
+            let published = begin_publication(&api, meta, audience, incoming, Box::new(|_| Ok(())))?;
             if let Some(rest) = forward(body, chunks).await {
                 api.tasks.spawn("refused upload", drain(rest));
             }
@@ -491,12 +491,16 @@ pub(super) async fn check_publication(
 /// Chunks of a file, `None` at its end.
 pub(super) type Incoming = mpsc::Receiver<Result<Option<Bytes>, Failure>>;
 
-/// Publishes what comes, whoever waits for the answer.
+/// What is asked about a film that was looked at, before anything of it is stored.
+pub(super) type Agreed = Box<dyn FnOnce(&Film) -> Result<(), Failure> + Send>;
+
+/// Publishes what comes, whoever waits for the answer. `agreed` is asked about a film that is cleaned here.
 pub(super) fn begin_publication(
     api: &Api,
     meta: Meta,
     audience: Audience,
     mut incoming: Incoming,
+    agreed: Agreed,
 ) -> Result<impl Future<Output = Result<PublicationView, Failure>> + use<>, Failure> {
     let mut key = [0; 32];
     getrandom::fill(&mut key).map_err(|_| Failure::new(Exit::Failure, "the system gives no randomness"))?;
@@ -512,7 +516,7 @@ pub(super) fn begin_publication(
             // The node is stopping: what came is not the whole.
             None => Err(Failure::new(Exit::Interrupted, "the file ended before it was complete")),
         };
-        publish::run(&store, &about, Key::new(key), now_s, next, |stored| {
+        publish::run(&store, &about, Key::new(key), now_s, next, agreed, |stored| {
             let p = Publication {
                 cap: stored.cap.clone(),
                 title: about.title.clone(),

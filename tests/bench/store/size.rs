@@ -30,7 +30,7 @@ fn publish_random(store: &Store, rng: &mut Rng, len: u64) -> ReadCap {
         Ok((n > 0).then(|| chunk.slice(..n)))
     };
     let meta = publish::Meta { title: "bench".into(), any_file: true, ..publish::Meta::default() };
-    publish::run(store, &meta, Key::new(rng.bytes()), 1, next, |_| vec![1; 300]).unwrap().cap
+    publish::run(store, &meta, Key::new(rng.bytes()), 1, next, |_| Ok(()), |_| vec![1; 300]).unwrap().cap
 }
 
 /// Disk used, journal, index and all, over the true lengths of what is stored, when half of it was

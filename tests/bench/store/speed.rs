@@ -173,7 +173,7 @@ fn publish_file(store: &Store, source: &Path) -> String {
         chunk.truncate(n);
         Ok((n > 0).then(|| Bytes::from(chunk)))
     };
-    let stored = publish::run(store, &meta, key, 1, next, |_| vec![1]).unwrap();
+    let stored = publish::run(store, &meta, key, 1, next, |_| Ok(()), |_| vec![1]).unwrap();
     stored.cap.to_link()
 }
 

@@ -170,6 +170,7 @@ async fn made(page: &Page, id: String, from: u64, route: (&str, Route)) -> Resul
             }
             div.map role="img" aria-label=(page.t("watch.map")) {
                 canvas #map width="1000" height="10" {}
+                canvas #peek hidden aria-hidden="true" {}
             }
             p.stream #stream aria-live="off" { span #state { (page.t("watch.ready")) } }
             h1 dir="auto" { (title) }
