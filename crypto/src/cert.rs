@@ -3,6 +3,7 @@
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::identity::{Identity, PublicKeys};
+use crate::onion_address::{self, OnionAddress};
 use crate::text;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -25,6 +26,8 @@ pub enum Address {
     Ip(SocketAddr),
     /// Host name and TCP port.
     Host(String, u16),
+    /// Onion service and its port.
+    Onion(OnionAddress, u16),
 }
 
 impl std::fmt::Debug for Address {
@@ -39,11 +42,12 @@ impl std::fmt::Display for Address {
         match self {
             Self::Ip(addr) => write!(f, "{addr}"),
             Self::Host(host, port) => write!(f, "{host}:{port}"),
+            Self::Onion(onion, port) => write!(f, "{onion}:{port}"),
         }
     }
 }
 
-// Registry of address types: 1 IPv4, 2 IPv6, 3 onion service (reserved), 4 LAN hint (reserved),
+// Registry of address types: 1 IPv4, 2 IPv6, 3 onion service, 4 LAN hint (reserved),
 // 5 relay by friend (reserved), 6 host name.
 impl Address {
     /// Whether `host` can be a host name: letters, digits, dots and hyphens.
@@ -51,6 +55,13 @@ impl Address {
         !host.is_empty()
             && host.len() <= MAX_HOST_LEN
             && host.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'-')
+            // The system's resolver must never see one (RFC 7686).
+            && !OnionAddress::is_onion_host(host)
+    }
+
+    /// Whether it can be reached without anybody learning where it is: through Tor.
+    pub const fn is_onion(&self) -> bool {
+        matches!(self, Self::Onion(..))
     }
 
     fn encode(&self, w: &mut Writer) {
@@ -69,6 +80,10 @@ impl Address {
             Self::Host(host, port) => {
                 value.raw(text::cut(host, MAX_HOST_LEN).as_bytes());
                 (6, *port)
+            }
+            Self::Onion(onion, port) => {
+                value.raw(onion.letters().as_bytes());
+                (3, *port)
             }
         };
         value.u16(port);
@@ -97,8 +112,17 @@ impl Address {
                 let host = std::str::from_utf8(host).map_err(|_| bad)?;
                 if Self::is_host(host) { Ok(Some(Self::Host(host.to_owned(), port))) } else { Err(bad) }
             }
-            // Kinds of later releases are skipped: a certificate with an onion address stays usable.
-            3..=5 | 7..=63 => Ok(None),
+            3 => {
+                let letters = std::str::from_utf8(host).map_err(|_| bad)?;
+                if letters.len() != onion_address::LETTERS {
+                    return Err(bad);
+                }
+                let onion = OnionAddress::from_letters(letters).ok_or(bad)?;
+                // One spelling, so that what was signed is what is written again.
+                if onion.letters() == letters { Ok(Some(Self::Onion(onion, port))) } else { Err(bad) }
+            }
+            // Kinds of later releases are skipped: a certificate with such an address stays usable.
+            4 | 5 | 7..=63 => Ok(None),
             _ => Err(bad),
         }
     }
@@ -274,6 +298,7 @@ mod tests {
             Address::Ip("127.0.0.1:5483".parse().unwrap()),
             Address::Ip("[2001:db8::1]:5483".parse().unwrap()),
             Address::Host("node.example".into(), 5483),
+            Address::Onion(OnionAddress::of(id.public().sign).unwrap(), 5483),
         ];
         let cert = Certificate::sign(&id, "Ana", &addrs, 1_000, 2_000).unwrap();
         (id, cert)
@@ -283,7 +308,7 @@ mod tests {
     fn round_trips() {
         let (_, cert) = sample();
         assert_eq!(Certificate::from_text(&cert.to_text()), Ok(cert.clone()));
-        assert_eq!(cert.addrs.len(), 3);
+        assert_eq!(cert.addrs.len(), 4);
     }
 
     #[test]
@@ -312,10 +337,27 @@ mod tests {
     #[test]
     fn unknown_address_kinds_are_skipped() {
         let mut w = Writer::new();
-        w.u8(2).u8(3).bytes8(&[7; 58]).u8(1).bytes8(&[127, 0, 0, 1, 1, 0]);
+        w.u8(2).u8(4).bytes8(&[7; 58]).u8(1).bytes8(&[127, 0, 0, 1, 1, 0]);
         let bytes = w.into_bytes();
         let list = Address::decode_list(&mut Reader::new(&bytes)).unwrap();
         assert_eq!(list, [Address::Ip("127.0.0.1:1".parse().unwrap())]);
+    }
+
+    #[test]
+    fn onion_addresses_have_one_spelling_and_are_no_host_names() {
+        let onion = OnionAddress::of(sample().0.public().sign).unwrap();
+        let list = |letters: &str, kind: u8| {
+            let mut w = Writer::new();
+            w.u8(1).u8(kind).bytes8(&[letters.as_bytes(), &[1, 0]].concat());
+            Address::decode_list(&mut Reader::new(&w.into_bytes()))
+        };
+        assert_eq!(list(&onion.letters(), 3), Ok(vec![Address::Onion(onion, 1)]));
+        assert!(list(&onion.letters().to_uppercase(), 3).is_err());
+        assert!(list(&onion.letters()[1..], 3).is_err());
+        assert!(list(&"a".repeat(56), 3).is_err());
+        // As a host name the system would ask a name server for it.
+        assert!(list(&onion.to_string(), 6).is_err());
+        assert!(!Address::is_host("x.OnioN"));
     }
 
     proptest! {

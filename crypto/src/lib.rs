@@ -15,6 +15,7 @@ pub mod identity;
 pub mod invite;
 pub mod kdf;
 pub mod noise;
+pub mod onion_address;
 pub mod pair;
 pub mod passphrase;
 pub mod ratchet;

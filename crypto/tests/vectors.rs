@@ -43,6 +43,7 @@ fn certificate() -> Certificate {
         Address::Ip("192.0.2.7:5483".parse().unwrap()),
         Address::Ip("[2001:db8::7]:5483".parse().unwrap()),
         Address::Host("node.example".into(), 5483),
+        Address::Onion(kith_crypto::onion_address::OnionAddress::of(bo().public().sign).unwrap(), 5483),
     ];
     Certificate::sign(&ana(), "Ana", &addrs, 1_700_000_000, 1_800_000_000).unwrap()
 }
@@ -98,6 +99,9 @@ fn certificates() {
             ("address 3 type", 1),
             ("address 3 length", 1),
             ("address 3 (host + port)", 14),
+            ("address 4 type", 1),
+            ("address 4 length", 1),
+            ("address 4 (onion + port)", 58),
             ("created", 4),
             ("expires", 4),
             ("signature", 64),
@@ -114,14 +118,14 @@ fn certificates() {
         [body, &signature].concat()
     };
     let body = &good[..good.len() - 64];
-    let later = resigned(&with(body, 102, &[3]));
+    let later = resigned(&with(body, 102, &[4]));
     let fields = Fields::new(
-        "certificate whose first address has a type of a later release (3): it is skipped",
+        "certificate whose first address has a type of a later release (4): it is skipped",
     )
     .cut(&later, &[("before", 102), ("address 1 type", 1)], "rest");
     let later = FOLDER.check("certificate-later-address", fields);
     let decoded = Certificate::decode(&later).unwrap();
-    assert_eq!((decoded.addrs.len(), decoded.encoded()), (2, later.as_slice()));
+    assert_eq!((decoded.addrs.len(), decoded.encoded()), (3, later.as_slice()));
 
     let long_name = [&good[..97], &[65], &[b'a'; 65], &good[101..]].concat();
     let nine = [1, 6, 127, 0, 0, 1, 1, 0].repeat(9);

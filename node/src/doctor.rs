@@ -25,6 +25,10 @@ pub enum NoAnswer {
     TimedOut,
     /// There is no way to it, or no such name.
     Unreachable,
+    /// It needs Tor, which is not ready.
+    TorNotReady,
+    /// This node does not use such addresses: onion services without Tor, others with nothing but Tor.
+    NotUsed,
 }
 
 /// How calling a friend went.
@@ -109,6 +113,9 @@ pub struct Node {
     pub listen: Vec<String>,
     /// What invites say.
     pub advertised: Vec<String>,
+    /// How Tor stands.
+    #[serde(default)]
+    pub tor: Option<crate::transport::tor::View>,
     /// Circuits, unless nothing here waits for them.
     #[serde(default)]
     pub circuits: Option<Circuits>,
@@ -213,6 +220,7 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
     if let Some(node) = &facts.node {
         out.extend(stored(node));
         out.extend(network(node));
+        out.extend(tor(node));
         out.extend(node.circuits.as_ref().and_then(circuits));
         out.extend(node.friends.iter().map(|f| friend(f, facts.now)));
     }
@@ -304,7 +312,18 @@ fn scope(address: &str) -> Scope {
     }
 }
 
+fn tor(node: &Node) -> Option<Finding> {
+    let tor = node.tor.as_ref().filter(|tor| !["off", "ready"].contains(&tor.state.as_str()))?;
+    let level = if tor.state == "failed" { Level::Wrong } else { Level::Note };
+    let why = "friends are not called through it and cannot call, and nothing takes its place";
+    let act = "it tries again by itself; where Tor is blocked, name bridges (tor.bridges in config.toml)";
+    Some(finding("tor", level, tor.told(), why, act))
+}
+
 fn network(node: &Node) -> Option<Finding> {
+    if node.tor.as_ref().is_some_and(|tor| tor.onion.is_some()) {
+        return None;
+    }
     let Some(first) = node.listen.first() else {
         let why = "links come to be only with friends whom this node can call";
         let act = "start with --listen 0.0.0.0:5483 if friends should call";
@@ -440,6 +459,8 @@ const fn answer(why: NoAnswer) -> &'static str {
         NoAnswer::Refused => "refused",
         NoAnswer::TimedOut => "did not answer",
         NoAnswer::Unreachable => "cannot be reached",
+        NoAnswer::TorNotReady => "waits for Tor",
+        NoAnswer::NotUsed => "is not used by this node",
     }
 }
 
@@ -448,6 +469,14 @@ fn unanswered(tried: &[(String, NoAnswer)]) -> (&'static str, &'static str) {
     if any(NoAnswer::Refused) {
         let why = "the machine is there, but no node listens on that port";
         return (why, "ask whether their node runs, and on which port (kith status)");
+    }
+    if any(NoAnswer::TorNotReady) {
+        return ("Tor is not ready", "see how it stands: kith net tor");
+    }
+    if tried.iter().all(|(_, why)| *why == NoAnswer::NotUsed) {
+        let why = "these addresses are of a kind that this node does not use: an onion address needs Tor, and with \
+                   nothing but Tor only onion addresses are called";
+        return (why, "start with --tor on (or only), or ask for an invite that fits");
     }
     if any(NoAnswer::TimedOut) {
         let why = "the machine is off, a router does not forward the port, or the address has changed";

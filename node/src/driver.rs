@@ -9,19 +9,17 @@ use crate::exit::Failure;
 use crate::records::Record;
 use crate::service::{Command, Service};
 use crate::storage::{Block, Done, Log, Storage};
+use crate::transport::{Calling, Came, Stream, Transport};
 use kith_onion::handshake::Who;
 use kith_onion::link::RECORD_LEN;
 use kith_onion::{ConnId, Core, Event, FetchEvent, Now, Output};
 use kith_store::StoreError;
-use std::collections::{BTreeMap, VecDeque, hash_map::DefaultHasher};
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
-use std::hash::{Hash, Hasher};
-use std::io::ErrorKind;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -31,18 +29,16 @@ const READ_LEN: usize = 256 * 1024;
 const WRITE_LEN: usize = 8 * RECORD_LEN;
 /// Turns before other tasks have theirs.
 const TURNS: usize = 64;
-/// Connections accepted before the friends have their turn: strangers come last.
+/// Connections taken from a transport before the friends have their turn: strangers come last.
 const ACCEPTS: usize = 4;
 /// The clocks are looked at this often: a machine that slept shows there.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// The wall clock went so much further than the monotonic one: the machine slept.
 const SLEPT_MS: u64 = 30_000;
-/// One address of a friend is tried for so long.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Goodbyes that go through Tor have so long to leave.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// Dials under way at once.
 const MAX_DIALS: usize = 32;
-/// Bytes that the system may hold unsent, so that priorities still count.
-const NOT_SENT_LOW: u32 = 512 * 1024;
 
 /// The node's clocks.
 #[derive(Clone, Copy, Debug)]
@@ -66,11 +62,16 @@ impl Clock {
 }
 
 struct Socket {
-    stream: TcpStream,
+    stream: Stream,
     /// Bytes that the socket did not take yet.
     unsent: Vec<u8>,
     sent: usize,
+    /// Something was written since the last flush was over.
+    to_flush: bool,
 }
+
+/// A connection that was made, and whether it goes through Tor.
+type Made = Result<(Stream, bool), DialResult>;
 
 /// Everything the driver task owns.
 pub struct Driver {
@@ -79,9 +80,9 @@ pub struct Driver {
     storage: Storage,
     service: Service,
     commands: mpsc::Receiver<Command>,
-    listeners: Vec<TcpListener>,
+    transports: Vec<Box<dyn Transport>>,
     sockets: BTreeMap<ConnId, Socket>,
-    dials: JoinSet<(Who, Result<TcpStream, DialResult>)>,
+    dials: JoinSet<(Who, Made)>,
     waiting_dials: VecDeque<(Who, Vec<kith_crypto::cert::Address>)>,
     sleep: Pin<Box<tokio::time::Sleep>>,
     read_buf: Vec<u8>,
@@ -102,7 +103,7 @@ impl Driver {
         storage: Storage,
         service: Service,
         commands: mpsc::Receiver<Command>,
-        listeners: Vec<TcpListener>,
+        transports: Vec<Box<dyn Transport>>,
     ) -> Self {
         Self {
             core,
@@ -110,7 +111,7 @@ impl Driver {
             storage,
             service,
             commands,
-            listeners,
+            transports,
             sockets: BTreeMap::new(),
             dials: JoinSet::new(),
             waiting_dials: VecDeque::new(),
@@ -132,7 +133,18 @@ impl Driver {
         self.service.save_traffic(now, &self.core, &mut self.storage);
         for (id, socket) in &mut self.sockets {
             let used = self.core.transmit(self.clock.now(), *id, &mut self.write_buf);
-            let _ = socket.stream.try_write(self.write_buf.get(..used).unwrap_or_default());
+            let bytes = self.write_buf.get(..used).unwrap_or_default();
+            // What is not taken at once is not waited for.
+            std::future::poll_fn(|cx| {
+                let _ = Pin::new(&mut socket.stream).poll_write(cx, bytes);
+                let _ = Pin::new(&mut socket.stream).poll_flush(cx);
+                Poll::Ready(())
+            })
+            .await;
+        }
+        if self.transports.iter().any(|transport| transport.is_tor()) && !self.sockets.is_empty() {
+            // Its client takes a moment to send what it was given.
+            tokio::time::sleep(LAST_WORDS).await;
         }
         self.sockets.clear();
         self.dials.shutdown().await;
@@ -246,9 +258,9 @@ impl Driver {
             return false;
         }
         let mut busy = false;
-        for listener in &self.listeners {
+        for transport in &mut self.transports {
             for _ in 0..ACCEPTS {
-                let (stream, addr) = match listener.poll_accept(cx) {
+                let Came { stream, source } = match transport.poll_accept(cx) {
                     Poll::Ready(Ok(accepted)) => accepted,
                     Poll::Ready(Err(e)) => {
                         // Out of file descriptors, say: existing links go on, new ones wait a second.
@@ -259,8 +271,10 @@ impl Driver {
                     Poll::Pending => break,
                 };
                 busy = true;
-                let source = source_of(addr.ip());
                 let id = self.core.accepted(self.clock.now(), source);
+                if transport.is_tor() {
+                    self.core.through_tor(id);
+                }
                 self.sockets.insert(id, Socket::new(stream));
             }
         }
@@ -274,13 +288,23 @@ impl Driver {
             let Ok((who, stream)) = result else { continue };
             let now = self.clock.now();
             let result = match stream {
-                Ok(stream) => {
+                Ok((stream, tor)) => {
                     let id = self.core.dialled(now, who);
+                    if tor {
+                        self.core.through_tor(id);
+                    }
                     self.sockets.insert(id, Socket::new(stream));
                     DialResult::Connected
                 }
                 Err(result) => {
-                    self.core.dial_failed(now, who);
+                    let waits = matches!(&result, DialResult::Failed(tried)
+                        if tried.iter().any(|(_, why)| *why == NoAnswer::TorNotReady)
+                            && tried.iter().all(|(_, why)| matches!(why, NoAnswer::TorNotReady | NoAnswer::NotUsed)));
+                    if waits {
+                        self.core.dial_postponed(now, who);
+                    } else {
+                        self.core.dial_failed(now, who);
+                    }
                     result
                 }
             };
@@ -290,7 +314,8 @@ impl Driver {
         while self.dials.len() < MAX_DIALS {
             let Some((who, addrs)) = self.waiting_dials.pop_front() else { break };
             busy = true;
-            self.dials.spawn(async move { (who, dial(&addrs).await) });
+            let ways = addrs.iter().flat_map(|addr| ways(&self.transports, who, addr)).collect();
+            self.dials.spawn(async move { (who, dial(ways).await) });
         }
         busy
     }
@@ -316,30 +341,17 @@ impl Driver {
         if !self.core.may_read(self.clock.now(), id) {
             return false;
         }
-        loop {
-            match socket.stream.poll_read_ready(cx) {
-                Poll::Pending => return false,
-                Poll::Ready(Err(_)) => {
-                    self.lost(id);
-                    return true;
-                }
-                Poll::Ready(Ok(())) => {}
+        let mut buf = ReadBuf::new(&mut self.read_buf);
+        match Pin::new(&mut socket.stream).poll_read(cx, &mut buf) {
+            Poll::Pending => false,
+            Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
+                self.core.input(self.clock.now(), id, buf.filled());
+                true
             }
-            match socket.stream.try_read(&mut self.read_buf) {
-                Ok(0) => {
-                    self.lost(id);
-                    return true;
-                }
-                Ok(n) => {
-                    let bytes = self.read_buf.get(..n).unwrap_or_default();
-                    self.core.input(self.clock.now(), id, bytes);
-                    return true;
-                }
-                Err(e) if e.kind() == ErrorKind::WouldBlock => {}
-                Err(_) => {
-                    self.lost(id);
-                    return true;
-                }
+            // An end or an error: the connection is gone.
+            Poll::Ready(_) => {
+                self.lost(id);
+                true
             }
         }
     }
@@ -348,50 +360,55 @@ impl Driver {
         let mut busy = false;
         let Some(socket) = self.sockets.get_mut(&id) else { return false };
         loop {
-            if socket.unsent.is_empty() && !self.core.wants_to_send(id) {
-                return busy;
-            }
-            match socket.stream.poll_write_ready(cx) {
-                Poll::Pending => return busy,
-                Poll::Ready(Err(_)) => {
-                    self.lost(id);
-                    return true;
-                }
-                Poll::Ready(Ok(())) => {}
-            }
-            let written = if socket.unsent.is_empty() {
-                let used = self.core.transmit(self.clock.now(), id, &mut self.write_buf);
+            if socket.unsent.is_empty() {
+                let used = if self.core.wants_to_send(id) {
+                    self.core.transmit(self.clock.now(), id, &mut self.write_buf)
+                } else {
+                    0
+                };
                 let bytes = self.write_buf.get(..used).unwrap_or_default();
                 if bytes.is_empty() {
-                    return busy;
+                    break;
                 }
-                busy = true;
-                let written = socket.stream.try_write(bytes);
-                let taken = written.as_ref().map_or(0, |n| *n);
-                if let Some(rest) = bytes.get(taken..).filter(|r| !r.is_empty()) {
-                    socket.unsent.extend_from_slice(rest);
-                }
-                written
+                (busy, socket.to_flush) = (true, true);
+                let taken = match Pin::new(&mut socket.stream).poll_write(cx, bytes) {
+                    Poll::Ready(Ok(taken)) => taken,
+                    Poll::Ready(Err(_)) => {
+                        self.lost(id);
+                        return true;
+                    }
+                    Poll::Pending => 0,
+                };
+                socket.unsent.extend_from_slice(bytes.get(taken..).unwrap_or_default());
             } else {
-                let written = socket.stream.try_write(socket.unsent.get(socket.sent..).unwrap_or_default());
-                socket.sent += written.as_ref().map_or(0, |n| *n);
+                let rest = socket.unsent.get(socket.sent..).unwrap_or_default();
+                match Pin::new(&mut socket.stream).poll_write(cx, rest) {
+                    Poll::Pending => break,
+                    Poll::Ready(Ok(taken)) if taken > 0 => socket.sent += taken,
+                    Poll::Ready(_) => {
+                        self.lost(id);
+                        return true;
+                    }
+                }
                 if socket.sent >= socket.unsent.len() {
                     socket.unsent.clear();
                     socket.unsent.shrink_to(RECORD_LEN);
                     socket.sent = 0;
                 }
                 busy = true;
-                written
-            };
-            match written {
-                Ok(_) => {}
-                Err(e) if e.kind() == ErrorKind::WouldBlock => {}
-                Err(_) => {
+            }
+        }
+        if socket.to_flush {
+            match Pin::new(&mut socket.stream).poll_flush(cx) {
+                Poll::Ready(Ok(())) => socket.to_flush = false,
+                Poll::Ready(Err(_)) => {
                     self.lost(id);
                     return true;
                 }
+                Poll::Pending => {}
             }
         }
+        busy
     }
 
     fn lost(&mut self, id: ConnId) {
@@ -512,47 +529,92 @@ impl Driver {
 }
 
 impl Socket {
-    fn new(stream: TcpStream) -> Self {
-        // Cells leave when they are ready; what waits unsent stays small, so that priorities count.
-        let _ = stream.set_nodelay(true);
-        let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(NOT_SENT_LOW);
-        Self { stream, unsent: Vec::new(), sent: 0 }
+    fn new(stream: Stream) -> Self {
+        Self { stream, unsent: Vec::new(), sent: 0, to_flush: false }
     }
 }
 
-/// Limits count by address for IPv4 and by /64 for IPv6.
-fn source_of(ip: IpAddr) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    match ip {
-        IpAddr::V4(ip) => ip.octets().hash(&mut hasher),
-        IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
-            Some(ip) => ip.octets().hash(&mut hasher),
-            None => ip.octets().iter().take(8).for_each(|b| b.hash(&mut hasher)),
-        },
-    }
-    hasher.finish()
+/// The ways to an address, as it is shown: nobody else's transport stands in for a missing one.
+fn ways(
+    transports: &[Box<dyn Transport>],
+    who: Who,
+    addr: &kith_crypto::cert::Address,
+) -> Vec<(String, Option<(Calling, bool)>)> {
+    let calls = transports.iter().filter_map(|t| Some((t.call(who, addr)?, t.is_tor())));
+    let calls: Vec<_> = calls.map(|call| (addr.to_string(), Some(call))).collect();
+    if calls.is_empty() { vec![(addr.to_string(), None)] } else { calls }
 }
 
-/// Tries the addresses in turn; what failed is kept for `kith doctor`, never logged.
-async fn dial(addrs: &[kith_crypto::cert::Address]) -> Result<TcpStream, DialResult> {
+/// Tries the ways in turn; what failed is kept for `kith doctor`, never logged.
+async fn dial(ways: Vec<(String, Option<(Calling, bool)>)>) -> Made {
     let mut failed = Vec::new();
-    for addr in addrs {
-        let connected = match addr {
-            kith_crypto::cert::Address::Ip(addr) => {
-                tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect(addr)).await
-            }
-            kith_crypto::cert::Address::Host(host, port) => {
-                tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect((host.as_str(), *port))).await
-            }
-            _ => continue,
+    for (addr, call) in ways {
+        let why = match call {
+            None => NoAnswer::NotUsed,
+            Some((call, tor)) => match call.await {
+                Ok(stream) => return Ok((stream, tor)),
+                Err(why) => why,
+            },
         };
-        let why = match connected {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(e)) if e.kind() == ErrorKind::ConnectionRefused => NoAnswer::Refused,
-            Ok(Err(e)) if e.kind() != ErrorKind::TimedOut => NoAnswer::Unreachable,
-            _ => NoAnswer::TimedOut,
-        };
-        failed.push((addr.to_string(), why));
+        failed.push((addr, why));
     }
     Err(DialResult::Failed(failed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::memory::Network;
+    use kith_crypto::cert::Address;
+    use kith_crypto::onion_address::OnionSecret;
+    use kith_onion::InviteId;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    const WHO: Who = Who::Invite(InviteId(1));
+
+    fn addresses() -> [Address; 2] {
+        let secret = OnionSecret::generate(&mut kith_crypto::rng::Rng::from_seed([7; 32]));
+        [Address::Ip("192.0.2.1:5483".parse().unwrap()), Address::Onion(secret.address(), 5483)]
+    }
+
+    async fn call(transports: &[Box<dyn Transport>], addrs: &[Address]) -> Made {
+        dial(addrs.iter().flat_map(|addr| ways(transports, WHO, addr)).collect()).await
+    }
+
+    #[tokio::test]
+    async fn tor_is_what_is_left_when_nothing_else_answers() {
+        let (network, addrs) = (Network::default(), addresses());
+        let mut theirs = [network.node(&addrs[0], false), network.node(&addrs[1], true)];
+        let nowhere = Address::Ip("192.0.2.9:1".parse().unwrap());
+        let ours: [Box<dyn Transport>; 2] =
+            [Box::new(network.node(&nowhere, false)), Box::new(network.node(&nowhere, true))];
+        let (mut stream, tor) = call(&ours, &addrs).await.unwrap();
+        assert!(!tor, "the first address answers");
+        let came = std::future::poll_fn(|cx| theirs[0].poll_accept(cx)).await.unwrap();
+        let mut there = came.stream;
+        stream.write_all(b"hello").await.unwrap();
+        let mut heard = [0; 5];
+        there.read_exact(&mut heard).await.unwrap();
+        assert_eq!(&heard, b"hello");
+        network.leave(&addrs[0]);
+        assert!(call(&ours, &addrs).await.unwrap().1, "the onion address is left");
+        network.leave(&addrs[1]);
+        let Err(DialResult::Failed(tried)) = call(&ours, &addrs).await else { panic!("nobody is there") };
+        assert_eq!(tried.iter().map(|(_, why)| *why).collect::<Vec<_>>(), [NoAnswer::Refused; 2]);
+    }
+
+    #[tokio::test]
+    async fn no_transport_stands_in_for_another() {
+        let (network, addrs) = (Network::default(), addresses());
+        let _theirs = [network.node(&addrs[0], false), network.node(&addrs[1], true)];
+        let nowhere = Address::Ip("192.0.2.9:1".parse().unwrap());
+        for (tor, unused) in [(true, &addrs[0]), (false, &addrs[1])] {
+            let ours: [Box<dyn Transport>; 1] = [Box::new(network.node(&nowhere, tor))];
+            let Err(DialResult::Failed(tried)) = call(&ours, std::slice::from_ref(unused)).await else {
+                panic!("{unused} was called")
+            };
+            assert_eq!(tried, [(unused.to_string(), NoAnswer::NotUsed)]);
+            assert!(call(&ours, &addrs).await.is_ok());
+        }
+    }
 }

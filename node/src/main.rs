@@ -44,6 +44,7 @@ pub mod storage;
 pub mod stream;
 pub mod tasks;
 pub mod terminal;
+pub mod transport;
 pub mod up;
 pub mod video;
 pub mod web;
@@ -243,8 +244,8 @@ async fn ask(shell: &Shell, command: Command) -> Result<(), Failure> {
 
 async fn friend(shell: &Shell, command: cli::Friend) -> Result<(), Failure> {
     match command {
-        cli::Friend::Invite { expires } => shell.invite(expires.as_deref()).await,
-        cli::Friend::Add { invite } => shell.add(&invite).await,
+        cli::Friend::Invite { expires, tor } => shell.invite(expires.as_deref(), tor).await,
+        cli::Friend::Add { invite, tor } => shell.add(&invite, tor).await,
         cli::Friend::List => shell.friends().await,
         cli::Friend::Show { name } => shell.friend(&name).await,
         cli::Friend::Remove { name } => shell.remove_friend(&name).await,
@@ -254,6 +255,7 @@ async fn friend(shell: &Shell, command: cli::Friend) -> Result<(), Failure> {
         cli::Friend::Limit { name, off: None, up, down } => {
             shell.limit(&name, up.as_deref(), down.as_deref()).await
         }
+        cli::Friend::Tor { name, way } => shell.friend_tor(&name, way).await,
         cli::Friend::Block { name } => shell.block(&name, true).await,
         cli::Friend::Unblock { name } => shell.block(&name, false).await,
         cli::Friend::Ping { name, count } => shell.ping(&name, count).await,
@@ -274,6 +276,9 @@ fn sets(args: &cli::Up) -> Vec<String> {
     }
     if let Some(web) = &args.web {
         sets.push(format!("web={web}"));
+    }
+    if let Some(tor) = args.tor {
+        sets.push(format!("tor.mode={}", tor.as_str()));
     }
     sets
 }
@@ -360,12 +365,17 @@ fn welcome(ready: &Value, moved: bool) -> Result<(), Failure> {
         .flatten()
         .filter_map(Value::as_str)
         .collect();
+    let onion = text("onion");
+    let places: Vec<&str> = listen.into_iter().chain((!onion.is_empty()).then_some(onion.as_str())).collect();
+    let places = if places.is_empty() { "nothing: it only calls".into() } else { places.join(", ") };
     commands::out(&format!(
-        "kith is running. Friends reach it on {}; the page is at {}.\nFingerprint {}",
-        listen.join(", "),
+        "kith is running. Friends reach it on {places}; the page is at {}.\nFingerprint {}",
         text("web"),
         text("node")
     ))?;
+    if !onion.is_empty() {
+        commands::out("Tor is starting; kith net tor says how it stands.")?;
+    }
     if moved {
         commands::out(&format!(
             "The socket lies at {}, because its usual path is too long.",

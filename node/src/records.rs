@@ -9,9 +9,11 @@ use kith_crypto::codec::{DecodeError, Reader, Writer};
 use kith_crypto::content::{ReadCap, Root, VerifyCap};
 use kith_crypto::identity::{Identity, PublicKeys};
 use kith_crypto::invite::{Invite, MAX_INVITE_LEN};
+use kith_crypto::onion_address::OnionSecret;
 use kith_crypto::pair::PairRoot;
 use kith_crypto::secret::Key;
 use kith_onion::catalogue::Audience;
+use kith_onion::handshake::Who;
 use kith_onion::ratchet::{NextPsk, Ratchet};
 use kith_onion::{Change, FriendKey, FriendRecord, GivenInvite, InviteId, NewKeys, Traffic};
 use std::collections::{BTreeMap, BTreeSet};
@@ -211,6 +213,10 @@ pub enum Record {
     CounterIn(FriendKey, u64),
     /// A friend's addresses.
     Addresses(FriendKey, u64, Vec<Address>),
+    /// A friend, or who uses an invite, is reached through Tor alone, or by any way again.
+    TorOnly(Who, bool),
+    /// The secret of the own onion service.
+    Onion(OnionSecret),
     /// Traffic in all.
     Traffic(FriendKey, Traffic),
     /// What a friend gave and took while others waited, in bytes, as of this time (Unix seconds).
@@ -539,6 +545,18 @@ impl Record {
                     .raw(&mirror.friend.map_or([0; 32], |friend| friend.0));
                 w.u32(mirror.expires_day).u8(u8::from(mirror.travels)).u8(u8::from(mirror.was_here));
             }
+            Self::TorOnly(who, only) => {
+                w.u8(80).u8(u8::from(*only));
+                match who {
+                    Who::Friend(key) => put_key(w.u8(0), *key),
+                    Who::Invite(id) => {
+                        w.u8(1).u64(id.0);
+                    }
+                }
+            }
+            Self::Onion(secret) => {
+                w.u8(81).raw(secret.seed().expose());
+            }
             Self::MirrorGone(root) => {
                 w.u8(71).raw(&root.0);
             }
@@ -715,6 +733,17 @@ impl Record {
                 let (expires_day, travels, was_here) = (r.u32()?, r.flag("travels")?, r.flag("was here")?);
                 Self::Mirror(Box::new(Mirror { cap, friend, expires_day, travels, was_here }))
             }
+            80 => {
+                let only = r.flag("tor only")?;
+                let bad = r.invalid("who");
+                let who = match r.u8()? {
+                    0 => Who::Friend(key(&mut r)?),
+                    1 => Who::Invite(id(&mut r)?),
+                    _ => return Err(bad),
+                };
+                Self::TorOnly(who, only)
+            }
+            81 => Self::Onion(OnionSecret::from_seed(Key::new(r.array()?))),
             71 => Self::MirrorGone(Root(r.array()?)),
             72 => Self::Offered(Root(r.array()?), key(&mut r)?, r.u8()?),
             73 => Self::OfferOver(Root(r.array()?), key(&mut r)?),
@@ -755,6 +784,7 @@ impl Record {
             Change::InviteTry(id, nonce) => Self::InviteTry(*id, *nonce),
             Change::InviteBound(id, key) => Self::InviteBound(*id, *key),
             Change::InviteDone(id) => Self::InviteDone(*id),
+            Change::TorOnly(key) => Self::TorOnly(Who::Friend(*key), true),
             Change::Addresses(key, seq, addrs) => Self::Addresses(*key, *seq, addrs.clone()),
             Change::FriendAdded(cert, record) => Self::Friend(Box::new(Friend {
                 record: (**record).clone(),
@@ -789,6 +819,10 @@ pub struct State {
     pub publications: BTreeMap<Root, Publication>,
     /// What is set for friends; nothing means the defaults.
     pub settings: BTreeMap<FriendKey, Settings>,
+    /// Who is reached through Tor alone.
+    pub tor_only: BTreeSet<Who>,
+    /// The secret of the own onion service, once there was one.
+    pub onion: Option<OnionSecret>,
     /// When a link to a friend stood last, in Unix seconds, to the day.
     pub met: BTreeMap<FriendKey, u64>,
     /// Circles.
@@ -873,9 +907,21 @@ impl State {
                     invite.bound = Some(key);
                 }
             }
+            Record::TorOnly(who, true) => {
+                let is_known = match who {
+                    Who::Friend(key) => self.friends.contains_key(&key),
+                    Who::Invite(id) => self.given.contains_key(&id) || self.taken.contains_key(&id),
+                };
+                if is_known {
+                    self.tor_only.insert(who);
+                }
+            }
+            Record::TorOnly(who, false) => drop(self.tor_only.remove(&who)),
+            Record::Onion(secret) => self.onion = Some(secret),
             Record::InviteDone(id) => {
                 self.given.remove(&id);
                 self.taken.remove(&id);
+                self.tor_only.remove(&Who::Invite(id));
             }
             Record::Taken(id, invite) => {
                 self.taken.insert(id, invite);
@@ -1004,6 +1050,7 @@ impl State {
         self.offered.retain(|(_, friend), _| *friend != key);
         self.mirrors.retain(|_, mirror| mirror.friend != Some(key));
         self.met.remove(&key);
+        self.tor_only.remove(&Who::Friend(key));
         self.restored.remove(&key);
         self.circles.values_mut().for_each(|circle| {
             circle.members.remove(&key);
@@ -1069,6 +1116,8 @@ impl State {
         out.extend(self.friend_hours.iter().map(|(key, hours)| Record::FriendHours(*key, *hours).encode()));
         out.extend(self.sources.iter().map(|(mark, root)| Record::Source(*mark, *root).encode()));
         out.extend(self.settings.iter().map(|(key, s)| Record::FriendSettings(*key, *s).encode()));
+        out.extend(self.tor_only.iter().map(|who| Record::TorOnly(*who, true).encode()));
+        out.extend(self.onion.iter().map(|secret| Record::Onion(secret.clone()).encode()));
         out.extend(self.met.iter().map(|(key, at_s)| Record::Met(*key, *at_s).encode()));
         out.extend(self.circles.iter().map(|(id, c)| Record::Circle(*id, c.clone()).encode()));
         out.extend((self.scrub != Scrub::default()).then(|| Record::Scrub(self.scrub).encode()));
@@ -1234,6 +1283,11 @@ mod tests {
                 Settings { trust: Trust::Low, up: Some(5), down: None, blocked: true },
             ),
             Record::Met(key, 13),
+            Record::TorOnly(Who::Friend(key), true),
+            Record::TorOnly(Who::Invite(InviteId(5)), true),
+            Record::TorOnly(Who::Invite(InviteId(4)), true),
+            Record::TorOnly(Who::Invite(InviteId(4)), false),
+            Record::Onion(OnionSecret::from_seed(Key::new([79; 32]))),
             Record::Circle(14, Circle { name: "Zoo".into(), members: [key].into() }),
             Record::Circle(15, Circle { name: "Gone".into(), members: BTreeSet::new() }),
             Record::CircleRemoved(15),
@@ -1284,6 +1338,8 @@ mod tests {
         assert_eq!((friend.record.counter_out, friend.record.counter_in), (10, 11));
         assert_eq!(again.publications.len(), 1);
         assert_eq!((again.restored.len(), again.known.len()), (1, 1));
+        assert_eq!(again.tor_only.len(), 2);
+        assert_eq!(again.onion.as_ref().unwrap().seed(), &Key::new([79; 32]));
         assert_eq!(
             (again.hidden.len(), again.tokens.keys().map(String::as_str).collect()),
             (3, vec!["kodi"])

@@ -1,7 +1,7 @@
 //! Starting and stopping a node: store, state, core, sockets, API, and the ready line.
 
 use crate::api::{Api, Facts, Once, Places, Ready, Uploads, entry_of};
-use crate::config::Config;
+use crate::config::{Config, Tor};
 use crate::driver::{Clock, Driver};
 use crate::exit::{Context, Exit, Failure};
 use crate::limits::LiveConfig;
@@ -13,10 +13,13 @@ use crate::service::{Command, Service};
 use crate::storage::Storage;
 use crate::stream::Streams;
 use crate::tasks::{Tasks, end_at_once};
+use crate::transport::tcp::{Tcp, bind};
+use crate::transport::{Transport, tor};
 use crate::web::{Sessions, Web};
 use kith_crypto::cert::{Address, Certificate, MAX_ADDRS, MAX_NAME_LEN};
 use kith_crypto::content::{Geometry, VerifyCap};
 use kith_crypto::identity::Identity;
+use kith_crypto::onion_address::OnionSecret;
 use kith_crypto::passphrase::Cost;
 use kith_crypto::rng::Rng;
 use kith_crypto::secret::Key;
@@ -30,7 +33,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::net::{TcpListener, TcpSocket, UnixListener};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroizing;
 
@@ -257,17 +260,21 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
         }
     }
 
-    let (listeners, bound) = listen(&config.listen)?;
+    refuse_leaks(&config)?;
+    let only = config.tor.mode == Tor::Only;
+    let (listeners, bound) = if only { (Vec::new(), Vec::new()) } else { listen(&config.listen)? };
     let web = listen_web(config.web)?;
     let web_addr = web.local_addr()?;
     let socket = listen_unix(&paths.socket)?;
 
+    let tasks = Tasks::default();
+    let (transports, tor) = transports(&config, &paths, &store, &mut state, listeners, &tasks)?;
     let clock = Clock::start();
     let now = clock.now();
-    let (mut core, views) = core(&config, &store, &mut state, offered, &bound, now)?;
+    let addrs = advertised(&config, &bound, tor.onion());
+    let (mut core, views) = core(&config, &store, &mut state, offered, &addrs, now)?;
     let storage = Storage::start(store.clone(), views)?;
     let (commands, command_receiver) = mpsc::channel(64);
-    let tasks = Tasks::default();
     let streams = Streams::new(store.clone(), commands.clone(), tasks.clone(), web_addr);
     let sessions = Sessions::default();
     let (stop, mut stops) = mpsc::channel::<oneshot::Sender<()>>(4);
@@ -278,7 +285,7 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
         node,
         pid: std::process::id(),
         listen: bound.iter().map(ToString::to_string).collect(),
-        onion: None,
+        onion: tor.onion().map(ToString::to_string),
         web: format!("http://{web_addr}/"),
         socket: paths.socket.display().to_string(),
     };
@@ -288,6 +295,7 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
         paths: paths_json(&paths),
         invite_expires: config.invite_expires,
         reach_note: reach_note(core.certificate().map_or(&[], |c| &c.addrs), &bound),
+        tor: tor.clone(),
     };
     let settings = LiveConfig::new(paths.config_file.clone(), sets, &config);
     let api = Api {
@@ -308,7 +316,12 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
     let page = Web { api: api.clone(), streams, sessions, addr: web_addr };
     tasks.spawn("folders", crate::api::folders::run(api.clone()));
     tasks.spawn("api", serve_unix(socket, api.owners_router()));
-    tasks.spawn("addresses", watch_addresses(config.clone(), bound.clone(), commands.clone()));
+    // Looking at the interfaces is no business of a node that is nowhere but behind Tor.
+    if !only {
+        let onion = tor.onion().cloned();
+        tasks.spawn("addresses", watch_addresses(config.clone(), bound.clone(), onion, commands.clone()));
+    }
+    tasks.spawn("tor ready", watch_tor(tor, commands.clone()));
     if let Some(every) = config.store_scrub {
         tasks.spawn("scrub", crate::scrub::run(store.clone(), commands.clone(), every));
     }
@@ -318,7 +331,7 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
     service.allow_restored(now, &mut core);
     service.set_mirrors(config.mirror);
     service.resume_mirrors(now, &mut core);
-    let driver = Driver::new(core, clock, storage, service, command_receiver, listeners);
+    let driver = Driver::new(core, clock, storage, service, command_receiver, transports);
     let driving = tokio::spawn(driver.run());
     let socket_path = paths.socket.clone();
     let end = tokio::spawn(async move {
@@ -367,12 +380,12 @@ fn core(
     store: &Arc<Store>,
     state: &mut State,
     offered: Vec<ObjectInfo>,
-    bound: &[SocketAddr],
+    addrs: &[Address],
     now: Now,
 ) -> Result<(Core, HashMap<FriendKey, ViewLog>), Failure> {
     let me = state.me.as_ref().ok_or_else(|| Failure::new(Exit::Failure, "this node has no identity"))?;
     let identity = me.identity();
-    let cert = own_certificate(me, &advertised(config, bound), now)?;
+    let (cert, hidden) = own_certificates(me, addrs, now)?;
     let setup = Setup {
         identity,
         pace: Pace { batch: config.catalogue_batch, spread: config.catalogue_spread },
@@ -385,7 +398,11 @@ fn core(
     core.set_circuits(now, config.circuits);
     core.set_privacy(now, config.privacy);
     core.set_own_keys(me.own_keys, me.older_identities());
-    core.set_certificate(now, cert);
+    core.set_certificates(now, cert, hidden);
+    if config.tor.mode == Tor::Only {
+        core.set_all_tor_only();
+    }
+    state.tor_only.iter().for_each(|who| core.set_tor_only(now, *who, true));
     let friends: Vec<FriendKey> = state.friends.keys().chain(&state.gone).copied().collect();
     for (key, friend) in &state.friends {
         let settings = state.settings_of(*key);
@@ -480,30 +497,124 @@ fn restore_views(
     })
 }
 
-/// The own certificate as it is now.
-pub fn own_certificate(me: &Myself, addrs: &[Address], now: Now) -> Result<Certificate, Failure> {
+/// The own certificate as it is now, and the same with onion addresses alone.
+pub fn own_certificates(
+    me: &Myself,
+    addrs: &[Address],
+    now: Now,
+) -> Result<(Certificate, Certificate), Failure> {
     let seconds = |s: u64| u32::try_from(s).unwrap_or(u32::MAX);
     let (created, expires) = (seconds(now.unix_s()), seconds(now.unix_s() + CERT_LIFETIME_S));
-    Certificate::sign(&me.identity(), &me.name, addrs, created, expires)
-        .ok_or_else(|| Failure::new(Exit::Failure, "the node's name cannot be in a certificate"))
+    let identity = me.identity();
+    let sign = |addrs: &[Address]| {
+        Certificate::sign(&identity, &me.name, addrs, created, expires)
+            .ok_or_else(|| Failure::new(Exit::Failure, "the node's name cannot be in a certificate"))
+    };
+    let onion: Vec<Address> = addrs.iter().filter(|addr| addr.is_onion()).cloned().collect();
+    Ok((sign(addrs)?, sign(&onion)?))
+}
+
+/// Makes the own certificates anew, after a change of name or keys.
+pub fn renew_certificates(cx: &mut crate::service::Context<'_>, addrs: &[Address]) -> Result<(), Failure> {
+    let me = cx.service.state().me.as_ref();
+    let me = me.ok_or_else(|| Failure::new(Exit::Failure, "this node has no identity"))?;
+    let (cert, hidden) = own_certificates(me, addrs, cx.now)?;
+    cx.core.set_certificates(cx.now, cert, hidden);
+    Ok(())
+}
+
+/// With nothing but Tor, nothing may be asked for that would show where this node is.
+fn refuse_leaks(config: &Config) -> Result<(), Failure> {
+    if config.tor.mode != Tor::Only {
+        return Ok(());
+    }
+    let refused = |what: &str| Err(Failure::new(Exit::Usage, what));
+    if !config.listen.is_empty() && !config.listens_by_default() {
+        return refused(
+            "with nothing but Tor there is no other place where friends connect: leave out --listen (the key \
+             listen), or use --tor on",
+        );
+    }
+    if config.advertise.iter().any(|addr| !addr.is_onion()) {
+        return refused(
+            "with nothing but Tor no invite may say where this node is: leave out --advertise (the key \
+             advertise), or use --tor on",
+        );
+    }
+    Ok(())
+}
+
+/// The ways to other nodes, as the configuration wants them.
+fn transports(
+    config: &Config,
+    paths: &Paths,
+    store: &Store,
+    state: &mut State,
+    listeners: Vec<TcpListener>,
+    tasks: &Tasks,
+) -> Result<(Vec<Box<dyn Transport>>, tor::Handle), Failure> {
+    let mut transports: Vec<Box<dyn Transport>> = Vec::new();
+    if config.tor.mode != Tor::Only {
+        transports.push(Box::new(Tcp::new(listeners)));
+    }
+    if config.tor.mode == Tor::Off {
+        return Ok((transports, tor::Handle::off()));
+    }
+    let secret = match &state.onion {
+        Some(secret) => secret.clone(),
+        None => {
+            let secret = OnionSecret::generate(&mut Rng::from_seed(random()?));
+            let record = Record::Onion(secret.clone());
+            store.append(&Zeroizing::new([record.encode()])[..])?;
+            state.apply(record);
+            secret
+        }
+    };
+    let (transport, handle) = tor::start(&config.tor, &secret, &paths.state_dir.join("tor"), tasks)?;
+    transports.push(Box::new(transport));
+    Ok((transports, handle))
+}
+
+/// While Tor is all there is and is away, what is fetched waits; when it is there again, friends are called at once.
+async fn watch_tor(mut tor: tor::Handle, commands: mpsc::Sender<Command>) {
+    let only = tor.mode() == Tor::Only;
+    let mut was = true;
+    loop {
+        let ready = tor.is_ready();
+        let job = move |cx: &mut crate::service::Context<'_>| {
+            if only {
+                cx.core.set_away(cx.now, !ready);
+            } else if ready && !was {
+                cx.core.resumed(cx.now);
+            }
+        };
+        if commands.send(Command::Run(Box::new(job))).await.is_err() {
+            return;
+        }
+        was = ready;
+        tor.changed().await;
+    }
 }
 
 /// Looks at this machine's addresses now and then: friends are told of new ones, and links prove that
 /// they are still alive.
-async fn watch_addresses(config: Config, bound: Vec<SocketAddr>, commands: mpsc::Sender<Command>) {
-    let mut known = advertised(&config, &bound);
+async fn watch_addresses(
+    config: Config,
+    bound: Vec<SocketAddr>,
+    onion: Option<Address>,
+    commands: mpsc::Sender<Command>,
+) {
+    let mut known = advertised(&config, &bound, onion.as_ref());
     loop {
         tokio::time::sleep(ADDRESSES_EVERY).await;
-        let addrs = advertised(&config, &bound);
+        let addrs = advertised(&config, &bound, onion.as_ref());
         // None: the network is away for a moment, and nothing better is known.
         if addrs == known || addrs.is_empty() {
             continue;
         }
         known.clone_from(&addrs);
         let job = move |cx: &mut crate::service::Context<'_>| {
-            let me = cx.service.state().me.as_ref();
-            if let Some(Ok(cert)) = me.map(|me| own_certificate(me, &addrs, cx.now)) {
-                cx.core.set_certificate(cx.now, cert);
+            if renew_certificates(cx, &addrs).is_ok() {
                 cx.core.resumed(cx.now);
                 tracing::info!("this machine's addresses changed: friends are told");
             }
@@ -514,11 +625,22 @@ async fn watch_addresses(config: Config, bound: Vec<SocketAddr>, commands: mpsc:
     }
 }
 
-/// What goes into certificates: the configured addresses, else those of the interfaces.
-fn advertised(config: &Config, bound: &[SocketAddr]) -> Vec<Address> {
-    if !config.advertise.is_empty() {
-        return config.advertise.clone();
+/// What goes into certificates: the configured addresses, else those of the interfaces; and the onion service.
+fn advertised(config: &Config, bound: &[SocketAddr], onion: Option<&Address>) -> Vec<Address> {
+    let mut addrs = match config.tor.mode {
+        Tor::Only => Vec::new(),
+        _ if !config.advertise.is_empty() => config.advertise.clone(),
+        _ => reachable(bound),
+    };
+    if let Some(onion) = onion.filter(|onion| !addrs.contains(onion)) {
+        addrs.truncate(MAX_ADDRS - 1);
+        addrs.push(onion.clone());
     }
+    addrs
+}
+
+/// Where the listeners can be reached, by the interfaces of this machine.
+fn reachable(bound: &[SocketAddr]) -> Vec<Address> {
     let interfaces: Vec<IpAddr> =
         if_addrs::get_if_addrs().unwrap_or_default().into_iter().map(|i| i.ip()).collect();
     let mut addrs = Vec::new();
@@ -593,16 +715,6 @@ fn listen(wished: &[SocketAddr]) -> Result<(Vec<TcpListener>, Vec<SocketAddr>), 
         Some(what) if listeners.is_empty() => Err(Failure::new(Exit::Failure, what)),
         _ => Ok((listeners, bound)),
     }
-}
-
-fn bind(addr: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_reuseaddr(true)?;
-    if addr.is_ipv6() {
-        socket2::SockRef::from(&socket).set_only_v6(true)?;
-    }
-    socket.bind(addr)?;
-    socket.listen(128)
 }
 
 fn listen_web(wished: SocketAddr) -> Result<TcpListener, Failure> {

@@ -148,6 +148,8 @@ pub enum Change {
     InviteDone(InviteId),
     /// A friendship began: certificate and record.
     FriendAdded(Box<Certificate>, Box<FriendRecord>),
+    /// A friend who came by an invite that goes through Tor alone is reached so.
+    TorOnly(FriendKey),
     /// A friend announced new addresses.
     Addresses(FriendKey, u64, Vec<Address>),
     /// Where the PSKs of a friendship stand.
@@ -442,8 +444,16 @@ pub struct Core {
     rng: Rng,
     public: PublicKeys,
     own_cert: Option<Certificate>,
+    /// The same with onion addresses alone.
+    hidden_cert: Option<Certificate>,
     addrs: Vec<Address>,
     addrs_seq: u64,
+    /// Who is reached through Tor alone, and learns no other address of this node.
+    tor_only: BTreeSet<Who>,
+    /// Everybody is, and no other address is kept.
+    all_tor_only: bool,
+    /// The only way to friends is away: fetches wait.
+    away: bool,
     friends: BTreeMap<FriendKey, Friend>,
     given: BTreeMap<InviteId, Given>,
     /// Invites that did their work since the start, and whose friend they made.
@@ -514,6 +524,10 @@ impl Core {
             secret: secret.clone(),
             rng,
             own_cert: None,
+            hidden_cert: None,
+            tor_only: BTreeSet::new(),
+            all_tor_only: false,
+            away: false,
             addrs: Vec::new(),
             addrs_seq: 0,
             friends: BTreeMap::new(),
@@ -557,7 +571,14 @@ impl Core {
         &self.public
     }
 
-    /// The certificate that new friends get, and the addresses that all friends get.
+    /// The certificate that new friends get, and the addresses that all friends get. `hidden` is the same with
+    /// onion addresses alone: for those who are reached through Tor only.
+    pub fn set_certificates(&mut self, now: Now, cert: Certificate, hidden: Certificate) {
+        self.hidden_cert = Some(hidden);
+        self.set_certificate(now, cert);
+    }
+
+    /// As [`Core::set_certificates`] for a node without Tor.
     pub fn set_certificate(&mut self, now: Now, cert: Certificate) {
         let changed = self.addrs != cert.addrs;
         let keys = self.own_cert.as_ref().is_some_and(|old| old.keys != cert.keys);
@@ -565,9 +586,9 @@ impl Core {
         self.own_cert = Some(cert);
         if changed {
             self.addrs_seq = now.unix_ms.max(self.addrs_seq + 1);
-            if let Some(message) = self.addresses_message() {
-                self.broadcast(now, &message);
-            }
+            let links = self.friends.iter().filter_map(|(key, f)| Some((*key, f.link?)));
+            let links: Vec<(FriendKey, ConnId)> = links.collect();
+            links.into_iter().for_each(|(key, conn)| self.tell_addresses(now, conn, key));
         }
         if keys {
             let links = self.friends.iter().filter_map(|(key, f)| Some((*key, f.link?)));
@@ -581,16 +602,77 @@ impl Core {
         self.own_cert.as_ref()
     }
 
-    pub(crate) fn addresses_message(&self) -> Option<Control> {
-        let list = crate::control::encode_addresses(&self.addrs);
-        let identity = self.identities.get(&self.own_keys)?;
-        let signature = identity.sign(&crate::control::addresses_to_sign(self.addrs_seq, &list));
-        Some(Control::Addresses { seq: self.addrs_seq, list, signature })
+    /// The certificate for those who are reached through Tor only.
+    pub const fn hidden_certificate(&self) -> Option<&Certificate> {
+        self.hidden_cert.as_ref()
     }
 
-    fn broadcast(&mut self, now: Now, message: &Control) {
-        let links: Vec<ConnId> = self.friends.values().filter_map(|f| f.link).collect();
-        links.into_iter().for_each(|conn| self.send_control(now, conn, message));
+    /// The certificate that somebody may see.
+    pub(crate) fn certificate_for(&self, who: Who) -> Option<&Certificate> {
+        if self.is_tor_only(who) { self.hidden_cert.as_ref() } else { self.own_cert.as_ref() }
+    }
+
+    /// Tells a friend where this node is; a node that nobody can call says nothing.
+    fn tell_addresses(&mut self, now: Now, conn: ConnId, key: FriendKey) {
+        let mut addrs = self.addrs.clone();
+        if self.is_tor_only(Who::Friend(key)) {
+            addrs.retain(Address::is_onion);
+        }
+        if addrs.is_empty() {
+            return;
+        }
+        let list = crate::control::encode_addresses(&addrs);
+        let Some(identity) = self.identities.get(&self.own_keys) else { return };
+        let signature = identity.sign(&crate::control::addresses_to_sign(self.addrs_seq, &list));
+        self.send_control(now, conn, &Control::Addresses { seq: self.addrs_seq, list, signature });
+    }
+
+    // Tor.
+
+    /// Says whether somebody is reached through Tor alone and learns no other address. A link that stands by
+    /// another way ends.
+    pub fn set_tor_only(&mut self, now: Now, who: Who, tor_only: bool) {
+        let changed = if tor_only { self.tor_only.insert(who) } else { self.tor_only.remove(&who) };
+        if !changed {
+            return;
+        }
+        for id in self.connections_of(who) {
+            if tor_only && !self.connections.get(&id).is_some_and(connections::Connection::is_through_tor) {
+                self.close(now, id);
+            }
+        }
+        let Who::Friend(key) = who else { return };
+        let Some(friend) = self.friends.get_mut(&key) else { return };
+        // It learns from now on what it may know.
+        self.addrs_seq = now.unix_ms.max(self.addrs_seq + 1);
+        match friend.link {
+            Some(link) => self.tell_addresses(now, link, key),
+            None => friend.dialling.reset(now.at),
+        }
+    }
+
+    /// Everybody is reached through Tor alone, and other addresses are not kept.
+    pub const fn set_all_tor_only(&mut self) {
+        self.all_tor_only = true;
+    }
+
+    /// Says that the only way to friends is away, or there again: meanwhile fetches wait for it. Friends are called
+    /// at once when it is back.
+    pub fn set_away(&mut self, now: Now, away: bool) {
+        if std::mem::replace(&mut self.away, away) && !away {
+            self.resumed(now);
+        }
+    }
+
+    /// Whether somebody is reached through Tor alone.
+    pub fn is_tor_only(&self, who: Who) -> bool {
+        self.all_tor_only || self.tor_only.contains(&who)
+    }
+
+    /// What of the addresses that somebody has may be kept and called.
+    fn usable(&self, who: Who, addrs: &[Address]) -> Vec<Address> {
+        let only = self.is_tor_only(who);
+        addrs.iter().filter(|addr| !only || addr.is_onion()).cloned().collect()
     }
 
     // Friends and invites.
@@ -636,7 +718,8 @@ impl Core {
     /// its keys are no good.
     pub fn friendship(&self, cert: &Certificate) -> Option<FriendRecord> {
         let root = PairRoot::new(self.identities.get(&self.own_keys)?, &cert.keys, None)?;
-        let mut record = FriendRecord::new(cert.keys, root, cert.addrs.clone(), self.own_keys);
+        let addrs = self.usable(Who::Friend(FriendKey(cert.keys.sign)), &cert.addrs);
+        let mut record = FriendRecord::new(cert.keys, root, addrs, self.own_keys);
         record.keys_since_s = cert.created;
         Some(record)
     }
@@ -644,6 +727,7 @@ impl Core {
     /// Ends a friendship on this side. The caller erases the secrets it stored.
     pub fn remove_friend(&mut self, now: Now, key: FriendKey) {
         let Some(friend) = self.friends.remove(&key) else { return };
+        self.tor_only.remove(&Who::Friend(key));
         if let Some(conn) = friend.link {
             self.close(now, conn);
         }
@@ -690,6 +774,7 @@ impl Core {
     /// Takes a given invite back.
     pub fn withdraw_invite(&mut self, now: Now, id: InviteId) {
         self.given.remove(&id);
+        self.tor_only.remove(&Who::Invite(id));
         let conns = self.connections_of(Who::Invite(id));
         conns.into_iter().for_each(|conn| self.close(now, conn));
     }
@@ -714,6 +799,7 @@ impl Core {
     /// Stops using an invite.
     pub fn cancel_invite(&mut self, now: Now, id: InviteId) {
         self.taken.remove(&id);
+        self.tor_only.remove(&Who::Invite(id));
         let conns = self.connections_of(Who::Invite(id));
         conns.into_iter().for_each(|conn| self.close(now, conn));
     }

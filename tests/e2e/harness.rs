@@ -254,6 +254,8 @@ pub(crate) struct Node {
     pub(crate) home: PathBuf,
     pub(crate) ready: Value,
     env: Vec<(String, String)>,
+    /// The network namespace that its process runs in.
+    netns: Option<String>,
     child: Option<Child>,
     log: PathBuf,
     /// Removed last, when the process is gone.
@@ -279,7 +281,14 @@ impl Node {
         fs::create_dir(&home).expect("the home can be made");
         let env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let log = dir.path().join("stderr.log");
-        Self { name: name.to_owned(), home, ready: Value::Null, env, child: None, log, dir }
+        Self { name: name.to_owned(), home, ready: Value::Null, env, netns: None, child: None, log, dir }
+    }
+
+    /// The same for a process that will run in a network namespace.
+    pub(crate) fn stopped_in(netns: &str, name: &str, env: &[(&str, &str)]) -> Self {
+        let mut node = Self::stopped(name, env);
+        node.netns = Some(netns.to_owned());
+        node
     }
 
     /// Starts the process on this home and reads its ready line.
@@ -287,6 +296,9 @@ impl Node {
     pub(crate) fn up(&mut self, listen: &str, more: &[&str]) {
         assert!(self.child.is_none(), "{} runs already", self.name);
         let mut command = command(&self.home, &up_args(&self.home, listen, more));
+        if let Some(netns) = &self.netns {
+            command = in_namespace(netns, &command);
+        }
         let log = File::options().create(true).append(true).open(&self.log).expect("the log opens");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         command.env(PRIVACY.0, PRIVACY.1);
@@ -307,7 +319,9 @@ impl Node {
 
     /// The first address on which friends reach this node.
     pub(crate) fn listen(&self) -> String {
-        self.ready["listen"][0].as_str().expect("the ready line names listen addresses").to_owned()
+        let places = self.ready["listen"].as_array().expect("the ready line names listen addresses");
+        // With nothing but Tor there are none.
+        places.first().and_then(Value::as_str).unwrap_or_default().to_owned()
     }
 
     /// `host:port` of the loopback HTTP listener.
@@ -424,10 +438,26 @@ impl Drop for Node {
     }
 }
 
-/// The arguments with which every node here is started.
+/// The same command in a network namespace; its process has the id of the command itself.
+pub(crate) fn in_namespace(netns: &str, command: &Command) -> Command {
+    let mut inside = Command::new("ip");
+    inside.args(["netns", "exec", netns]).arg(command.get_program()).args(command.get_args());
+    for (key, value) in command.get_envs() {
+        match value {
+            Some(value) => inside.env(key, value),
+            None => inside.env_remove(key),
+        };
+    }
+    inside
+}
+
+/// The arguments with which every node here is started; without a place to listen none is named.
 pub(crate) fn up_args(home: &Path, listen: &str, more: &[&str]) -> Vec<OsString> {
     let mut args: Vec<OsString> = vec!["up".into(), "--home".into(), home.into()];
-    let rest = ["--listen", listen, "--web", "127.0.0.1:0", "--json"];
+    let rest = ["--web", "127.0.0.1:0", "--json"];
+    if !listen.is_empty() {
+        args.extend(["--listen", listen].map(Into::into));
+    }
     let faster = ["--set", "catalogue.batch=1s", "--set", "catalogue.spread=1s"];
     args.extend(rest.iter().chain(&faster).chain(more).map(Into::into));
     args

@@ -38,6 +38,8 @@ mod secrets;
 mod sources;
 mod strangers;
 mod tools;
+mod tor;
+mod tornet;
 mod verify;
 mod wan;
 mod watch;

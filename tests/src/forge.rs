@@ -129,6 +129,8 @@ pub struct Bare {
     pub closed: Vec<(Duration, ConnId)>,
     /// Calls that it wants to make.
     pub dials: Vec<Who>,
+    /// The addresses of the newest of them.
+    pub dialled: Vec<Address>,
     out: Vec<u8>,
 }
 
@@ -153,6 +155,7 @@ impl Bare {
             at: Duration::ZERO,
             closed: Vec::new(),
             dials: Vec::new(),
+            dialled: Vec::new(),
             out: vec![0; 1 << 17],
         };
         bare.core.set_certificate(bare.now(), cert);
@@ -193,7 +196,10 @@ impl Bare {
                     let now = self.now();
                     self.core.lost(now, conn);
                 }
-                Output::Dial(who, _) => self.dials.push(who),
+                Output::Dial(who, addrs) => {
+                    self.dials.push(who);
+                    self.dialled = addrs;
+                }
                 _ => {}
             }
         }

@@ -7,6 +7,7 @@ use crate::records::{Friend, Settings, Trust};
 use axum::Extension;
 use kith_crypto::cert::Certificate;
 use kith_onion::Traffic;
+use kith_onion::handshake::Who;
 
 /// A ping is waited for this long.
 const PING_WAIT: Duration = Duration::from_secs(5);
@@ -24,6 +25,7 @@ pub(super) fn routes() -> Router<Api> {
         .route("/api/friends/{name}/rename", post(rename))
         .route("/api/friends/{name}/trust", post(trust))
         .route("/api/friends/{name}/limit", post(limit))
+        .route("/api/friends/{name}/tor", post(tor))
         .route("/api/friends/{name}/block", post(block))
         .route("/api/friends/{name}/unblock", post(unblock))
         .route("/api/friends/{name}/ping", post(ping))
@@ -40,6 +42,7 @@ pub(super) fn routes() -> Router<Api> {
     rename,
     trust,
     limit,
+    tor,
     block,
     unblock,
     ping,
@@ -55,6 +58,9 @@ const INVITE_WAIT: Duration = Duration::from_secs(20);
 struct InviteRequest {
     /// How long it can be used, in seconds; without as `invite.expires` says.
     expires_s: Option<u64>,
+    /// Only the onion address stands in it, and the friend is reached through Tor alone.
+    #[serde(default)]
+    tor_only: bool,
 }
 
 /// A new invite.
@@ -74,13 +80,19 @@ pub(crate) struct NewInvite {
     responses((status = 200, body = NewInvite, description = "the invite")))]
 async fn invite(State(api): State<Api>, Json(request): Json<InviteRequest>) -> Answer<NewInvite> {
     let lifetime = request.expires_s.map_or(api.facts.invite_expires, Duration::from_secs);
-    let note = api.facts.reach_note.clone();
+    let tor_only = request.tor_only;
+    let needs_onion = tor_only || api.facts.tor.mode() == crate::config::Tor::Only;
+    if needs_onion && api.facts.tor.onion().is_none() {
+        return Err(no_onion().into());
+    }
+    let note = api.facts.reach_note.clone().filter(|_| !tor_only);
     let (text, expires, stored) = api
         .call(move |cx| {
             cx.check_writable()?;
             let me = cx.service.state().me.as_ref();
             let me = me.ok_or_else(|| Failure::new(Exit::Failure, "this node has no identity"))?.identity();
-            let cert = cx.core.certificate().cloned();
+            let cert = if tor_only { cx.core.hidden_certificate() } else { cx.core.certificate() };
+            let cert = cert.cloned();
             let cert = cert.ok_or_else(|| Failure::new(Exit::Failure, "the certificate is not made yet"))?;
             let expires =
                 u32::try_from(unix_s(cx.now).saturating_add(lifetime.as_secs())).unwrap_or(u32::MAX);
@@ -93,7 +105,12 @@ async fn invite(State(api): State<Api>, Json(request): Json<InviteRequest>) -> A
             let secret = Key::new(*secret);
             let invite = Invite::sign(&me, cert, secret.clone(), expires);
             let given = GivenInvite { id, secret, expires, tries: Vec::new(), bound: None };
-            let stored = cx.store(vec![Record::Given(given.clone())]);
+            let mut records = vec![Record::Given(given.clone())];
+            if tor_only {
+                records.push(Record::TorOnly(Who::Invite(id), true));
+                cx.core.set_tor_only(cx.now, Who::Invite(id), true);
+            }
+            let stored = cx.store(records);
             cx.core.give_invite(given);
             Ok((invite.to_text(), expires, stored))
         })
@@ -107,6 +124,41 @@ async fn invite(State(api): State<Api>, Json(request): Json<InviteRequest>) -> A
 struct AddRequest {
     /// An invite, or a certificate.
     invite: String,
+    /// The friend is reached through Tor alone.
+    #[serde(default)]
+    tor_only: bool,
+}
+
+/// This node has no onion address.
+fn no_onion() -> Failure {
+    let what = "this node is not reached through Tor: start it with --tor on (or only), and with tor.onion if tor.socks \
+                is set";
+    Failure::new(Exit::Usage, what)
+}
+
+/// Refuses what names other places than onion services where only those are called.
+fn check_addresses(
+    tor: &crate::transport::tor::Handle,
+    tor_only: bool,
+    what: &str,
+    addrs: &[kith_crypto::cert::Address],
+) -> Result<(), Failure> {
+    use crate::config::Tor;
+    let refused = |why: String| Err(Failure::new(Exit::Refused, why));
+    let again = if what == "invite" { "kith friend invite --tor" } else { "kith id --tor" };
+    if tor.mode() == Tor::Only && addrs.iter().any(|addr| !addr.is_onion()) {
+        return refused(format!(
+            "this {what} says where your friend is, and this node uses nothing but Tor: ask for one that holds an \
+             onion address alone ({again})"
+        ));
+    }
+    if tor_only && tor.mode() == Tor::Off {
+        return Err(no_onion());
+    }
+    if tor_only && !addrs.iter().any(|addr| addr.is_onion()) {
+        return refused(format!("this {what} holds no onion address: ask for one that does ({again})"));
+    }
+    Ok(())
 }
 
 /// Who was added.
@@ -136,16 +188,18 @@ enum Added {
 async fn add_friend(State(api): State<Api>, Json(request): Json<AddRequest>) -> Answer<AddedFriend> {
     let refused = |what: String| Failure::new(Exit::Refused, what);
     if request.invite.starts_with("kith:c1:") {
-        return add_certificate(&api, &request.invite).await;
+        return add_certificate(&api, &request.invite, request.tor_only).await;
     }
     let invite = Invite::from_text(&request.invite)
         .map_err(|e| refused(format!("this invite cannot be used: {e}. Ask for it once more")))?;
     let (name, fingerprint) = (invite.inviter.name.clone(), invite.inviter.keys.fingerprint());
     let key = FriendKey(invite.inviter.keys.sign);
+    let tor_only = request.tor_only;
+    check_addresses(&api.facts.tor, tor_only, "invite", &invite.inviter.addrs)?;
     let added = api
         .call(move |cx| {
             cx.check_writable()?;
-            begin_adding(cx, invite, key)
+            begin_adding(cx, invite, key, tor_only)
         })
         .await?;
     let (id, outcome, stored) = match added {
@@ -187,7 +241,12 @@ async fn add_friend(State(api): State<Api>, Json(request): Json<AddRequest>) -> 
     }
 }
 
-fn begin_adding(cx: &mut Context<'_>, invite: Invite, key: FriendKey) -> Result<Added, Failure> {
+fn begin_adding(
+    cx: &mut Context<'_>,
+    invite: Invite,
+    key: FriendKey,
+    tor_only: bool,
+) -> Result<Added, Failure> {
     let refused = |what: &str| Failure::new(Exit::Refused, what);
     if invite.inviter.keys.sign == cx.core.me().sign {
         return Err(refused("this is your own invite: give it to a friend, who adds you with it"));
@@ -208,7 +267,12 @@ fn begin_adding(cx: &mut Context<'_>, invite: Invite, key: FriendKey) -> Result<
     }
     check_room(cx)?;
     let id = InviteId(cx.now.unix_ms ^ u64::from_le_bytes(first8(invite.secret.expose())));
-    let stored = cx.store(vec![Record::Taken(id, invite.clone())]);
+    let mut records = vec![Record::Taken(id, invite.clone())];
+    if tor_only {
+        records.push(Record::TorOnly(Who::Invite(id), true));
+        cx.core.set_tor_only(cx.now, Who::Invite(id), true);
+    }
+    let stored = cx.store(records);
     let outcome = cx.service.await_invite(id);
     cx.core.take_invite(cx.now, id, invite);
     Ok(Added::Waiting(id, outcome, stored))
@@ -262,10 +326,11 @@ fn same_name(cx: &Context<'_>, friend: FriendKey, wanted: &str, name: &str) -> O
 }
 
 /// A certificate without an invite: the friendship works once the other side adds ours, too.
-async fn add_certificate(api: &Api, text: &str) -> Answer<AddedFriend> {
+async fn add_certificate(api: &Api, text: &str, tor_only: bool) -> Answer<AddedFriend> {
     let cert = Certificate::from_text(text).map_err(|e| {
         Failure::new(Exit::Refused, format!("this certificate cannot be used: {e}. Ask for it once more"))
     })?;
+    check_addresses(&api.facts.tor, tor_only, "certificate", &cert.addrs)?;
     let (value, stored) = api
         .call(move |cx| {
             cx.check_writable()?;
@@ -279,6 +344,7 @@ async fn add_certificate(api: &Api, text: &str) -> Answer<AddedFriend> {
             }
             check_dates(unix_s(cx.now), "certificate", cert.created, cert.expires)?;
             check_room(cx)?;
+            cx.core.set_tor_only(cx.now, Who::Friend(key), tor_only);
             let record = cx.core.friendship(&cert);
             let record = record
                 .ok_or_else(|| Failure::new(Exit::Refused, "this certificate has keys that are no good"))?;
@@ -291,7 +357,11 @@ async fn add_certificate(api: &Api, text: &str) -> Answer<AddedFriend> {
                 verified_s: None,
                 rotated_s: None,
             };
-            let stored = cx.store(vec![Record::Friend(Box::new(friend))]);
+            let mut records = vec![Record::Friend(Box::new(friend))];
+            if tor_only {
+                records.push(Record::TorOnly(Who::Friend(key), true));
+            }
+            let stored = cx.store(records);
             cx.core.add_friend(cx.now, record);
             tell_trust_of(cx.now, cx.core, cx.service.state(), key);
             let note = same_name(cx, key, &cert.name, &name);
@@ -343,6 +413,10 @@ pub(crate) struct FriendView {
     pub(crate) verified: Option<u64>,
     /// When the friend showed new link keys.
     pub(crate) keys_rotated: Option<u64>,
+    /// By which ways the friend is reached: `auto` or `only` (through Tor alone).
+    pub(crate) tor: &'static str,
+    /// Whether the link that stands goes through Tor; null: none stands.
+    pub(crate) through_tor: Option<bool>,
     /// Only of one friend.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) addresses: Option<Vec<String>>,
@@ -369,6 +443,8 @@ fn friend_view(cx: &Context<'_>, key: FriendKey) -> Option<FriendView> {
         met: state.met.get(&key).copied(),
         verified: friend.verified_s,
         keys_rotated: friend.rotated_s,
+        tor: if cx.core.is_tor_only(Who::Friend(key)) { "only" } else { "auto" },
+        through_tor: cx.core.is_through_tor(key),
         addresses: None,
     })
 }
@@ -398,6 +474,8 @@ fn pending_view(invite: &Invite) -> FriendView {
         met: None,
         verified: None,
         keys_rotated: None,
+        tor: "auto",
+        through_tor: None,
         addresses: None,
     }
 }
@@ -644,6 +722,46 @@ async fn limit(
         Ok(())
     })
     .await
+}
+
+/// By which ways a friend is reached.
+#[derive(Deserialize, ToSchema)]
+struct TorRequest {
+    /// Through Tor alone, and it learns no other address of this node from now on.
+    only: bool,
+}
+
+/// Says whether a friend is reached through Tor alone.
+#[utoipa::path(post, path = "/api/friends/{name}/tor", tag = "friends", security(("token" = ["admin"])),
+    params(("name" = String, Path, description = "what the friend is called here")),
+    request_body = TorRequest,
+    responses((status = 200, body = FriendView, description = "the friend")))]
+async fn tor(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    Json(request): Json<TorRequest>,
+) -> Answer<FriendView> {
+    use crate::config::Tor;
+    let only = request.only;
+    match api.facts.tor.mode() {
+        Tor::Off if only => return Err(no_onion().into()),
+        Tor::Only if !only => {
+            let what = "this node uses nothing but Tor, for every friend: start it with --tor on first";
+            return Err(Failure::new(Exit::Refused, what).into());
+        }
+        _ => {}
+    }
+    let (value, stored) = api
+        .call(move |cx| {
+            cx.check_writable()?;
+            let key = friend_called(cx, &name)?;
+            let stored = cx.store(vec![Record::TorOnly(Who::Friend(key), only)]);
+            cx.core.set_tor_only(cx.now, Who::Friend(key), only);
+            Ok((friend_view(cx, key).ok_or_else(bug)?, stored))
+        })
+        .await?;
+    durable(stored).await?;
+    Ok(Json(value))
 }
 
 /// No link to a friend until it is unblocked; the friendship stays.

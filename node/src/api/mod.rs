@@ -92,6 +92,8 @@ pub struct Facts {
     pub invite_expires: Duration,
     /// Whether anybody outside can reach the advertised addresses.
     pub reach_note: Option<String>,
+    /// How Tor stands.
+    pub tor: crate::transport::tor::Handle,
 }
 
 /// What `kith up` prints when it is ready.

@@ -12,10 +12,11 @@ pub(super) fn routes() -> Router<Api> {
         .route("/api/config/reload", post(reload))
         .route("/api/limits", get(limits))
         .route("/api/circuits", get(circuits))
+        .route("/api/tor", get(tor))
 }
 
 #[derive(OpenApi)]
-#[openapi(paths(config, change, limits, reload, circuits))]
+#[openapi(paths(config, change, limits, reload, circuits, tor))]
 pub(super) struct Docs;
 
 /// Every key as the node reads it now.
@@ -81,6 +82,13 @@ impl Api {
         let share = self.settings.circuit_share();
         self.call(move |cx| Ok(privacy::circuits(cx, share))).await
     }
+}
+
+/// How Tor stands.
+#[utoipa::path(get, path = "/api/tor", tag = "network", security(("token" = ["read"])),
+    responses((status = 200, body = crate::transport::tor::View, description = "how it stands")))]
+async fn tor(State(api): State<Api>) -> Answer<crate::transport::tor::View> {
+    Ok(Json(api.facts.tor.view()))
 }
 
 /// Own circuits, those of others through this node, and cover.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::privacy::CircuitSummary;
 use crate::{doctor, privacy};
-use kith_crypto::cert::Address;
+use kith_crypto::cert::{Address, Certificate};
 use kith_crypto::rng::Rng;
 use kith_onion::ratchet::OutOfStep;
 use kith_onion::{NoOnion, Privacy};
@@ -61,6 +61,7 @@ pub(crate) struct Status {
     pub(crate) uptime_s: u64,
     /// What an inviter must know.
     pub(crate) reach_note: Option<String>,
+    pub(crate) tor: crate::transport::tor::View,
 }
 
 impl Api {
@@ -89,6 +90,7 @@ impl Api {
                 ready: facts.ready.clone(),
                 uptime_s: facts.started.elapsed().as_secs(),
                 reach_note: facts.reach_note.clone(),
+                tor: facts.tor.view(),
             })
         })
         .await
@@ -163,6 +165,8 @@ pub(crate) struct OwnId {
     pub(crate) words: String,
     pub(crate) keys: OwnKeys,
     pub(crate) certificate: String,
+    /// The same with the onion address alone; null: there is none.
+    pub(crate) tor_certificate: Option<String>,
     pub(crate) addresses: Vec<String>,
     /// When the certificate expires, in Unix seconds.
     pub(crate) expires: u32,
@@ -192,6 +196,7 @@ fn own_id(state: &crate::records::State, core: &Core) -> Result<OwnId, Failure> 
         words: core.me().fingerprint_words().join(" "),
         keys: OwnKeys { rotated, friends_with_old: core.friends_with_old_keys() },
         certificate: cert.to_text(),
+        tor_certificate: core.hidden_certificate().filter(|c| !c.addrs.is_empty()).map(Certificate::to_text),
         addresses: addresses(&cert.addrs),
         expires: cert.expires,
     })
@@ -242,9 +247,7 @@ async fn rotate(State(api): State<Api>) -> Answer<OwnId> {
         work.call(move |cx| {
             cx.core.rotate(cx.now, number, identity);
             let addrs = cx.core.certificate().map(|c| c.addrs.clone()).unwrap_or_default();
-            let me = cx.service.state().me.as_ref().ok_or_else(bug)?;
-            let cert = crate::up::own_certificate(me, &addrs, cx.now)?;
-            cx.core.set_certificate(cx.now, cert);
+            crate::up::renew_certificates(cx, &addrs)?;
             own_id(cx.service.state(), cx.core)
         })
         .await
@@ -344,6 +347,7 @@ impl Api {
                 journal_damaged: cx.service.is_damaged(),
                 clock_skew_s: cx.service.clock_warning().map(|ms| ms / 1000),
                 listen: facts.ready.listen.clone(),
+                tor: Some(facts.tor.view()),
                 advertised: addresses(cx.core.certificate().map_or(&[], |c| &c.addrs)),
                 circuits: doctor_circuits(cx),
                 friends,

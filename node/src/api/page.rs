@@ -149,9 +149,7 @@ async fn rename(State(api): State<Api>, Json(request): Json<NameRequest>) -> Ans
             cx.check_writable()?;
             let addrs = cx.core.certificate().map(|c| c.addrs.clone()).unwrap_or_default();
             let stored = cx.store(vec![Record::Renamed(name)]);
-            let me = cx.service.state().me.as_ref().ok_or_else(bug)?;
-            let cert = crate::up::own_certificate(me, &addrs, cx.now)?;
-            cx.core.set_certificate(cx.now, cert);
+            crate::up::renew_certificates(cx, &addrs)?;
             Ok(stored)
         })
         .await?;

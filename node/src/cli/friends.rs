@@ -24,6 +24,15 @@ impl Trust {
     }
 }
 
+/// By which ways a friend is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TorWay {
+    /// Directly, and through Tor when nothing else answers
+    Auto,
+    /// Through Tor alone; this friend learns no other address of yours from now on
+    Only,
+}
+
 /// `kith friend`
 #[derive(Debug, Subcommand)]
 pub enum Friend {
@@ -32,11 +41,17 @@ pub enum Friend {
         /// How long it can be used, like 12h or 7d
         #[arg(long, value_name = "TIME")]
         expires: Option<String>,
+        /// Only your onion address stands in it, and the friend is reached through Tor alone
+        #[arg(long)]
+        tor: bool,
     },
     /// Use an invite or a certificate (the text, a file with it, or - for stdin)
     Add {
         /// The invite (kith:i1:...), or the certificate (kith:c1:...) of a friend who adds yours too
         invite: String,
+        /// Reach this friend through Tor alone, and give it no other address of yours
+        #[arg(long)]
+        tor: bool,
     },
     /// All friends
     List,
@@ -78,6 +93,14 @@ pub enum Friend {
         /// Most that comes from this friend
         #[arg(long, value_name = "RATE")]
         down: Option<String>,
+    },
+    /// Say whether a friend is reached through Tor alone
+    Tor {
+        /// The friend's name here
+        name: String,
+        /// auto or only
+        #[arg(value_enum)]
+        way: TorWay,
     },
     /// Close the link to a friend and stay silent, without ending the friendship
     Block {

@@ -5,7 +5,7 @@ mod keep;
 mod operator;
 mod page;
 
-pub use friends::{Circle, Friend, Trust};
+pub use friends::{Circle, Friend, TorWay, Trust};
 pub use keep::{Backup, Bundle, Restore};
 pub use operator::{Config, Kind, Limits, Net, Off, Schedule};
 pub use page::{Hide, Install, Open, Token};
@@ -174,12 +174,37 @@ pub struct Up {
     /// Where players connect, on this machine only
     #[arg(long, value_name = "ADDR:PORT")]
     pub web: Option<String>,
+    /// Reach friends through Tor: on beside other ways, only and nothing else
+    #[arg(long, value_enum)]
+    pub tor: Option<TorMode>,
     /// Read the store's passphrase from this file (- for stdin; also: KITH_PASSPHRASE; else it is asked)
     #[arg(long, value_name = "FILE")]
     pub passphrase_file: Option<PathBuf>,
     /// Set a configuration key for this start
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+}
+
+/// Whether Tor is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TorMode {
+    /// No Tor at all
+    Off,
+    /// An onion address beside the others; friends are called through Tor when nothing else answers
+    On,
+    /// Nothing but Tor: nobody learns this machine's address
+    Only,
+}
+
+impl TorMode {
+    /// As the configuration names it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::On => "on",
+            Self::Only => "only",
+        }
+    }
 }
 
 /// `kith demo`
@@ -213,6 +238,9 @@ pub struct Id {
     /// Write it to a file
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+    /// The one that holds your onion address alone
+    #[arg(long)]
+    pub tor: bool,
     /// What to do with it
     #[command(subcommand)]
     pub command: Option<IdCommand>,

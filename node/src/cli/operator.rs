@@ -43,6 +43,8 @@ pub enum Net {
     Circuits,
     /// How quickly each friend on line answers
     Check,
+    /// How Tor stands, and this node's onion address
+    Tor,
 }
 
 /// What a limit applies to.

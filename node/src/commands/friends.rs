@@ -5,14 +5,14 @@ use crate::cli;
 
 impl Shell {
     /// `kith friend invite`
-    pub async fn invite(&self, expires: Option<&str>) -> Result<(), Failure> {
+    pub async fn invite(&self, expires: Option<&str>, tor: bool) -> Result<(), Failure> {
         let expires_s = match expires {
             None => None,
             Some(time) => Some(parse_duration(time).filter(|d| d.as_secs() >= 1).ok_or_else(|| {
                 Failure::new(Exit::Usage, format!("--expires {time} is not a time: use one like 12h or 7d"))
             })?),
         };
-        let body = json!({"expires_s": expires_s.map(|d| d.as_secs())});
+        let body = json!({"expires_s": expires_s.map(|d| d.as_secs()), "tor_only": tor});
         let value = self.client.call(Method::POST, "/api/invites", Some(body)).await?;
         let invite = text(&value, "invite").to_owned();
         if let Some(why) = value.get("note").and_then(Value::as_str) {
@@ -34,10 +34,10 @@ impl Shell {
     }
 
     /// `kith friend add`
-    pub async fn add(&self, argument: &str) -> Result<(), Failure> {
+    pub async fn add(&self, argument: &str, tor: bool) -> Result<(), Failure> {
         let invite = text_argument(argument)?;
-        let value =
-            self.client.call(Method::POST, "/api/friends", Some(json!({"invite": invite.trim()}))).await?;
+        let body = json!({"invite": invite.trim(), "tor_only": tor});
+        let value = self.client.call(Method::POST, "/api/friends", Some(body)).await?;
         if let Some(why) = value.get("note").and_then(Value::as_str) {
             note(&format!("kith: {why}"));
         }
@@ -119,6 +119,21 @@ impl Shell {
         self.print(&value, || {
             let rate = |side: &str| crate::rates::format(value["limits"][side].as_u64());
             format!("{}: up {}, down {}", safe(name), rate("up"), rate("down"))
+        })
+    }
+
+    /// `kith friend tor`
+    pub async fn friend_tor(&self, name: &str, way: cli::TorWay) -> Result<(), Failure> {
+        let only = way == cli::TorWay::Only;
+        let value = self.set(name, "tor", json!({"only": only})).await?;
+        self.print(&value, || match only {
+            true => format!(
+                "{} is reached through Tor alone, and learns no other address of yours from now on.",
+                safe(name)
+            ),
+            false => {
+                format!("{} is reached directly, and through Tor when nothing else answers.", safe(name))
+            }
         })
     }
 

@@ -12,6 +12,7 @@ impl Shell {
         match command {
             cli::Net::Circuits => self.circuits().await,
             cli::Net::Check => self.check_links().await,
+            cli::Net::Tor => self.tor().await,
             cli::Net::Limits(args) => self.limits(args).await,
             cli::Net::Schedule { command: None | Some(cli::Schedule::List) } => self.schedule().await,
             cli::Net::Schedule { command: Some(cli::Schedule::Add { window, up, down, kind }) } => {

@@ -19,6 +19,7 @@ mod publish;
 mod quota;
 mod rekey;
 mod store;
+mod tor;
 mod videos;
 mod watch;
 

@@ -50,10 +50,16 @@ impl Shell {
                     number(&value, "videos"),
                     number(&value, "entries")
                 ),
-                format!("listening for friends on {}", listen.join(", ")),
+                match listen.as_slice() {
+                    [] => "listening for friends nowhere on this machine's network".into(),
+                    all => format!("listening for friends on {}", all.join(", ")),
+                },
                 format!("privacy: {}", super::circuits::mode_text(&value)),
             ];
             lines.extend(super::circuits::status_lines(&value));
+            if text(&value["tor"], "mode") != "off" {
+                lines.push(super::tor::tor_text(&value["tor"]));
+            }
             if let Some(why) = value.get("read_only").and_then(Value::as_str) {
                 lines.push(self.style.red(&format!("the store is read-only: {}", safe(why))));
             }
@@ -79,7 +85,13 @@ impl Shell {
             None => {}
         }
         let value = self.get("/api/id").await?;
-        let certificate = text(&value, "certificate");
+        let certificate = match args.tor {
+            false => text(&value, "certificate"),
+            true => value["tor_certificate"].as_str().ok_or_else(|| {
+                let what = "this node is not reached through Tor: start it with --tor on (or only)";
+                Failure::new(Exit::Usage, what)
+            })?,
+        };
         if let Some(path) = &args.out {
             let file = new_file(path)?;
             writeln!(&file, "{certificate}").context(format!("cannot write {}", path.display()))?;

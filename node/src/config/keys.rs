@@ -5,6 +5,7 @@ use super::{Given, KeySpec, LogLevel, MAX_LISTEN, MILLISECOND, NOT_ALLOWED, Refu
 use crate::rates::{self, Window};
 use crate::web::texts::LANGUAGES;
 use kith_crypto::cert::{Address, MAX_ADDRS, MAX_NAME_LEN};
+use kith_crypto::onion_address::OnionAddress;
 use kith_crypto::text;
 use kith_onion::{Cover, Privacy};
 use std::net::SocketAddr;
@@ -47,12 +48,79 @@ pub const KEYS: &[KeySpec] = &[
         parse: |config, given| loopback(given).map(|value| config.web = value),
     },
     KeySpec {
-        name: "tor",
+        name: "tor.mode",
         default: "\"off\"",
-        comment: "Whether Tor is used.",
-        allowed: "off",
+        comment: "Whether Tor is used; also `kith up --tor`. on: friends can also reach you at an onion\naddress, and are called there when their other addresses do not answer.\nonly: nothing but Tor. Nobody, friends included, learns your IP address, and invites\nand certificates hold none.",
+        allowed: "off, on or only",
         live: false,
-        parse: |config, given| tor(given).map(|value| config.tor = value),
+        parse: |config, given| tor(given).map(|value| config.tor.mode = value),
+    },
+    KeySpec {
+        name: "tor.bridges",
+        default: "[]",
+        comment: "Bridges to go through where Tor is blocked or must not be seen: lines as\nhttps://bridges.torproject.org gives them out.",
+        allowed: "up to 32 bridge lines",
+        live: false,
+        parse: |config, given| {
+            given.list(MAX_BRIDGES, |line| line_of_text(line, 1024)).map(|value| config.tor.bridges = value)
+        },
+    },
+    KeySpec {
+        name: "tor.transports",
+        default: "[]",
+        comment: "Programs of pluggable transports that bridges need.",
+        allowed: "up to 8 of NAMES=PATH, such as obfs4=/usr/bin/lyrebird or obfs4+webtunnel=/usr/bin/lyrebird",
+        live: false,
+        parse: |config, given| given.list(8, transport).map(|value| config.tor.transports = value),
+    },
+    KeySpec {
+        name: "tor.vanguards",
+        default: "\"auto\"",
+        comment: "How far the onion service and calls guard themselves against being found by who makes\nmany circuits to them: more fixed relays, longer ways. auto is lite, as Tor recommends.",
+        allowed: "auto, lite, full or off",
+        live: false,
+        parse: |config, given| {
+            one_of(given, &["auto", "lite", "full", "off"]).map(|value| config.tor.vanguards = value)
+        },
+    },
+    KeySpec {
+        name: "tor.socks",
+        default: "\"\"",
+        comment: "The SOCKS5 proxy of another Tor (such as 127.0.0.1:9050) instead of the client inside\nthis program. Then tor.onion and tor.listen say how friends come in.",
+        allowed: "nothing, or ADDR:PORT",
+        live: false,
+        parse: |config, given| {
+            optional(given, |text| text.parse().ok()).map(|value| config.tor.socks = value)
+        },
+    },
+    KeySpec {
+        name: "tor.onion",
+        default: "\"\"",
+        comment: "The onion service that such a Tor keeps for this node, forwarded to tor.listen\n(in torrc: HiddenServiceDir, HiddenServicePort 5483 127.0.0.1:5485).",
+        allowed: "nothing, or ADDRESS.onion:PORT",
+        live: false,
+        parse: |config, given| {
+            let onion = |text: &str| host_and_port(text).filter(Address::is_onion);
+            optional(given, onion).map(|value| config.tor.onion = value)
+        },
+    },
+    KeySpec {
+        name: "tor.listen",
+        default: "\"127.0.0.1:5485\"",
+        comment: "Where such a Tor forwards to; opened only with tor.onion.",
+        allowed: "ADDR:PORT on loopback",
+        live: false,
+        parse: |config, given| loopback(given).map(|value| config.tor.listen = value),
+    },
+    KeySpec {
+        name: "tor.network",
+        default: "\"\"",
+        comment: "A file that describes another Tor network than the public one, in the format of arti\n([tor_network] and what else is needed). For tests.",
+        allowed: "nothing, or a path",
+        live: false,
+        parse: |config, given| {
+            optional(given, |text| Some(text.into())).map(|value| config.tor.network = value)
+        },
     },
     KeySpec {
         name: "privacy",
@@ -322,6 +390,8 @@ pub const KEYS: &[KeySpec] = &[
 /// a link that brings more. With the third that leaves on average beyond the rate these are 83.
 const MAX_COVER: u64 = 256_000;
 
+const MAX_BRIDGES: usize = 32;
+
 const RATE: &str = "off, or a rate like 500kB/s, 2MB/s or 1.5MiB/s, from 4KiB/s to 1000GB/s";
 
 fn name(given: &Given) -> Result<String, Refusal> {
@@ -335,6 +405,9 @@ fn host_and_port(text: &str) -> Option<Address> {
     }
     let (host, port) = text.rsplit_once(':')?;
     let port = port.parse().ok().filter(|port| *port != 0)?;
+    if OnionAddress::is_onion_host(host) {
+        return OnionAddress::from_host(host).map(|onion| Address::Onion(onion, port));
+    }
     // Digits and dots alone are an address with a mistake in it, not a host.
     let is_name = Address::is_host(host) && host.bytes().any(|b| b.is_ascii_alphabetic());
     is_name.then(|| Address::Host(host.to_owned(), port))
@@ -345,15 +418,38 @@ fn loopback(given: &Given) -> Result<SocketAddr, Refusal> {
     if addr.ip().is_loopback() {
         return Ok(addr);
     }
-    Err(Refusal(Some("the page commands this node, so only this machine may reach it")))
+    Err(Refusal(Some("only this machine may reach it")))
 }
 
 fn tor(given: &Given) -> Result<Tor, Refusal> {
     match given.text()? {
         "off" | "false" => Ok(Tor::Off),
-        "on" | "only" | "true" => Err(Refusal(Some("this release has no Tor yet"))),
+        "on" | "true" => Ok(Tor::On),
+        "only" => Ok(Tor::Only),
         _ => Err(NOT_ALLOWED),
     }
+}
+
+/// Nothing, or something.
+fn optional<T>(given: &Given, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Refusal> {
+    match given.text()?.trim() {
+        "" => Ok(None),
+        text => parse(text).map(Some).ok_or(NOT_ALLOWED),
+    }
+}
+
+fn line_of_text(line: &str, max: usize) -> Option<String> {
+    let line = line.trim();
+    let fits = !line.is_empty() && line.len() <= max && !line.chars().any(char::is_control);
+    fits.then(|| line.to_owned())
+}
+
+fn transport(text: &str) -> Option<(Vec<String>, String)> {
+    let (names, path) = text.split_once('=')?;
+    let is_name =
+        |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    let names: Vec<String> = names.split('+').map(str::to_owned).collect();
+    (names.iter().all(|name| is_name(name)) && path.starts_with('/')).then(|| (names, path.to_owned()))
 }
 
 fn privacy(given: &Given) -> Result<Privacy, Refusal> {

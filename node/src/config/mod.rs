@@ -33,10 +33,45 @@ const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 /// Whether the node uses Tor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Tor {
     /// No Tor at all.
     Off,
+    /// Beside TCP.
+    On,
+    /// Nothing else.
+    Only,
+}
+
+impl Tor {
+    /// The word that means this mode.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::On => "on",
+            Self::Only => "only",
+        }
+    }
+}
+
+/// How the node uses Tor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TorConfig {
+    /// Whether.
+    pub mode: Tor,
+    /// Bridge lines, as the Tor Project gives them out.
+    pub bridges: Vec<String>,
+    /// Programs of pluggable transports: names and path.
+    pub transports: Vec<(Vec<String>, String)>,
+    /// `auto`, `off`, `lite` or `full`.
+    pub vanguards: &'static str,
+    /// Another program's Tor, instead of the client inside.
+    pub socks: Option<SocketAddr>,
+    /// The onion service that such a program keeps for this node.
+    pub onion: Option<Address>,
+    /// Where it forwards to, on this machine only.
+    pub listen: SocketAddr,
+    /// A file that describes another network than the public one.
+    pub network: Option<PathBuf>,
 }
 
 /// Which messages reach the log.
@@ -84,7 +119,7 @@ pub struct Config {
     /// Where the page and the stream addresses are; always loopback.
     pub web: SocketAddr,
     /// Use of Tor.
-    pub tor: Tor,
+    pub tor: TorConfig,
     /// The privacy mode.
     pub privacy: Privacy,
     /// Cover traffic, and everything about circuits but their share.
@@ -270,6 +305,11 @@ impl Config {
         Loaded::load(file, sets, env).map(|loaded| loaded.config)
     }
 
+    /// Whether nobody wished for another place to listen than the usual one.
+    pub fn listens_by_default(&self) -> bool {
+        Loaded::defaults(&|_| None).is_ok_and(|usual| usual.config.listen == self.listen)
+    }
+
     /// The text of a new `config.toml`: each key with its comment and its default, commented out,
     /// so that a later release may choose better defaults.
     pub fn default_toml() -> String {
@@ -303,7 +343,16 @@ impl Config {
             listen: Vec::new(),
             advertise: Vec::new(),
             web: SocketAddr::from((Ipv6Addr::LOCALHOST, 0)),
-            tor: Tor::Off,
+            tor: TorConfig {
+                mode: Tor::Off,
+                bridges: Vec::new(),
+                transports: Vec::new(),
+                vanguards: "auto",
+                socks: None,
+                onion: None,
+                listen: SocketAddr::from((Ipv6Addr::LOCALHOST, 0)),
+                network: None,
+            },
             privacy: Privacy::Strict,
             circuits: CircuitSettings::default(),
             circuit_share: 0,
@@ -411,6 +460,8 @@ fn flatten<'a>(prefix: &str, table: &'a toml::Table, out: &mut Vec<(String, &'a 
 }
 
 fn known(name: &str, origin: &Origin) -> Result<&'static KeySpec, ConfigError> {
+    // As the flag is called.
+    let name = if name == "tor" { "tor.mode" } else { name };
     KeySpec::find(name).ok_or_else(|| ConfigError::Unknown {
         key: name.to_owned(),
         origin: origin.clone(),
@@ -563,7 +614,7 @@ mod tests {
         assert_eq!(config.listen, ["0.0.0.0:5483".parse().unwrap(), "[::]:5483".parse().unwrap()]);
         assert!(config.advertise.is_empty());
         assert_eq!(config.web, "127.0.0.1:5484".parse().unwrap());
-        assert_eq!((config.tor, config.privacy), (Tor::Off, Privacy::Normal));
+        assert_eq!((config.tor.mode, config.privacy), (Tor::Off, Privacy::Normal));
         assert_eq!(config.catalogue_batch, Duration::from_secs(1_800));
         assert_eq!(config.catalogue_spread, Duration::from_secs(3 * 86_400));
         assert_eq!((config.circuits, config.circuit_share), (CircuitSettings::default(), 20));
@@ -604,6 +655,13 @@ mod tests {
         assert_eq!(load("", &[], &[("KITH_LISTEN", "127.0.0.1:0,[::1]:1")]).unwrap().listen, two);
         assert!(load("", &["listen="], &[]).unwrap().listen.is_empty());
         let advertise = load("", &["advertise=a.example:1,[2001:db8::1]:2"], &[]).unwrap().advertise;
+        assert_eq!(load("[tor]\nmode = \"only\"", &[], &[]).unwrap().tor.mode, Tor::Only);
+        assert_eq!(load("tor = \"on\"", &["tor=off"], &[]).unwrap().tor.mode, Tor::Off);
+        let tor =
+            load("[tor]\ntransports = [\"obfs4+meek=/usr/bin/x\"]\nsocks = \"127.0.0.1:9050\"", &[], &[]);
+        let tor = tor.unwrap().tor;
+        assert_eq!(tor.transports, [(vec!["obfs4".to_owned(), "meek".to_owned()], "/usr/bin/x".to_owned())]);
+        assert_eq!(tor.socks, Some("127.0.0.1:9050".parse().unwrap()));
         assert_eq!(advertise[0], Address::Host("a.example".to_owned(), 1));
         assert_eq!(advertise[1], Address::Ip("[2001:db8::1]:2".parse().unwrap()));
         for bad in
@@ -620,8 +678,10 @@ mod tests {
             assert!(text.contains(part), "{part} in {text}");
         }
         assert!(refusal("", &[], &[("KITH_WEB", "0.0.0.0:80")]).contains("only this machine"));
-        assert!(refusal("tor = \"on\"", &[], &[]).contains("this release has no Tor yet"));
-        assert!(refusal("tor = \"only\"", &[], &[]).contains("config.toml"));
+        assert!(refusal("tor = \"maybe\"", &[], &[]).contains("config.toml"));
+        assert!(refusal("[tor]\nbridges = [\"\"]", &[], &[]).contains("tor.bridges"));
+        assert!(refusal("tor.listen = \"0.0.0.0:1\"", &[], &[]).contains("this machine"));
+        assert!(refusal("tor.onion = \"a.example:1\"", &[], &[]).contains("tor.onion"));
         assert!(refusal("privacy = [\"fast\"]", &[], &[]).contains("not a list"));
         assert!(refusal("\n\nname = ", &[], &[]).contains("line 3"));
         assert!(refusal("", &["nonsense"], &[]).contains("KEY=VALUE"));

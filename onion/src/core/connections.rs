@@ -16,6 +16,8 @@ use kith_crypto::frame::Claim;
 const DEAD_AFTER: Duration = Duration::from_secs(125);
 /// Pads make up for so much of what timers are late; a process that stood still sends no burst.
 const MAX_PAD_LATE: Duration = Duration::from_millis(25);
+/// A call through Tor may take so much longer.
+const TOR_IS_SLOWER: Duration = Duration::from_secs(20);
 /// A link that lasted so long was a good one.
 const STOOD: Duration = Duration::from_secs(60);
 /// Links that were completed so close together were dialled by both sides at once.
@@ -110,6 +112,8 @@ impl AfterStore {
 pub(crate) struct Connection {
     pub(super) stage: Stage,
     inbound: bool,
+    /// It came through Tor: neither side learns where the other is.
+    through_tor: bool,
     /// Whom this side dialled; known whatever becomes of the stage, so that the next dial is never
     /// forgotten.
     pub(super) dialled: Option<Who>,
@@ -153,6 +157,10 @@ impl Connection {
         }
     }
 
+    pub(super) const fn is_through_tor(&self) -> bool {
+        self.through_tor
+    }
+
     pub(crate) fn is_half_open(&self) -> bool {
         // A session whose peer has not spoken counts too: somebody with good keys must not pile them up.
         self.inbound && self.peek().is_none_or(|link| !link.heard)
@@ -193,6 +201,7 @@ impl Core {
         let connection = Connection {
             stage,
             inbound,
+            through_tor: false,
             dialled: None,
             source,
             deadline: now.at + wait,
@@ -214,6 +223,27 @@ impl Core {
         let id = self.connection(now, Stage::Answering(Callee::default()), true, source, wait);
         self.shed_half_open(now, source);
         id
+    }
+
+    /// A connection goes through Tor: said before anything comes on it.
+    pub fn through_tor(&mut self, id: ConnId) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.through_tor = true;
+            if !connection.inbound {
+                connection.deadline += TOR_IS_SLOWER;
+            }
+        }
+    }
+
+    /// Whether a friend's link goes through Tor; `None`: none stands.
+    pub fn is_through_tor(&self, key: FriendKey) -> Option<bool> {
+        let link = self.friends.get(&key)?.link?;
+        self.connections.get(&link).map(Connection::is_through_tor)
+    }
+
+    /// Whether somebody may come this way. Who is reached through Tor alone meets silence elsewhere.
+    fn may_come(&self, id: ConnId, who: Who) -> bool {
+        !self.is_tor_only(who) || self.connections.get(&id).is_some_and(Connection::is_through_tor)
     }
 
     /// Above the limits the oldest half-open connection goes.
@@ -256,6 +286,7 @@ impl Core {
             }
             Some(AfterStore::Joined(id, invite, friend)) => {
                 self.taken.remove(&invite);
+                self.tor_only.remove(&Who::Invite(invite));
                 self.close(now, id);
                 self.event(Event::Invite(invite, InviteOutcome::Friends(friend)));
             }
@@ -317,6 +348,7 @@ impl Core {
                 self.notice_reuse(claim);
                 self.look_up(now, claim)
             }) {
+                Ok(Ok(recognised)) if !self.may_come(id, recognised.who()) => Some(Stage::Draining),
                 Ok(Ok(recognised)) => match self.admit(now, recognised) {
                     Some(recognised) => Some(Stage::Recognised(Box::new(recognised))),
                     None => Some(Stage::Draining),
@@ -540,7 +572,7 @@ impl Core {
         }
         self.send_now(now, id, &Control::Hello { features, unix_ms: now.unix_ms });
         if matches!(who, Who::Invite(_)) && !inbound {
-            let cert = self.own_cert.as_ref().map(|c| c.encoded().to_vec()).unwrap_or_default();
+            let cert = self.certificate_for(who).map(|c| c.encoded().to_vec()).unwrap_or_default();
             self.send_control(now, id, &Control::Certificate(cert));
         }
     }
@@ -604,6 +636,7 @@ impl Core {
             .map(|(id, _)| *id)
             .collect();
         for invite in done {
+            self.tor_only.remove(&Who::Invite(invite));
             if let Some(given) = self.given.remove(&invite) {
                 let sessions = self.connections_of(Who::Invite(invite));
                 sessions.into_iter().for_each(|conn| self.close(now, conn));
@@ -617,11 +650,7 @@ impl Core {
         let done: Vec<ConnId> =
             exchanges.filter(|(_, c)| c.who() == Some(Who::Friend(key))).map(|(id, _)| *id).collect();
         done.into_iter().for_each(|conn| self.close(now, conn));
-        if !self.addrs.is_empty()
-            && let Some(message) = self.addresses_message()
-        {
-            self.send_control(now, id, &message);
-        }
+        self.tell_addresses(now, id, key);
         self.show_keys(now, id, key);
         self.plan_exchange(now, key);
         self.onion_friend_up(now, id, key, features);

@@ -9,6 +9,8 @@ use crate::handshake::{Caller, Mode, Secret};
 pub(super) const CALL_DEADLINE: Duration = Duration::from_secs(10);
 const BACKOFF_START: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(300);
+/// A dial that could not begin is tried again after so long.
+const POSTPONED_MS: (u64, u64) = (4_000, 8_000);
 /// After a suspend all friends are dialled within this time.
 const RESUME_SPREAD_MS: u64 = 5_000;
 /// And a link that stood before must bring something within this time.
@@ -48,6 +50,14 @@ impl Dialling {
     pub(super) fn succeeded(&mut self) {
         (self.at, self.failed_dials, self.silent_calls) = (None, 0, 0);
     }
+}
+
+/// Which addresses are called, in order: the quicker ones first, and after a call that somebody took and did not
+/// answer the onion service first, since there may be somebody else now where the friend was.
+fn ways(addrs: &[Address], tor_only: bool, silent_calls: u32) -> Vec<Address> {
+    let mut ways: Vec<Address> = addrs.iter().filter(|addr| !tor_only || addr.is_onion()).cloned().collect();
+    ways.sort_by_key(|addr| addr.is_onion() == silent_calls.is_multiple_of(2));
+    ways
 }
 
 /// What is known of the way to a friend, for its owner.
@@ -110,6 +120,25 @@ impl Core {
         self.retry_later(now, who);
     }
 
+    /// A dial could not even begin, because the way is not ready: it is tried again soon, and says nothing of
+    /// who was to be called.
+    pub fn dial_postponed(&mut self, now: Now, who: Who) {
+        let at = now.at + Duration::from_millis(self.rng.range(POSTPONED_MS.0, POSTPONED_MS.1));
+        match who {
+            Who::Friend(key) => {
+                if let Some(friend) = self.friends.get_mut(&key) {
+                    (friend.renewing, friend.dialling.at) = (false, Some(at));
+                }
+            }
+            Who::Invite(id) => {
+                if let Some(taken) = self.taken.get_mut(&id) {
+                    taken.dialling.at = Some(at);
+                }
+                self.event(Event::Invite(id, InviteOutcome::Unreachable));
+            }
+        }
+    }
+
     pub(super) fn retry_later(&mut self, now: Now, who: Who) {
         let Self { friends, taken, rng, .. } = self;
         match who {
@@ -132,8 +161,10 @@ impl Core {
 
     pub(super) fn dial_due(&mut self, now: Now) {
         let mut dials = Vec::new();
+        let (all, tor_only) = (self.all_tor_only, &self.tor_only);
         for (key, friend) in &mut self.friends {
-            let addrs = || friend.record.addrs.clone();
+            let only = all || tor_only.contains(&Who::Friend(*key));
+            let addrs = || ways(&friend.record.addrs, only, friend.dialling.silent_calls);
             if !friend.is_linked() && friend.dialling.at.is_some_and(|at| at <= now.at) {
                 dials.push(Output::Dial(Who::Friend(*key), addrs()));
                 friend.dialling.at = None;
@@ -147,7 +178,9 @@ impl Core {
         for (id, taken) in &mut self.taken {
             if !taken.welcomed && taken.dialling.at.is_some_and(|at| at <= now.at) {
                 taken.dialling.at = None;
-                dials.push(Output::Dial(Who::Invite(*id), taken.invite.inviter.addrs.clone()));
+                let only = all || tor_only.contains(&Who::Invite(*id));
+                let addrs = ways(&taken.invite.inviter.addrs, only, taken.dialling.silent_calls);
+                dials.push(Output::Dial(Who::Invite(*id), addrs));
             }
         }
         self.outputs.extend(dials);

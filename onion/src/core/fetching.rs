@@ -28,6 +28,8 @@ const PATIENCE_FRESH: Duration = Duration::from_secs(8);
 const PATIENCE_ONION: Duration = Duration::from_secs(15);
 /// A fetch that was under way waits longer: friends restart, links come back.
 const PATIENCE_STARTED: Duration = Duration::from_secs(60);
+/// Through Tor links take so many times longer to come back.
+const TOR_PATIENCE: u32 = 3;
 /// Spans that came are told of so often, at most.
 const TELL_EVERY: Duration = Duration::from_millis(1_500);
 /// Requests leave in circuits so often, between both.
@@ -290,9 +292,10 @@ impl Core {
     }
 
     pub(super) fn next_fetch_step(&self) -> Option<Duration> {
+        let slower = self.all_tor_only;
         self.fetches.values().fold(None, |next, state| {
             let attempt = state.may_ask_more().then_some(state.next_attempt);
-            let patience = (!state.fetch.has_use()).then_some(state.alive_at + state.patience());
+            let patience = (!state.fetch.has_use()).then_some(state.alive_at + state.patience(slower));
             let next = earliest(next, earliest(state.fetch.poll_timeout(), state.news_at()));
             earliest(next, earliest(attempt, patience))
         })
@@ -300,10 +303,11 @@ impl Core {
 
     pub(super) fn drive_fetches(&mut self, now: Now) {
         let ids: Vec<FetchId> = self.fetches.keys().copied().collect();
+        let slower = self.all_tor_only;
         for id in ids {
             let Some(state) = self.fetches.get_mut(&id) else { continue };
-            if state.fetch.has_use() && state.fetch.asked_count() == 0 {
-                state.alive_at = now.at; // nothing is wanted of those who would give it
+            if self.away || state.fetch.has_use() && state.fetch.asked_count() == 0 {
+                state.alive_at = now.at; // nothing is wanted of those who would give it, or nobody can be asked
             }
             self.pass_news(now, id);
             let Some(state) = self.fetches.get(&id) else { continue };
@@ -319,7 +323,7 @@ impl Core {
             }
             if let Some(state) = self.fetches.get(&id)
                 && !state.fetch.has_use()
-                && now.at >= state.alive_at + state.patience()
+                && now.at >= state.alive_at + state.patience(slower)
             {
                 let onion = state.sources.iter().all(|s| s.links == ONION);
                 let end = if onion { FetchEvent::NoOnion(state.onion) } else { FetchEvent::Unreachable };
@@ -696,13 +700,14 @@ impl FetchState {
         self.sources.iter().all(|s| !matches!(s.state, SourceState::Open((conn, _)) if conn != circuit))
     }
 
-    fn patience(&self) -> Duration {
-        match self.progressed {
+    fn patience(&self, slower: bool) -> Duration {
+        let patience = match self.progressed {
             true => PATIENCE_STARTED,
             // Each end of a circuit takes three seconds to say no.
             false if self.sources.iter().all(|s| s.links == ONION) => PATIENCE_ONION,
             false => PATIENCE_FRESH,
-        }
+        };
+        if slower { patience * TOR_PATIENCE } else { patience }
     }
 }
 

@@ -37,6 +37,7 @@ impl Core {
             return Err(Broken);
         }
         let root = self.pair_root(&cert, &secret).ok_or(Broken)?;
+        let tor_only = self.inherits_tor_only(now, invite, key);
         let added = self.befriend(now, &cert, root);
         let is_new = added.is_some();
         if is_new && let Some(friend) = self.friends.get_mut(&key) {
@@ -47,9 +48,18 @@ impl Core {
         // first try may still be on its way there.
         let bound = Change::InviteBound(invite, cert.keys.noise);
         let added = added.map(|record| Change::FriendAdded(Box::new(cert), Box::new(record)));
-        let changes = added.into_iter().chain([bound]).collect();
+        let changes = added.into_iter().chain(tor_only).chain([bound]).collect();
         self.persist(changes, AfterStore::Welcome(id, is_new.then_some(key)));
         Ok(())
+    }
+
+    /// Who came by an invite that goes through Tor alone is reached so.
+    fn inherits_tor_only(&mut self, now: Now, invite: InviteId, key: FriendKey) -> Option<Change> {
+        if self.all_tor_only || !self.tor_only.contains(&Who::Invite(invite)) {
+            return None;
+        }
+        self.set_tor_only(now, Who::Friend(key), true);
+        Some(Change::TorOnly(key))
     }
 
     /// What an invite and the newest own link keys make of two people.
@@ -61,7 +71,8 @@ impl Core {
     /// invite between friends renews it: one side may have lost or removed the other meanwhile.
     fn befriend(&mut self, now: Now, cert: &Certificate, root: PairRoot) -> Option<FriendRecord> {
         let key = FriendKey(cert.keys.sign);
-        let mut record = FriendRecord::new(cert.keys, root, cert.addrs.clone(), self.own_keys);
+        let addrs = self.usable(Who::Friend(key), &cert.addrs);
+        let mut record = FriendRecord::new(cert.keys, root, addrs, self.own_keys);
         record.keys_since_s = cert.created;
         if let Some(friend) = self.friends.get_mut(&key) {
             if friend.record.root == record.root && friend.record.keys == record.keys {
@@ -94,9 +105,10 @@ impl Core {
         let secret = taken.invite.secret.clone();
         let key = FriendKey(cert.keys.sign);
         let root = self.pair_root(&cert, &secret).ok_or(Broken)?;
+        let tor_only = self.inherits_tor_only(now, invite, key);
         let added = self.befriend(now, &cert, root);
         let added = added.map(|record| Change::FriendAdded(Box::new(cert), Box::new(record)));
-        let changes = added.into_iter().chain([Change::InviteDone(invite)]).collect();
+        let changes = added.into_iter().chain(tor_only).chain([Change::InviteDone(invite)]).collect();
         self.persist(changes, AfterStore::Joined(id, invite, key));
         Ok(())
     }

@@ -124,16 +124,19 @@ impl Core {
                     return Ok(());
                 }
                 let addrs = Address::decode_list(&mut Reader::new(&list))?;
+                // What a friend says of other places than its onion service is nothing to know for a node that
+                // is to reach it through Tor alone.
+                let kept = self.usable(Who::Friend(key), &addrs);
                 let Some(friend) = self.friends.get_mut(&key) else { return Ok(()) };
                 if !friend.record.keys.verify(&addresses_to_sign(seq, &list), &signature) {
                     return Err(Broken);
                 }
                 if seq > friend.record.addrs_seq {
-                    let same = friend.record.addrs == addrs;
+                    let same = friend.record.addrs == kept;
                     friend.record.addrs_seq = seq;
-                    friend.record.addrs.clone_from(&addrs);
+                    friend.record.addrs.clone_from(&kept);
                     if !same {
-                        self.outputs.push_back(Output::Keep(Change::Addresses(key, seq, addrs)));
+                        self.outputs.push_back(Output::Keep(Change::Addresses(key, seq, kept)));
                     }
                 }
             }

@@ -78,7 +78,9 @@ impl Core {
     /// side with the lower signing key goes first, so that each step stands on keys both know.
     pub(super) fn show_keys(&mut self, now: Now, id: ConnId, key: FriendKey) {
         let Some(friend) = self.friends.get(&key) else { return };
-        let Some(cert) = self.own_cert.as_ref().filter(|c| c.keys == self.public) else { return };
+        let Some(cert) = self.certificate_for(Who::Friend(key)).filter(|c| c.keys == self.public) else {
+            return;
+        };
         if friend.record.own_keys == self.own_keys || friend.taking_keys || friend.storing_own_keys {
             return;
         }

@@ -118,6 +118,7 @@ impl Journal {
             Change::FriendAdded(cert, record) => {
                 self.friends.insert(FriendKey(cert.keys.sign), *record);
             }
+            Change::TorOnly(_) => {}
             Change::Addresses(key, seq, addrs) => {
                 if let Some(friend) = self.friends.get_mut(&key) {
                     (friend.addrs_seq, friend.addrs) = (seq, addrs);

@@ -1,0 +1,244 @@
+//! Over a Tor network of the tests' own (`tornet.rs`): friends who do not even see each other's address.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::harness::*;
+use crate::tornet::{Network, Place, Watch};
+
+/// Tor builds circuits, publishes the service and looks for that of the friend.
+const OVER_TOR: Duration = Duration::from_secs(90);
+
+fn start(network: &Network, place: &Place, name: &str, listen: &str, more: &[&str]) -> Node {
+    let file = network.file();
+    let mut node = Node::stopped_in(&place.space.0, name, &[("KITH_TOR_NETWORK", file.to_str().unwrap())]);
+    node.up(listen, &[&["--name", name], more].concat());
+    node
+}
+
+fn tor(node: &Node) -> Value {
+    json(node, &["net", "tor"])
+}
+
+#[track_caller]
+fn wait_ready(node: &Node) {
+    wait_until(OVER_TOR, &format!("{}: Tor is ready: {}", node.name, tor(node)), || {
+        tor(node)["state"] == "ready"
+    });
+}
+
+/// Adds by an invite and waits for the link, which goes through Tor.
+#[track_caller]
+fn befriend_over_tor(inviter: &Node, invited: &Node, more: &[&str]) -> Duration {
+    let line = json(inviter, &[&["friend", "invite"], more].concat())["invite"].as_str().unwrap().to_owned();
+    let begun = Instant::now();
+    kith_with(invited, &["friend", "add", "-", "--json"], line.as_bytes()).json();
+    wait_until(OVER_TOR, &format!("{} sees {}", invited.name, inviter.name), || {
+        is_online(invited, &inviter.name)
+    });
+    let took = begun.elapsed();
+    wait_until(SOON, "and is seen", || is_online(inviter, &invited.name));
+    for (node, other) in [(inviter, invited), (invited, inviter)] {
+        assert_eq!(friend(node, &other.name).unwrap()["through_tor"], true);
+    }
+    took
+}
+
+/// Nothing but connections to relays was seen, and no socket is open to anybody else.
+#[track_caller]
+fn assert_only_tor(watch: &Watch, place: &Place, node: &Node) {
+    let (other, relays) = watch.seen();
+    assert!(other.is_empty(), "{} left Tor: {other:#?}", node.name);
+    assert!(relays > 100, "the capture saw only {relays} packets");
+    let sockets = place.sockets(node.pid());
+    let to_relays = |line: &String| {
+        let peer = line.split(' ').nth(5).unwrap_or_default();
+        line.starts_with("tcp") && peer.starts_with("10.") && peer.ends_with(":5000")
+    };
+    assert!(sockets.iter().all(to_relays), "{}: {sockets:#?}", node.name);
+    assert!(!sockets.is_empty(), "the sockets of {} are not seen", node.name);
+}
+
+/// The bytes behind an address that `watch` printed, read where the node is.
+fn read_in(place: &Place, url: &str) -> Vec<u8> {
+    let out =
+        place.space.command("curl").args(["-sS", "-m", "60", url]).stdin(Stdio::null()).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    out.stdout
+}
+
+/// Invite, publish, search, fetch and watch, with nothing else than Tor: no packet and no socket beside it, also
+/// while Tor is away and when it comes back.
+#[test]
+fn with_nothing_but_tor_nothing_else_leaves() {
+    let Some(mut network) = Network::start() else { return };
+    if !has_program("curl", "curl") {
+        return;
+    }
+    let places = [network.place(), network.place(), network.place()];
+    let [at_a, at_b, at_c] = &places;
+    let (Some(watch_a), Some(watch_b)) = (network.watch(at_a), network.watch(at_b)) else { return };
+    let only = ["--tor", "only"];
+    let mut a = start(&network, at_a, "Ana", "", &only);
+    let b = start(&network, at_b, "Bo", "", &only);
+    assert_eq!(a.ready["listen"], Value::Array(Vec::new()));
+    let onion = a.ready["onion"].as_str().unwrap().to_owned();
+    assert!(onion.ends_with(".onion:5483"), "{onion}");
+    [&a, &b].into_iter().for_each(wait_ready);
+    assert_eq!(json(&a, &["id"])["addresses"], serde_json::json!([onion]));
+    let took = befriend_over_tor(&a, &b, &[]);
+    eprintln!("a link over Tor after {took:?}");
+
+    let (path, bytes) = random_file(&a, "film.bin", 3_000_000);
+    let id = id_of(&publish(&a, &path, "Kestrel", "friends"));
+    wait_found(&b, "kestrel", &id);
+    let url = kith(&b, &["watch", &id, "--player", "print"]).out();
+    let read = read_in(at_b, url.trim());
+    assert!(read == bytes, "what was watched is not what was published: {} bytes", read.len());
+    let fetched = json(&b, &["get", &id]);
+    assert_eq!(fetched["bytes"], bytes.len());
+
+    // Who says where it is is turned away, and by an invite without that is a friend.
+    let c = start(&network, at_c, "Cleo", &format!("{}:0", at_c.address), &["--tor", "on"]);
+    let telling = invite(&c);
+    let refused = kith_with(&a, &["friend", "add", "-"], telling.as_bytes());
+    assert!(refused.expect_refusal(&[5]).err().contains("--tor"), "{}", refused.err());
+    let telling = json(&c, &["id"])["certificate"].as_str().unwrap().to_owned();
+    kith_with(&a, &["friend", "add", "-"], telling.as_bytes()).expect_refusal(&[5]);
+    wait_ready(&c);
+    befriend_over_tor(&c, &a, &["--tor"]);
+    let shown = json(&a, &["friend", "show", "Cleo"]);
+    assert!(
+        shown["addresses"].as_array().unwrap().iter().all(|addr| addr.as_str().unwrap().contains(".onion:"))
+    );
+    assert_eq!(json(&c, &["friend", "show", "Ana"])["tor"], "only");
+
+    // Tor goes away while something is fetched: it waits, says why, and goes on where it was.
+    let (path, bytes) = random_file(&a, "long.bin", 24_000_000);
+    let id = id_of(&publish(&a, &path, "Merlin", "friends"));
+    wait_found(&b, "merlin", &id);
+    let out = b.scratch("merlin.bin");
+    let mut fetch = Running::start(command(&b.home, &["get", &id, "-o", out.to_str().unwrap()]), b"");
+    let begun = Instant::now();
+    let before = on_disk(&b.home.join("store"));
+    wait_until(OVER_TOR, "some of it is here", || on_disk(&b.home.join("store")) > before + 2_000_000);
+    // All but the authorities.
+    network.kill_relays(3);
+    wait_until(Duration::from_secs(150), "the link is gone", || !is_online(&b, "Ana"));
+    assert!(fetch.is_running(), "the fetch waits");
+    network.start_relays();
+    let back = Instant::now();
+    wait_until(Duration::from_secs(150), "the link is back", || is_online(&b, "Ana"));
+    eprintln!("the link is back {:?} after Tor was", back.elapsed());
+    fetch.finish(Duration::from_secs(120)).expect_code(&[0]);
+    assert_same(&out, &bytes);
+    eprintln!("24 MB with Tor killed in between: {:?}", begun.elapsed());
+
+    // What would show where this node is is refused.
+    assert!(a.terminate().success());
+    for wrong in [["--listen", "0.0.0.0:0"], ["--advertise", "192.0.2.1:5483"]] {
+        let args = ["up", "--tor", "only", wrong[0], wrong[1]];
+        let refused = kith(&a, &args);
+        assert!(refused.expect_refusal(&[2]).err().contains("nothing but Tor"), "{}", refused.err());
+    }
+    a.up("", &only);
+    assert_eq!(a.ready["onion"], onion.as_str(), "the address stays");
+    wait_until(OVER_TOR, "the friend calls again", || is_online(&a, "Bo"));
+    assert_only_tor(&watch_a, at_a, &a);
+    assert_only_tor(&watch_b, at_b, &b);
+}
+
+/// Bytes that the files below a folder take on the disk.
+fn on_disk(dir: &Path) -> u64 {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(about) if about.is_dir() => on_disk(&entry.path()),
+            Ok(about) => about.blocks() * 512,
+            // It went meanwhile.
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+/// Beside TCP: Tor is what is left when nothing else answers, and all there is for a friend marked so.
+#[test]
+fn beside_tcp_tor_is_what_is_left() {
+    let Some(mut network) = Network::start() else { return };
+    let places = [network.place(), network.place()];
+    let [at_a, at_b] = &places;
+    let on = ["--tor", "on"];
+    let mut a = start(&network, at_a, "Ana", &format!("{}:5483", at_a.address), &on);
+    let mut b = start(&network, at_b, "Bo", &format!("{}:5483", at_b.address), &on);
+    befriend(&a, &b);
+    assert_eq!(friend(&b, "Ana").unwrap()["through_tor"], false, "the quicker way comes first");
+    [&a, &b].into_iter().for_each(wait_ready);
+    let known = json(&b, &["friend", "show", "Ana"])["addresses"].as_array().unwrap().len();
+    assert_eq!(known, 2, "both addresses are told");
+
+    // Nobody listens there any more: Tor is left.
+    for node in [&mut a, &mut b] {
+        assert!(node.terminate().success());
+        node.up("", &["--tor", "on", "--set", "listen="]);
+    }
+    wait_until(OVER_TOR, "the link goes through Tor", || {
+        friend(&b, "Ana").is_some_and(|row| row["through_tor"] == true)
+    });
+
+    // Both listen again, and Bo is to be reached through Tor alone: Ana's address is not told any more.
+    for (node, place) in [(&mut a, at_a), (&mut b, at_b)] {
+        assert!(node.terminate().success());
+        node.up(&format!("{}:5483", place.address), &on);
+    }
+    wait_until(OVER_TOR, "there is a link", || is_online(&a, "Bo"));
+    let marked = json(&a, &["friend", "tor", "Bo", "only"]);
+    assert_eq!(marked["tor"], "only");
+    wait_until(OVER_TOR, "through Tor", || friend(&a, "Bo").is_some_and(|row| row["through_tor"] == true));
+    wait_until(SOON, "Bo forgets where Ana is", || {
+        let known = json(&b, &["friend", "show", "Ana"])["addresses"].clone();
+        known.as_array().unwrap().iter().all(|addr| addr.as_str().unwrap().contains(".onion:"))
+    });
+    never_within(Duration::from_secs(3), "a direct link", || {
+        friend(&a, "Bo").is_some_and(|row| row["through_tor"] == false)
+    });
+    assert!(a.terminate().success());
+    a.up(&format!("{}:5483", at_a.address), &on);
+    wait_until(OVER_TOR, "still through Tor", || {
+        friend(&a, "Bo").is_some_and(|row| row["through_tor"] == true)
+    });
+    json(&a, &["friend", "tor", "Bo", "auto"]);
+    wait_until(OVER_TOR, "Bo knows where Ana is again", || {
+        json(&b, &["friend", "show", "Ana"])["addresses"].as_array().unwrap().len() == 2
+    });
+}
+
+/// A proxy that is not there is told, and nothing takes its place.
+#[test]
+fn without_its_proxy_tor_failed_and_nothing_takes_its_place() {
+    let mut node = Node::stopped("Ana", &[]);
+    node.up("", &["--name", "Ana", "--tor", "only", "--set", "tor.socks=127.0.0.1:9"]);
+    wait_until(SOON, "it failed", || tor(&node)["state"] == "failed");
+    assert_eq!(tor(&node)["onion"], Value::Null);
+    assert!(kith(&node, &["status"]).out().contains("Tor failed: the proxy at 127.0.0.1:9"));
+    let other = Node::start("Bo");
+    let line = invite(&other);
+    kith_with(&node, &["friend", "add", "-"], line.as_bytes()).expect_refusal(&[5]);
+    let doctor = kith(&node, &["doctor"]);
+    assert!(doctor.out().contains("start Tor there"), "{}", doctor.out());
+    // No way to be reached: nothing to invite with.
+    kith(&node, &["friend", "invite", "--tor"]).expect_refusal(&[2]);
+    kith(&other, &["friend", "invite", "--tor"]).expect_refusal(&[2]);
+    kith(&other, &["id", "--tor"]).expect_refusal(&[2]);
+    let listens = Command::new("ss").args(["-Hlntup"]).output();
+    if let Ok(listens) = listens {
+        let shown = String::from_utf8_lossy(&listens.stdout).into_owned();
+        let own = format!("pid={},", node.pid());
+        let outside = shown.lines().filter(|l| l.contains(&own) && !l.contains("127.0.0.1:")).count();
+        assert_eq!(outside, 0, "{shown}");
+    }
+}
