@@ -5,7 +5,7 @@ import { $, $$, ask, attempt, bytes, h, handOut, note, on, plain, sure, text } f
 const path = (print) => `/api/friends/${encodeURIComponent(print)}`;
 
 $('#invite').addEventListener('click', () => attempt(async () => {
-  const { invite, expires, note: reach } = await ask('POST', '/api/invites', {});
+  const { invite, expires, note: reach } = await ask('POST', '/api/invites', { tor_only: $('#invite_tor')?.checked ?? false });
   await handOut($('#invited'), text('invite_for', new Date(expires * 1000).toLocaleString()), invite);
   if (reach) $('#invited').append(h('p', { class: 'warn' }, plain(reach)));
 }));
@@ -19,7 +19,8 @@ $('#add').addEventListener('submit', (event) => {
   const button = $('button', event.target);
   button.disabled = true;
   attempt(async () => {
-    const added = await ask('POST', '/api/friends', { invite: event.target.elements.invite.value.trim() });
+    const fields = event.target.elements;
+    const added = await ask('POST', '/api/friends', { invite: fields.invite.value.trim(), tor_only: fields.tor?.checked ?? false });
     event.target.reset();
     note(added.state === 'online' ? text('added_online', plain(added.name)) : text('added_pending'));
     if (added.note) note(plain(added.note));
@@ -58,10 +59,11 @@ rows.addEventListener('click', (event) => {
   });
 });
 rows.addEventListener('change', (event) => {
-  if (event.target.name !== 'trust') return;
+  const { name, value } = event.target;
+  if (name !== 'trust' && name !== 'tor') return;
   const { print } = event.target.closest('.friend').dataset;
   attempt(async () => {
-    await ask('POST', `${path(print)}/trust`, { trust: event.target.value });
+    await ask('POST', `${path(print)}/${name}`, name === 'trust' ? { trust: value } : { only: value === 'only' });
     note(text('done'));
   });
 });

@@ -16,6 +16,19 @@ on('circuits', (circuits) => {
   $('#circuits').textContent = text('ready_now', circuits.ready, circuits.building, circuits.used, circuits.relayed);
 });
 
+on('status', ({ tor }) => {
+  const said = $('#tor_state');
+  said.textContent = text(`tor_${tor.state}`, tor.state === 'failed' ? plain(tor.why) : tor.percent, plain(tor.why ?? ''));
+  said.classList.toggle('warn', tor.state === 'failed');
+});
+$('#tor_mode').addEventListener('submit', (event) => {
+  event.preventDefault();
+  attempt(async () => {
+    await ask('PATCH', '/api/config', { 'tor.mode': event.target.elements.mode.value });
+    note(text('restart'));
+  });
+});
+
 $('[data-act=check]').addEventListener('click', () => attempt(async () => {
   const list = $('#checked');
   list.replaceChildren();

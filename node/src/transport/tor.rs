@@ -187,6 +187,7 @@ pub(super) trait Dialer: Send + Sync {
 pub(super) struct Tell {
     pub(super) state: watch::Sender<State>,
     pub(super) service: watch::Sender<Service>,
+    #[cfg_attr(not(feature = "tor"), expect(dead_code, reason = "only the client inside brings callers by itself"))]
     pub(super) came: mpsc::Sender<Came>,
 }
 

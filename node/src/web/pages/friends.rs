@@ -28,12 +28,16 @@ async fn with_link(page: &Page, link: Option<&str>) -> Response {
 async fn made(page: &Page, link: Option<&str>) -> Result<Response, Failure> {
     let (friends, circles) = tokio::try_join!(page.api.friend_list(), page.api.circle_list())?;
     let me = page.api.own_id().await?;
+    let mode = page.api.facts.tor.mode().as_str();
     let body = html! {
         h1 { (page.t("friends.title")) }
         div.two {
             section.box {
                 h2 { (page.t("friends.invite")) }
                 p { (page.t("friends.invite_how")) }
+                @if mode == "on" {
+                    label.check { input #invite_tor type="checkbox"; span { (page.t("friends.tor_invite")) } }
+                }
                 button #invite { (page.t("friends.make_invite")) }
                 div #invited hidden {}
             }
@@ -43,6 +47,9 @@ async fn made(page: &Page, link: Option<&str>) -> Result<Response, Failure> {
                     label.full { span.hidden { (page.t("friends.add_what")) }
                         textarea name="invite" rows="3" required autofocus[link.is_some()] spellcheck="false"
                             placeholder=(page.t("friends.add_what")) { (link.unwrap_or_default()) }
+                    }
+                    @if mode == "on" {
+                        label.check { input type="checkbox" name="tor"; span { (page.t("friends.tor_add")) } }
                     }
                     button { (page.t("friends.add_go")) }
                 }
@@ -91,6 +98,7 @@ fn row(page: &Page, friend: &FriendView, own_print: &str, own_words: &str) -> Ma
                     b dir="auto" { (name) }
                     span.state { (page.t(&format!("state.{}", if friend.blocked { "blocked" } else { friend.state }))) }
                     @if friend.verified.is_some() { span.badge { (page.t("friends.verified")) } }
+                    @if friend.through_tor == Some(true) { span.badge { (page.t("friends.by_tor")) } }
                     span.about.traffic {
                         (page.f("friends.traffic", &[
                             &human_bytes(friend.sent_bytes),
@@ -126,6 +134,15 @@ fn row(page: &Page, friend: &FriendView, own_print: &str, own_words: &str) -> Ma
                                     @for trust in ["close", "normal", "low"] {
                                         option value=(trust) selected[friend.trust == trust] {
                                             (page.t(&format!("trust.{trust}")))
+                                        }
+                                    }
+                                }
+                            }
+                            @if page.api.facts.tor.mode() == crate::config::Tor::On {
+                                label { (page.t("friends.tor"))
+                                    select name="tor" {
+                                        @for way in ["auto", "only"] {
+                                            option value=(way) selected[friend.tor == way] { (page.t(&format!("tor_way.{way}"))) }
                                         }
                                     }
                                 }

@@ -195,6 +195,9 @@ impl Page {
             @for text in [&status.read_only, &status.disk_full].into_iter().flatten() { p.warn { (safe(text)) } }
             @if damaged > 0 { p.warn { (self.f("home.damaged", &[&damaged])) } }
             @if status.clock_skew_s.is_some() { p.warn { (self.t("home.clock")) } }
+            @if ["starting", "failed"].contains(&status.tor.state.as_str()) {
+                p.warn { (network::tor_state(self, &status.tor)) }
+            }
         }
     }
 }

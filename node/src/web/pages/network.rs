@@ -3,6 +3,43 @@
 use super::*;
 use crate::limits::UpDown;
 
+/// How Tor stands, and the modes to choose from.
+fn tor(page: &Page) -> Markup {
+    let tor = page.api.facts.tor.view();
+    html! {
+        section.box #tor {
+            h2 { (page.t("tor.title")) }
+            p #tor_state .warn[tor.state == "failed"] { (tor_state(page, &tor)) }
+            @if let Some(onion) = &tor.onion {
+                p { (page.t("tor.onion")) " " code { (safe(onion)) } }
+                @if let Some(service) = &tor.service { p.dim { (page.t(&format!("tor_service.{service}"))) } }
+            }
+            @if let Some(by) = tor.by.as_ref().filter(|by| *by != "built in") { p.dim { (safe(by)) } }
+            form.line #tor_mode {
+                label { (page.t("tor.mode"))
+                    select name="mode" {
+                        @for mode in ["off", "on", "only"] {
+                            option value=(mode) selected[tor.mode == mode] { (page.t(&format!("tor_mode.{mode}"))) }
+                        }
+                    }
+                }
+                button { (page.t("friends.set")) }
+            }
+            p.dim { (page.t(&format!("tor_means.{}", tor.mode))) }
+            @if tor.mode != "only" { p.dim { (page.t("tor.only_loses")) } }
+        }
+    }
+}
+
+pub(super) fn tor_state(page: &Page, tor: &crate::transport::tor::View) -> String {
+    let why = tor.why.as_deref().map(safe).unwrap_or_default();
+    match tor.state.as_str() {
+        "starting" => page.f("tor_state.starting", &[&tor.percent.unwrap_or(0), &why]),
+        "failed" => page.f("tor_state.failed", &[&why]),
+        state => page.t(&format!("tor_state.{state}")).to_owned(),
+    }
+}
+
 pub(super) async fn page(page: Page) -> Response {
     match made(&page).await {
         Ok(response) => response,
@@ -36,6 +73,7 @@ async fn made(page: &Page) -> Result<Response, Failure> {
             p { button.plain data-act="check" { (page.t("network.check")) } }
             ul #checked.plain {}
         }
+        (tor(page))
         section.box {
             h2 { (page.t("network.circuits")) }
             p #circuits { (page.f("network.circuits_now", &[
