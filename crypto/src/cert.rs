@@ -357,7 +357,7 @@ mod tests {
         assert!(list(&"a".repeat(56), 3).is_err());
         // As a host name the system would ask a name server for it.
         assert!(list(&onion.to_string(), 6).is_err());
-        assert!(!Address::is_host("x.OnioN"));
+        assert!(!Address::is_host("x.OnioN") && !Address::is_host("x.onion."));
     }
 
     proptest! {

@@ -72,6 +72,8 @@ impl OnionAddress {
 
     /// Whether a host name can only be that of an onion service, a good one or not.
     pub fn is_onion_host(host: &str) -> bool {
+        // With a dot at its end it is the same name.
+        let host = host.trim_end_matches('.');
         host.len() >= SUFFIX.len()
             && host.get(host.len() - SUFFIX.len()..).is_some_and(|end| end.eq_ignore_ascii_case(SUFFIX))
     }

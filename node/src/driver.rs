@@ -21,7 +21,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 /// Bytes read from one socket before the next has its turn.
 const READ_LEN: usize = 256 * 1024;
@@ -83,6 +83,8 @@ pub struct Driver {
     transports: Vec<Box<dyn Transport>>,
     sockets: BTreeMap<ConnId, Socket>,
     dials: JoinSet<(Who, Made)>,
+    /// The newest of them to each.
+    calls: BTreeMap<Who, AbortHandle>,
     waiting_dials: VecDeque<(Who, Vec<kith_crypto::cert::Address>)>,
     sleep: Pin<Box<tokio::time::Sleep>>,
     read_buf: Vec<u8>,
@@ -114,6 +116,7 @@ impl Driver {
             transports,
             sockets: BTreeMap::new(),
             dials: JoinSet::new(),
+            calls: BTreeMap::new(),
             waiting_dials: VecDeque::new(),
             sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
             read_buf: vec![0; READ_LEN],
@@ -271,10 +274,7 @@ impl Driver {
                     Poll::Pending => break,
                 };
                 busy = true;
-                let id = self.core.accepted(self.clock.now(), source);
-                if transport.is_tor() {
-                    self.core.through_tor(id);
-                }
+                let id = self.core.accepted_through(self.clock.now(), source, transport.is_tor());
                 self.sockets.insert(id, Socket::new(stream));
             }
         }
@@ -285,14 +285,13 @@ impl Driver {
         let mut busy = false;
         while let Poll::Ready(Some(result)) = self.dials.poll_join_next(cx) {
             busy = true;
+            // What was given up ends so, too.
             let Ok((who, stream)) = result else { continue };
+            self.calls.remove(&who);
             let now = self.clock.now();
             let result = match stream {
                 Ok((stream, tor)) => {
-                    let id = self.core.dialled(now, who);
-                    if tor {
-                        self.core.through_tor(id);
-                    }
+                    let id = self.core.dialled_through(now, who, tor);
                     self.sockets.insert(id, Socket::new(stream));
                     DialResult::Connected
                 }
@@ -315,7 +314,8 @@ impl Driver {
             let Some((who, addrs)) = self.waiting_dials.pop_front() else { break };
             busy = true;
             let ways = addrs.iter().flat_map(|addr| ways(&self.transports, who, addr)).collect();
-            self.dials.spawn(async move { (who, dial(ways).await) });
+            let call = self.dials.spawn(async move { (who, dial(ways).await) });
+            self.calls.insert(who, call);
         }
         busy
     }
@@ -452,6 +452,12 @@ impl Driver {
             let now = self.clock.now();
             match output {
                 Output::Dial(who, addrs) => self.waiting_dials.push_back((who, addrs)),
+                Output::Undial(who) => {
+                    self.waiting_dials.retain(|(waiting, _)| *waiting != who);
+                    if let Some(call) = self.calls.remove(&who) {
+                        call.abort();
+                    }
+                }
                 Output::Close(id) => {
                     // What was transmitted before stays in the system's buffers and still leaves.
                     self.sockets.remove(&id);

@@ -334,6 +334,7 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
     let driver = Driver::new(core, clock, storage, service, command_receiver, transports);
     let driving = tokio::spawn(driver.run());
     let socket_path = paths.socket.clone();
+    let tor_dir = paths.state_dir.join("tor");
     let end = tokio::spawn(async move {
         let mut driving = driving;
         let asked = tokio::select! {
@@ -352,6 +353,7 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
         // the node that was started next.
         let _ = std::fs::remove_file(socket_path);
         tasks.shutdown().await;
+        tor::tidy(&tor_dir);
         if let Some(asked) = asked {
             let _ = asked.send(());
         }

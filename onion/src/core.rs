@@ -235,6 +235,8 @@ pub enum Event {
 pub enum Output {
     /// Dial these addresses in turn; answer with [`Core::dialled`] or [`Core::dial_failed`].
     Dial(Who, Vec<Address>),
+    /// Give up calls to somebody that have not been answered; they are asked for anew.
+    Undial(Who),
     /// Close this connection.
     Close(ConnId),
     /// Store durably, then call [`Core::persisted`] with the ticket.
@@ -448,6 +450,8 @@ pub struct Core {
     hidden_cert: Option<Certificate>,
     addrs: Vec<Address>,
     addrs_seq: u64,
+    /// That of the list for those who are reached through Tor alone: it says nothing of when the others change.
+    hidden_seq: u64,
     /// Who is reached through Tor alone, and learns no other address of this node.
     tor_only: BTreeSet<Who>,
     /// Everybody is, and no other address is kept.
@@ -530,6 +534,7 @@ impl Core {
             away: false,
             addrs: Vec::new(),
             addrs_seq: 0,
+            hidden_seq: 0,
             friends: BTreeMap::new(),
             given: BTreeMap::new(),
             spent: VecDeque::new(),
@@ -581,13 +586,20 @@ impl Core {
     /// As [`Core::set_certificates`] for a node without Tor.
     pub fn set_certificate(&mut self, now: Now, cert: Certificate) {
         let changed = self.addrs != cert.addrs;
+        let hidden =
+            |addrs: &[Address]| addrs.iter().filter(|addr| addr.is_onion()).cloned().collect::<Vec<_>>();
+        let hidden_changed = hidden(&self.addrs) != hidden(&cert.addrs);
         let keys = self.own_cert.as_ref().is_some_and(|old| old.keys != cert.keys);
         self.addrs = cert.addrs.clone();
         self.own_cert = Some(cert);
         if changed {
             self.addrs_seq = now.unix_ms.max(self.addrs_seq + 1);
+            if hidden_changed {
+                self.hidden_seq = self.addrs_seq;
+            }
             let links = self.friends.iter().filter_map(|(key, f)| Some((*key, f.link?)));
-            let links: Vec<(FriendKey, ConnId)> = links.collect();
+            let mut links: Vec<(FriendKey, ConnId)> = links.collect();
+            links.retain(|(key, _)| hidden_changed || !self.is_tor_only(Who::Friend(*key)));
             links.into_iter().for_each(|(key, conn)| self.tell_addresses(now, conn, key));
         }
         if keys {
@@ -614,17 +626,18 @@ impl Core {
 
     /// Tells a friend where this node is; a node that nobody can call says nothing.
     fn tell_addresses(&mut self, now: Now, conn: ConnId, key: FriendKey) {
-        let mut addrs = self.addrs.clone();
+        let (mut addrs, mut seq) = (self.addrs.clone(), self.addrs_seq);
         if self.is_tor_only(Who::Friend(key)) {
             addrs.retain(Address::is_onion);
+            seq = self.hidden_seq;
         }
         if addrs.is_empty() {
             return;
         }
         let list = crate::control::encode_addresses(&addrs);
         let Some(identity) = self.identities.get(&self.own_keys) else { return };
-        let signature = identity.sign(&crate::control::addresses_to_sign(self.addrs_seq, &list));
-        self.send_control(now, conn, &Control::Addresses { seq: self.addrs_seq, list, signature });
+        let signature = identity.sign(&crate::control::addresses_to_sign(seq, &list));
+        self.send_control(now, conn, &Control::Addresses { seq, list, signature });
     }
 
     // Tor.
@@ -636,6 +649,9 @@ impl Core {
         if !changed {
             return;
         }
+        if tor_only {
+            self.outputs.push_back(Output::Undial(who));
+        }
         for id in self.connections_of(who) {
             if tor_only && !self.connections.get(&id).is_some_and(connections::Connection::is_through_tor) {
                 self.close(now, id);
@@ -644,7 +660,8 @@ impl Core {
         let Who::Friend(key) = who else { return };
         let Some(friend) = self.friends.get_mut(&key) else { return };
         // It learns from now on what it may know.
-        self.addrs_seq = now.unix_ms.max(self.addrs_seq + 1);
+        self.addrs_seq = now.unix_ms.max(self.addrs_seq.max(self.hidden_seq) + 1);
+        self.hidden_seq = self.addrs_seq;
         match friend.link {
             Some(link) => self.tell_addresses(now, link, key),
             None => friend.dialling.reset(now.at),
@@ -666,7 +683,15 @@ impl Core {
 
     /// Whether somebody is reached through Tor alone.
     pub fn is_tor_only(&self, who: Who) -> bool {
-        self.all_tor_only || self.tor_only.contains(&who)
+        let inviter = match who {
+            Who::Invite(id) => {
+                self.taken.get(&id).map(|t| Who::Friend(FriendKey(t.invite.inviter.keys.sign)))
+            }
+            Who::Friend(_) => None,
+        };
+        self.all_tor_only
+            || self.tor_only.contains(&who)
+            || inviter.is_some_and(|who| self.tor_only.contains(&who))
     }
 
     /// What of the addresses that somebody has may be kept and called.

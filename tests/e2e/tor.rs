@@ -170,8 +170,9 @@ fn on_disk(dir: &Path) -> u64 {
 #[test]
 fn beside_tcp_tor_is_what_is_left() {
     let Some(mut network) = Network::start() else { return };
-    let places = [network.place(), network.place()];
-    let [at_a, at_b] = &places;
+    let places = [network.place(), network.place(), network.place()];
+    let [at_a, at_b, at_c] = &places;
+    let mut other = network.other_tor(at_c);
     let on = ["--tor", "on"];
     let mut a = start(&network, at_a, "Ana", &format!("{}:5483", at_a.address), &on);
     let mut b = start(&network, at_b, "Bo", &format!("{}:5483", at_b.address), &on);
@@ -215,6 +216,29 @@ fn beside_tcp_tor_is_what_is_left() {
     wait_until(OVER_TOR, "Bo knows where Ana is again", || {
         json(&b, &["friend", "show", "Ana"])["addresses"].as_array().unwrap().len() == 2
     });
+
+    // Another program's Tor: calls go through its proxy, and what it forwards comes in.
+    let onion = format!("tor.onion={}", other.onion().unwrap());
+    let proxy = ["--tor", "only", "--set", "tor.socks=127.0.0.1:9050", "--set", &onion];
+    let c = start(&network, at_c, "Cleo", "", &proxy);
+    wait_ready(&c);
+    assert_eq!(c.ready["onion"], other.onion().unwrap().as_str());
+    befriend_over_tor(&a, &c, &["--tor"]);
+    befriend_over_tor(&c, &b, &[]);
+    let (path, bytes) = random_file(&a, "long.bin", 16_000_000);
+    let id = id_of(&publish(&a, &path, "Hobby", "friends"));
+    wait_found(&c, "hobby", &id);
+    let out = c.scratch("hobby.bin");
+    let before = on_disk(&c.home.join("store"));
+    let mut fetch = Running::start(command(&c.home, &["get", &id, "-o", out.to_str().unwrap()]), b"");
+    wait_until(OVER_TOR, "some of it is here", || on_disk(&c.home.join("store")) > before + 2_000_000);
+    other.kill();
+    wait_until(SOON, "it is told", || tor(&c)["state"] == "failed");
+    assert!(fetch.is_running() && !is_online(&c, "Ana"));
+    other.start();
+    wait_ready(&c);
+    fetch.finish(OVER_TOR).expect_code(&[0]);
+    assert_same(&out, &bytes);
 }
 
 /// A proxy that is not there is told, and nothing takes its place.

@@ -196,6 +196,7 @@ impl Network {
                 relay.address, relay.rsa
             );
         }
+        fs::write(self.dir.path().join("common"), &common).expect("the network's options");
         for (n, relay) in self.relays.iter().enumerate() {
             let address = &relay.address;
             let mut torrc = format!(
@@ -332,6 +333,30 @@ impl Network {
         Place { space, address, cable }
     }
 
+    /// A Tor of another program in a place: a SOCKS5 proxy, and an onion service that forwards to a node there.
+    pub(crate) fn other_tor(&self, place: &Place) -> OtherTor {
+        let dir = self.dir.path().join(format!("client-{}", place.cable));
+        let service = dir.join("service");
+        for folder in [&dir, &service] {
+            fs::create_dir_all(folder).expect("a folder");
+            let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+            fs::set_permissions(folder, private).expect("a private folder");
+        }
+        let common = fs::read_to_string(self.dir.path().join("common")).expect("the network's options");
+        let torrc = format!(
+            "{}SocksPort 127.0.0.1:9050\nDataDirectory {}\nHiddenServiceDir {}\n\
+             HiddenServicePort 5483 127.0.0.1:5485\n",
+            common.replace("SocksPort 0\n", ""),
+            dir.display(),
+            service.display()
+        );
+        fs::write(dir.join("torrc"), torrc).expect("a configuration");
+        let mut tor = OtherTor { space: place.space.0.clone(), dir, child: None };
+        tor.start();
+        assert!(poll(Duration::from_secs(30), || tor.onion().is_some()), "no onion service");
+        tor
+    }
+
     /// Notes from now on what leaves or reaches a node by its cable, but what goes to relays and what the kernel
     /// says by itself (neighbours, multicast groups). `None`: `tcpdump` is missing, which was said.
     pub(crate) fn watch(&self, place: &Place) -> Option<Watch> {
@@ -360,6 +385,46 @@ impl Place {
                 !ends.iter().any(|end| end.starts_with("127.") || end.starts_with("[::1]"))
             })
             .collect()
+    }
+}
+
+/// A Tor of another program.
+pub(crate) struct OtherTor {
+    space: String,
+    dir: PathBuf,
+    child: Option<Child>,
+}
+
+impl OtherTor {
+    pub(crate) fn start(&mut self) {
+        let log = fs::File::options().create(true).append(true).open(self.dir.join("log")).expect("a log");
+        let child = Command::new("ip")
+            .args(["netns", "exec", &self.space, "tor", "-f"])
+            .arg(self.dir.join("torrc"))
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(Stdio::null())
+            .spawn();
+        self.child = Some(child.expect("tor starts"));
+    }
+
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Its address, once there is one.
+    pub(crate) fn onion(&self) -> Option<String> {
+        let text = fs::read_to_string(self.dir.join("service/hostname")).ok()?;
+        Some(format!("{}:5483", text.trim()))
+    }
+}
+
+impl Drop for OtherTor {
+    fn drop(&mut self) {
+        self.kill();
     }
 }
 

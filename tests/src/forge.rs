@@ -129,6 +129,8 @@ pub struct Bare {
     pub closed: Vec<(Duration, ConnId)>,
     /// Calls that it wants to make.
     pub dials: Vec<Who>,
+    /// Its connections go through Tor.
+    pub tor: bool,
     /// The addresses of the newest of them.
     pub dialled: Vec<Address>,
     out: Vec<u8>,
@@ -155,6 +157,7 @@ impl Bare {
             at: Duration::ZERO,
             closed: Vec::new(),
             dials: Vec::new(),
+            tor: false,
             dialled: Vec::new(),
             out: vec![0; 1 << 17],
         };
@@ -208,7 +211,7 @@ impl Bare {
     /// Somebody connects.
     pub fn accept(&mut self, source: u64) -> ConnId {
         let now = self.now();
-        let conn = self.core.accepted(now, source);
+        let conn = self.core.accepted_through(now, source, self.tor);
         self.settle();
         conn
     }
@@ -262,7 +265,7 @@ impl Bare {
         }
         let who = self.dials.remove(0);
         let now = self.now();
-        let conn = self.core.dialled(now, who);
+        let conn = self.core.dialled_through(now, who, self.tor);
         self.settle();
         (who, conn)
     }

@@ -55,14 +55,11 @@ fn talk(a: &mut Bare, at_a: ConnId, b: &mut Bare, at_b: ConnId) {
 
 /// The first calls until there is a link that counts, or some calls were made.
 fn meet(a: &mut Bare, b: &mut Bare, through_tor: bool) -> Option<(ConnId, ConnId)> {
+    (a.tor, b.tor) = (through_tor, through_tor);
     for _ in 0..6 {
         let (_, at_a) = a.dial();
         b.at = b.at.max(a.at);
         let at_b = b.accept(1);
-        if through_tor {
-            a.core.through_tor(at_a);
-            b.core.through_tor(at_b);
-        }
         talk(a, at_a, b, at_b);
         if a.core.is_online(key_of(&person(1))) && b.core.is_online(key_of(&person(0))) {
             return Some((at_a, at_b));

@@ -251,7 +251,7 @@ fn begin_adding(
     if invite.inviter.keys.sign == cx.core.me().sign {
         return Err(refused("this is your own invite: give it to a friend, who adds you with it"));
     }
-    if let Some(value) = already(cx, key) {
+    if let Some(value) = already(cx, key, tor_only) {
         return Ok(Added::Already(value));
     }
     let expires = invite.expires.min(invite.inviter.expires);
@@ -260,9 +260,13 @@ fn begin_adding(
     let same = state.taken.iter().find(|(_, i)| i.encoded() == invite.encoded()).map(|(id, _)| *id);
     if let Some(id) = same {
         // Given again while it waits: tried at once.
+        let mut records = Vec::new();
+        if tor_only {
+            records.push(Record::TorOnly(Who::Invite(id), true));
+            cx.core.set_tor_only(cx.now, Who::Invite(id), true);
+        }
+        let stored = cx.store(records);
         cx.core.take_invite(cx.now, id, invite);
-        let (sender, stored) = oneshot::channel();
-        let _ = sender.send(Ok(()));
         return Ok(Added::Waiting(id, cx.service.await_invite(id), stored));
     }
     check_room(cx)?;
@@ -278,10 +282,14 @@ fn begin_adding(
     Ok(Added::Waiting(id, outcome, stored))
 }
 
-/// What is said of somebody who is a friend already.
-fn already(cx: &Context<'_>, key: FriendKey) -> Option<AddedFriend> {
+/// What is said of somebody who is a friend already. That it is to be reached through Tor alone holds all the same.
+fn already(cx: &mut Context<'_>, key: FriendKey, tor_only: bool) -> Option<AddedFriend> {
     let friend = cx.service.state().friends.get(&key)?;
     let (name, fingerprint) = (friend.name.clone(), friend.record.keys.fingerprint());
+    if tor_only && !cx.service.state().tor_only.contains(&Who::Friend(key)) {
+        drop(cx.store(vec![Record::TorOnly(Who::Friend(key), true)]));
+        cx.core.set_tor_only(cx.now, Who::Friend(key), true);
+    }
     Some(AddedFriend { name, fingerprint, state: state_of(cx, key), note: None, already: true })
 }
 
@@ -339,7 +347,7 @@ async fn add_certificate(api: &Api, text: &str, tor_only: bool) -> Answer<AddedF
                 let what = "this is your own certificate: give it to a friend, and add theirs";
                 return Err(Failure::new(Exit::Refused, what));
             }
-            if let Some(value) = already(cx, key) {
+            if let Some(value) = already(cx, key, tor_only) {
                 return Ok((value, None));
             }
             check_dates(unix_s(cx.now), "certificate", cert.created, cert.expires)?;
@@ -625,6 +633,9 @@ async fn set(
                 // The friend may know link keys that nobody else knows any more.
                 let older = cx.service.state().me.as_ref().map(|m| m.older_identities());
                 cx.core.add_older_keys(older.unwrap_or_default());
+                if cx.service.state().tor_only.contains(&Who::Friend(key)) {
+                    cx.core.set_tor_only(cx.now, Who::Friend(key), true);
+                }
                 let record = cx.service.state().friends.get(&key).map(|f| f.record.clone());
                 cx.core.add_friend(cx.now, record.ok_or_else(bug)?);
             }
@@ -755,6 +766,14 @@ async fn tor(
         .call(move |cx| {
             cx.check_writable()?;
             let key = friend_called(cx, &name)?;
+            let known = cx.core.addresses(key).iter().any(|addr| addr.is_onion());
+            if only && !known {
+                let what = format!(
+                    "no onion address of {name} is known, so nobody could be reached: ask them to use Tor as well \
+                     (--tor on)"
+                );
+                return Err(Failure::new(Exit::Refused, what));
+            }
             let stored = cx.store(vec![Record::TorOnly(Who::Friend(key), only)]);
             cx.core.set_tor_only(cx.now, Who::Friend(key), only);
             Ok((friend_view(cx, key).ok_or_else(bug)?, stored))

@@ -192,7 +192,7 @@ pub enum TorMode {
     Off,
     /// An onion address beside the others; friends are called through Tor when nothing else answers
     On,
-    /// Nothing but Tor: nobody learns this machine's address
+    /// Nothing but Tor: no friend learns this machine's address
     Only,
 }
 

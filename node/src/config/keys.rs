@@ -50,7 +50,7 @@ pub const KEYS: &[KeySpec] = &[
     KeySpec {
         name: "tor.mode",
         default: "\"off\"",
-        comment: "Whether Tor is used; also `kith up --tor`. on: friends can also reach you at an onion\naddress, and are called there when their other addresses do not answer.\nonly: nothing but Tor. Nobody, friends included, learns your IP address, and invites\nand certificates hold none.",
+        comment: "Whether Tor is used; also `kith up --tor`. on: friends can also reach you at an onion\naddress, and are called there when their other addresses do not answer.\nonly: nothing but Tor. No friend learns your IP address, and invites and certificates\nhold none.",
         allowed: "off, on or only",
         live: false,
         parse: |config, given| tor(given).map(|value| config.tor.mode = value),

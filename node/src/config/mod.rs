@@ -389,9 +389,12 @@ impl Loaded {
         let mut config = Self::defaults(&env)?;
         config.read_toml(&read(file)?, &Origin::File(file.to_owned()))?;
         for key in KEYS {
-            let variable = key.env_name();
-            if let Some(value) = env(&variable).filter(|value| !value.is_empty()) {
-                key.apply(&mut config, Given::Text(value), &Origin::Env(variable))?;
+            // As the flag is called.
+            let short = (key.name == "tor.mode").then(|| "KITH_TOR".to_owned());
+            for variable in short.into_iter().chain([key.env_name()]) {
+                if let Some(value) = env(&variable).filter(|value| !value.is_empty()) {
+                    key.apply(&mut config, Given::Text(value), &Origin::Env(variable))?;
+                }
             }
         }
         for set in sets {
@@ -657,6 +660,8 @@ mod tests {
         let advertise = load("", &["advertise=a.example:1,[2001:db8::1]:2"], &[]).unwrap().advertise;
         assert_eq!(load("[tor]\nmode = \"only\"", &[], &[]).unwrap().tor.mode, Tor::Only);
         assert_eq!(load("tor = \"on\"", &["tor=off"], &[]).unwrap().tor.mode, Tor::Off);
+        assert_eq!(load("", &[], &[("KITH_TOR", "only")]).unwrap().tor.mode, Tor::Only);
+        assert_eq!(load("", &[], &[("KITH_TOR_MODE", "on")]).unwrap().tor.mode, Tor::On);
         let tor =
             load("[tor]\ntransports = [\"obfs4+meek=/usr/bin/x\"]\nsocks = \"127.0.0.1:9050\"", &[], &[]);
         let tor = tor.unwrap().tor;

@@ -17,15 +17,20 @@ use futures_util::StreamExt;
 use kith_crypto::onion_address::{OnionAddress, OnionSecret};
 use kith_onion::handshake::Who;
 use std::collections::HashMap;
+use std::io;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Semaphore, watch};
 use tor_cell::relaycell::msg::Connected;
 use tor_hscrypto::pk::HsIdKeypair;
 use tor_hsservice::status::State as ServiceState;
 use tor_hsservice::{RendRequest, RunningOnionService};
 use tor_llcrypto::pk::ed25519::{ExpandedKeypair, Keypair};
+use tor_proto::client::stream::DataStream;
 use tor_proto::stream::IncomingStreamRequest;
 use tor_rtcompat::PreferredRuntime;
 
@@ -35,6 +40,8 @@ type Client = Arc<TorClient<PreferredRuntime>>;
 const MAX_CALLERS: usize = 256;
 /// Connections of one caller: one that stands and one that takes its place.
 const MAX_STREAMS: u32 = 4;
+/// A caller without a connection is let go after so long.
+const IDLE_CALLER: Duration = Duration::from_secs(60);
 /// Starting is tried again after so long, and at most after so long.
 const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 /// The name of the service in arti's folders.
@@ -55,8 +62,7 @@ pub(super) fn start(
 ) -> Result<Arc<dyn Dialer>, Failure> {
     // Two of them in one process (the demo) are one.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    // The keys of the service's state went with the last process: what names them is of no use.
-    let _ = std::fs::remove_dir_all(dir.join("state/hss"));
+    super::tor::tidy(dir);
     let failed = |e: &dyn std::fmt::Display| {
         Failure::new(Exit::Failure, format!("Tor cannot be started: {e}: see the keys tor.* in config.toml"))
     };
@@ -151,16 +157,30 @@ async fn run(client: Client, keypair: HsIdKeypair, tell: Tell, tasks: Tasks) {
         })
         .max_concurrent_streams_per_circuit(MAX_STREAMS)
         .build();
-    let launched = match config {
-        Ok(config) => client.launch_onion_service_with_hsid(config, keypair).map_err(|e| plain(&e)),
-        Err(e) => Err(plain(&e)),
-    };
-    let (running, requests) = match launched {
-        Ok(Some(launched)) => launched,
-        Ok(None) => return,
-        Err(why) => {
-            failed.send_replace(Some(format!("the onion service cannot be started: {why}")));
-            return;
+    let Ok(config) = config else { return };
+    // The key is in the client's memory after the first try, whatever became of it.
+    let mut keypair = Some(keypair);
+    let mut wait = RETRY.0;
+    let (running, requests) = loop {
+        let launched = match keypair.take() {
+            Some(keypair) => {
+                let launched = client.launch_onion_service_with_hsid(config.clone(), keypair);
+                launched.map(|launched| launched.map(|(running, requests)| (running, requests.boxed())))
+            }
+            None => {
+                let launched = client.launch_onion_service(config.clone());
+                launched.map(|launched| launched.map(|(running, requests)| (running, requests.boxed())))
+            }
+        };
+        match launched {
+            Ok(Some(launched)) => break launched,
+            Ok(None) => return,
+            Err(e) => {
+                // Friends can be called all the same.
+                tracing::warn!("the onion service cannot be started, and is tried again: {}", plain(&e));
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(RETRY.1);
+            }
         }
     };
     tasks.spawn("onion service", tell_service(running.clone(), service));
@@ -241,7 +261,16 @@ async fn serve(
         tasks.spawn("tor caller", async move {
             let _slot = slot;
             let Ok(mut streams) = request.accept().await else { return };
-            while let Some(asked) = streams.next().await {
+            // How many of the caller's connections stand, and one for this count itself.
+            let open = Arc::new(());
+            loop {
+                let asked = match tokio::time::timeout(IDLE_CALLER, streams.next()).await {
+                    Ok(Some(asked)) => asked,
+                    Ok(None) => return,
+                    Err(_) if Arc::strong_count(&open) > 1 => continue,
+                    // Who has nothing to say holds no place.
+                    Err(_) => return,
+                };
                 let is_ours =
                     matches!(asked.request(), IncomingStreamRequest::Begin(begin) if begin.port() == PORT);
                 if !is_ours {
@@ -249,12 +278,42 @@ async fn serve(
                     return;
                 }
                 let Ok(stream) = asked.accept(Connected::new_empty()).await else { continue };
-                let stream: Stream = Box::new(stream);
+                let stream: Stream = Box::new(Counted { stream, _open: open.clone() });
                 if came.send(Came { stream, source }).await.is_err() {
                     return;
                 }
             }
         });
+    }
+}
+
+/// A connection of a caller, which is counted as long as it stands.
+struct Counted {
+    stream: DataStream,
+    _open: Arc<()>,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        AsyncRead::poll_read(Pin::new(&mut self.stream), cx, buf)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        AsyncWrite::poll_write(Pin::new(&mut self.stream), cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        AsyncWrite::poll_flush(Pin::new(&mut self.stream), cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        AsyncWrite::poll_shutdown(Pin::new(&mut self.stream), cx)
     }
 }
 

@@ -52,7 +52,10 @@ impl Dialer for Socks {
             match stream {
                 Ok(stream) => Ok(tcp::ready(stream.into_inner())),
                 Err(Error::ConnectionRefused) => Err(NoAnswer::Refused),
-                Err(Error::Io(_)) => Err(NoAnswer::TorNotReady),
+                // Tor itself cannot, for now: it starts, or has no way out.
+                Err(Error::Io(_) | Error::GeneralSocksServerFailure | Error::NetworkUnreachable) => {
+                    Err(NoAnswer::TorNotReady)
+                }
                 Err(_) => Err(NoAnswer::Unreachable),
             }
         })

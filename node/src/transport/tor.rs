@@ -178,6 +178,12 @@ impl View {
     }
 }
 
+/// Removes what the client inside keeps of the onion service: its keys went with the process that made them, and the
+/// names of its introduction points would tie this disk to its address.
+pub fn tidy(dir: &Path) {
+    let _ = std::fs::remove_dir_all(dir.join("state/hss"));
+}
+
 /// Calls onion services.
 pub(super) trait Dialer: Send + Sync {
     fn dial(&self, who: Who, onion: OnionAddress, port: u16) -> Calling;
@@ -187,7 +193,10 @@ pub(super) trait Dialer: Send + Sync {
 pub(super) struct Tell {
     pub(super) state: watch::Sender<State>,
     pub(super) service: watch::Sender<Service>,
-    #[cfg_attr(not(feature = "tor"), expect(dead_code, reason = "only the client inside brings callers by itself"))]
+    #[cfg_attr(
+        not(feature = "tor"),
+        expect(dead_code, reason = "only the client inside brings callers by itself")
+    )]
     pub(super) came: mpsc::Sender<Came>,
 }
 
@@ -226,6 +235,11 @@ pub fn start(
         bridges: config.bridges.len(),
     };
     let (dialer, forwarded): (Arc<dyn Dialer>, _) = if let Some(proxy) = config.socks {
+        if !config.bridges.is_empty() || !config.transports.is_empty() || config.vanguards != "auto" {
+            let what = "tor.bridges, tor.transports and tor.vanguards are for the client inside, and tor.socks takes its \
+                        place: set them in that other Tor's own configuration";
+            return Err(Failure::new(Exit::Usage, what));
+        }
         handle.by = Some(format!("the proxy at {proxy}"));
         handle.onion.clone_from(&config.onion);
         let forwarded = match &config.onion {

@@ -218,20 +218,26 @@ impl Core {
 
     /// Somebody connected. `source` is a hash of its address, for limits only.
     pub fn accepted(&mut self, now: Now, source: u64) -> ConnId {
+        self.accepted_through(now, source, false)
+    }
+
+    /// As [`Core::accepted`]; `tor`: through Tor, where neither side learns where the other is.
+    pub fn accepted_through(&mut self, now: Now, source: u64, tor: bool) -> ConnId {
         // The time of closing is drawn before anything is read, so it cannot depend on what comes.
         let wait = Duration::from_millis(self.rng.range(10_000, 60_000));
         let id = self.connection(now, Stage::Answering(Callee::default()), true, source, wait);
-        self.shed_half_open(now, source);
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.through_tor = tor;
+        }
+        self.shed_half_open(now, source, tor);
         id
     }
 
-    /// A connection goes through Tor: said before anything comes on it.
-    pub fn through_tor(&mut self, id: ConnId) {
+    /// A call that was made goes through Tor.
+    pub(super) fn calls_through_tor(&mut self, id: ConnId) {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.through_tor = true;
-            if !connection.inbound {
-                connection.deadline += TOR_IS_SLOWER;
-            }
+            connection.deadline += TOR_IS_SLOWER;
         }
     }
 
@@ -242,14 +248,15 @@ impl Core {
     }
 
     /// Whether somebody may come this way. Who is reached through Tor alone meets silence elsewhere.
-    fn may_come(&self, id: ConnId, who: Who) -> bool {
+    pub(super) fn may_come(&self, id: ConnId, who: Who) -> bool {
         !self.is_tor_only(who) || self.connections.get(&id).is_some_and(Connection::is_through_tor)
     }
 
-    /// Above the limits the oldest half-open connection goes.
-    fn shed_half_open(&mut self, now: Now, source: u64) {
+    /// Above the limits the oldest half-open connection goes. Those through Tor, whose sources cost nothing, are
+    /// counted by themselves: a flood there is none for friends elsewhere.
+    fn shed_half_open(&mut self, now: Now, source: u64, tor: bool) {
         let limits = self.limits;
-        let half_open = |c: &&Connection| c.is_half_open();
+        let half_open = |c: &&Connection| c.is_half_open() && c.through_tor == tor;
         let all = self.connections.values().filter(half_open).count();
         let same = self.connections.values().filter(half_open).filter(|c| c.source == source).count();
         let oldest = |core: &Self, of_source: bool| {
@@ -513,6 +520,10 @@ impl Core {
         let Established { who, mode, own_keys, session, hash, peer_noise } = established;
         // The friend may have been removed while storage or the peer answered.
         if matches!(who, Who::Friend(key) if !self.friends.contains_key(&key)) {
+            return self.close(now, id);
+        }
+        // Or marked to be reached through Tor alone.
+        if !self.may_come(id, who) {
             return self.close(now, id);
         }
         let account = self.new_account(now, who);

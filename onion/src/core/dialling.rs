@@ -86,11 +86,21 @@ pub struct Reach {
 impl Core {
     /// A dial succeeded.
     pub fn dialled(&mut self, now: Now, who: Who) -> ConnId {
+        self.dialled_through(now, who, false)
+    }
+
+    /// As [`Core::dialled`]; `tor`: through Tor.
+    pub fn dialled_through(&mut self, now: Now, who: Who, tor: bool) -> ConnId {
         let id = self.connection(now, Stage::Preparing(who), false, 0, CALL_DEADLINE);
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.dialled = Some(who);
         }
+        if tor {
+            self.calls_through_tor(id);
+        }
         match who {
+            // Marked since the call began.
+            _ if !self.may_come(id, who) => self.close(now, id),
             Who::Friend(key) => match self.friends.get_mut(&key) {
                 // The friend's own call was quicker: a second link would only replace the first.
                 Some(friend) if friend.is_linked() && !friend.renewing => self.close(now, id),
@@ -178,7 +188,8 @@ impl Core {
         for (id, taken) in &mut self.taken {
             if !taken.welcomed && taken.dialling.at.is_some_and(|at| at <= now.at) {
                 taken.dialling.at = None;
-                let only = all || tor_only.contains(&Who::Invite(*id));
+                let inviter = Who::Friend(FriendKey(taken.invite.inviter.keys.sign));
+                let only = all || [Who::Invite(*id), inviter].iter().any(|who| tor_only.contains(who));
                 let addrs = ways(&taken.invite.inviter.addrs, only, taken.dialling.silent_calls);
                 dials.push(Output::Dial(Who::Invite(*id), addrs));
             }

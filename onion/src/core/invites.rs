@@ -55,7 +55,7 @@ impl Core {
 
     /// Who came by an invite that goes through Tor alone is reached so.
     fn inherits_tor_only(&mut self, now: Now, invite: InviteId, key: FriendKey) -> Option<Change> {
-        if self.all_tor_only || !self.tor_only.contains(&Who::Invite(invite)) {
+        if !self.tor_only.contains(&Who::Invite(invite)) {
             return None;
         }
         self.set_tor_only(now, Who::Friend(key), true);

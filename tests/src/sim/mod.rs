@@ -901,6 +901,8 @@ impl World {
                     None => self.at(self.now, What::DialFailed { node: id, life, who }),
                 }
             }
+            // No node of a world uses Tor.
+            Output::Undial(_) => {}
             Output::Close(conn) => {
                 if let Some((wire, side)) = self.nodes[id].conns.remove(&conn) {
                     self.leave(wire, side);
