@@ -37,8 +37,8 @@ use tor_rtcompat::PreferredRuntime;
 use tornet::{Network, Place};
 
 /// Bytes of one transfer.
-const OBJECT: usize = 24 << 20;
-const ROUNDS: usize = 5;
+const OBJECT: usize = 64 << 20;
+const ROUNDS: usize = 3;
 const PICTURES: usize = 12;
 /// What a player needs before it shows something of a film with its index in front.
 const FIRST: u64 = 256 << 10;
@@ -178,19 +178,19 @@ fn pictures(places: &[Place; 2], nodes: &[Node; 2]) {
     println!("the same from its middle: {}", spread(&mut sought));
 }
 
-/// Memory and time of a node with Tor that does nothing.
+/// Memory and time of nodes with Tor that do nothing, minute by minute: what a node did before is over in the last.
 fn idle(nodes: &[Node; 2]) {
-    let_pass(Duration::from_secs(10));
-    for node in nodes {
-        let before = Usage::of(node);
+    for minute in 1..=3 {
+        let before: Vec<Usage> = nodes.iter().map(Usage::of).collect();
         let_pass(IDLE);
-        let used = Usage::of(node).since(&before);
-        println!(
-            "idle, one friend over Tor, {}: {:.1} MB resident, {:.2} % of a core over {IDLE:?}",
-            node.name,
-            memory_mb(node, "VmRSS:"),
-            used / IDLE.as_secs_f64() * 100.0
-        );
+        for (node, before) in nodes.iter().zip(&before) {
+            let used = Usage::of(node).since(before) / IDLE.as_secs_f64() * 100.0;
+            let resident = memory_mb(node, "VmRSS:");
+            println!(
+                "idle, one friend over Tor, minute {minute}, {}: {resident:.1} MB, {used:.2} % of a core",
+                node.name
+            );
+        }
     }
 }
 
