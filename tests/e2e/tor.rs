@@ -170,8 +170,8 @@ fn on_disk(dir: &Path) -> u64 {
 #[test]
 fn beside_tcp_tor_is_what_is_left() {
     let Some(mut network) = Network::start() else { return };
-    let places = [network.place(), network.place(), network.place()];
-    let [at_a, at_b, at_c] = &places;
+    let places = [network.place(), network.place(), network.place(), network.place()];
+    let [at_a, at_b, at_c, at_d] = &places;
     let mut other = network.other_tor(at_c);
     let on = ["--tor", "on"];
     let mut a = start(&network, at_a, "Ana", &format!("{}:5483", at_a.address), &on);
@@ -237,8 +237,25 @@ fn beside_tcp_tor_is_what_is_left() {
     assert!(fetch.is_running() && !is_online(&c, "Ana"));
     other.start();
     wait_ready(&c);
-    fetch.finish(OVER_TOR).expect_code(&[0]);
+    // It builds circuits and publishes the service anew first.
+    fetch.finish(2 * OVER_TOR).expect_code(&[0]);
     assert_same(&out, &bytes);
+
+    // Through a bridge, and through nothing else.
+    let (line, place) = network.bridge();
+    let bridges = format!("tor.bridges={line}");
+    let Some(watch) = network.watch(at_d) else { return };
+    let d = start(&network, at_d, "Dora", "", &["--tor", "only", "--set", &bridges]);
+    wait_ready(&d);
+    assert_eq!(tor(&d)["bridges"], 1);
+    befriend_over_tor(&c, &d, &[]);
+    assert_only_tor(&watch, at_d, &d);
+    let sockets = at_d.sockets(d.pid());
+    assert!(sockets.iter().all(|socket| socket.split(' ').nth(5) == Some(place.as_str())), "{sockets:#?}");
+    // Bridges are for the client inside.
+    let both = ["up", "--tor", "only", "--set", "tor.socks=127.0.0.1:9050", "--set", &bridges];
+    let refused = Node::stopped("Eli", &[]);
+    kith(&refused, &both).expect_refusal(&[2]);
 }
 
 /// A proxy that is not there is told, and nothing takes its place.

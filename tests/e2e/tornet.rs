@@ -17,7 +17,7 @@ const AUTHORITIES: usize = 3;
 const RELAYS: usize = 6;
 const EXITS: usize = 2;
 /// A consensus, and descriptors of all relays in it, are there by then.
-const BOOTSTRAP: Duration = Duration::from_secs(150);
+const BOOTSTRAP: Duration = Duration::from_secs(200);
 const OR_PORT: u16 = 5000;
 const DIR_PORT: u16 = 7000;
 /// The network of the cables; relays have addresses in 10/8.
@@ -250,6 +250,13 @@ impl Network {
     /// What `tor.network` names.
     pub(crate) fn file(&self) -> PathBuf {
         self.dir.path().join("network.toml")
+    }
+
+    /// A relay that may be used as a bridge: its line for a configuration, and where it is.
+    pub(crate) fn bridge(&self) -> (String, String) {
+        let relay = self.relays.get(AUTHORITIES).expect("there are relays");
+        let place = format!("{}:{OR_PORT}", relay.address);
+        (format!("{place} {} ed25519:{}", relay.rsa, relay.ed25519), place)
     }
 
     /// Starts the relays that do not run.

@@ -337,4 +337,4 @@ impl Transport for Tor {
 const STUCK: &str = "no relay can be reached: see whether this machine's network works";
 
 /// A friend is called for so long: a circuit there and one from there are built first.
-const DIAL_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
+const DIAL_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(40);
