@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::browser::Browser;
 use crate::harness::*;
 use crate::tornet::{Network, Place, Watch};
 
@@ -275,6 +276,15 @@ fn without_its_proxy_tor_failed_and_nothing_takes_its_place() {
     kith(&node, &["friend", "invite", "--tor"]).expect_refusal(&[2]);
     kith(&other, &["friend", "invite", "--tor"]).expect_refusal(&[2]);
     kith(&other, &["id", "--tor"]).expect_refusal(&[2]);
+    if let Some(browser) = Browser::of(&node) {
+        browser.go("/network");
+        browser.wait_text("Tor failed: the proxy at 127.0.0.1:9");
+        browser.wait_text("not where you are");
+        browser.wait_js("the mode", "document.querySelector('#tor_mode select').value === 'only'");
+        browser.picture("tor-failed");
+        let complaints = browser.complaints();
+        assert!(complaints.is_empty(), "{complaints:?}");
+    }
     let listens = Command::new("ss").args(["-Hlntup"]).output();
     if let Ok(listens) = listens {
         let shown = String::from_utf8_lossy(&listens.stdout).into_owned();

@@ -93,6 +93,7 @@ async fn made(page: &Page) -> Result<Response, Failure> {
         }
         section.box {
             h2 { (page.t("learn.title")) }
+            @if page.api.facts.tor.mode() == crate::config::Tor::Only { p.warn { (page.t("learn.tor_only")) } }
             (picture(page))
             dl.learn {
                 @for who in ["friend", "common", "guard", "relay", "holder", "provider", "stranger"] {
