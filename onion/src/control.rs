@@ -515,7 +515,7 @@ mod tests {
         let list = encode_addresses(&[Address::Ip("127.0.0.1:9".parse().unwrap())]);
         round_trip(&Control::Addresses { seq: 1, list, signature: [7; 64] });
         // A kind of a later release is skipped and stays under the signature.
-        let list = [1, 3, 4, 9, 9, 1, 0].to_vec();
+        let list = [1, 4, 4, 9, 9, 1, 0].to_vec();
         round_trip(&Control::Addresses { seq: 1, list, signature: [7; 64] });
         round_trip(&Control::Certificate(vec![1, 2, 3]));
         round_trip(&Control::Welcome);
