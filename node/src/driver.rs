@@ -453,9 +453,11 @@ impl Driver {
             match output {
                 Output::Dial(who, addrs) => self.waiting_dials.push_back((who, addrs)),
                 Output::Undial(who) => {
+                    let waiting = self.waiting_dials.len();
                     self.waiting_dials.retain(|(waiting, _)| *waiting != who);
-                    if let Some(call) = self.calls.remove(&who) {
-                        call.abort();
+                    let call = self.calls.remove(&who).inspect(AbortHandle::abort);
+                    if call.is_some() || self.waiting_dials.len() < waiting {
+                        self.core.dial_postponed(now, who);
                     }
                 }
                 Output::Close(id) => {

@@ -41,6 +41,8 @@ use zeroize::Zeroizing;
 const CERT_LIFETIME_S: u64 = 2 * 365 * 86_400;
 /// How often this machine's addresses are looked at.
 const ADDRESSES_EVERY: Duration = Duration::from_secs(30);
+/// Because Tor is there again all friends are called at most so often.
+const CALL_ALL_EVERY: Duration = Duration::from_secs(60);
 /// Ports tried after the wished one for the loopback listener.
 const WEB_PORTS: u16 = 20;
 
@@ -321,7 +323,9 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
         let onion = tor.onion().cloned();
         tasks.spawn("addresses", watch_addresses(config.clone(), bound.clone(), onion, commands.clone()));
     }
-    tasks.spawn("tor ready", watch_tor(tor, commands.clone()));
+    if tor.mode() != Tor::Off {
+        tasks.spawn("tor ready", watch_tor(tor, commands.clone()));
+    }
     if let Some(every) = config.store_scrub {
         tasks.spawn("scrub", crate::scrub::run(store.clone(), commands.clone(), every));
     }
@@ -581,12 +585,17 @@ fn transports(
 async fn watch_tor(mut tor: tor::Handle, commands: mpsc::Sender<Command>) {
     let only = tor.mode() == Tor::Only;
     let mut was = true;
+    let mut called = None::<Instant>;
     loop {
         let ready = tor.is_ready();
+        // One that comes and goes by the second must not make all friends be called by the second.
+        let calls = ready && !was && called.is_none_or(|at| at.elapsed() >= CALL_ALL_EVERY);
+        if calls {
+            called = Some(Instant::now());
+        }
         let job = move |cx: &mut crate::service::Context<'_>| {
-            if only {
-                cx.core.set_away(cx.now, !ready);
-            } else if ready && !was {
+            cx.core.set_away(only && !ready);
+            if calls {
                 cx.core.resumed(cx.now);
             }
         };

@@ -235,7 +235,7 @@ pub enum Event {
 pub enum Output {
     /// Dial these addresses in turn; answer with [`Core::dialled`] or [`Core::dial_failed`].
     Dial(Who, Vec<Address>),
-    /// Give up calls to somebody that have not been answered; they are asked for anew.
+    /// Give up a call to somebody that is under way, and say [`Core::dial_postponed`] if there was one.
     Undial(Who),
     /// Close this connection.
     Close(ConnId),
@@ -673,12 +673,9 @@ impl Core {
         self.all_tor_only = true;
     }
 
-    /// Says that the only way to friends is away, or there again: meanwhile fetches wait for it. Friends are called
-    /// at once when it is back.
-    pub fn set_away(&mut self, now: Now, away: bool) {
-        if std::mem::replace(&mut self.away, away) && !away {
-            self.resumed(now);
-        }
+    /// Says that the only way to friends is away, or there again: meanwhile fetches wait for it.
+    pub const fn set_away(&mut self, away: bool) {
+        self.away = away;
     }
 
     /// Whether somebody is reached through Tor alone.

@@ -189,3 +189,19 @@ fn what_waits_for_tor_is_tried_again_soon_and_counts_as_nothing() {
     }
     assert_eq!(b.core.reach(b.now(), key_of(&ana)).unwrap().failed_dials, 0);
 }
+
+#[test]
+fn a_call_that_is_given_up_is_made_again() {
+    let (mut a, mut b) = (Bare::new(0, &[], 1), Bare::new(1, &[], 2));
+    with_onion(&mut a, 0);
+    with_onion(&mut b, 1);
+    let invite = b.invite(1, 5);
+    let who = Who::Invite(InviteId(6));
+    a.core.take_invite(a.now(), InviteId(6), invite);
+    a.run_to(Duration::from_secs(1));
+    assert_eq!(std::mem::take(&mut a.dials), [who], "it is under way");
+    a.core.set_tor_only(a.now(), who, true);
+    a.core.dial_postponed(a.now(), who);
+    a.run_to(Duration::from_secs(20));
+    assert_eq!(a.dials, [who], "and made again");
+}

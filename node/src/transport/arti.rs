@@ -204,13 +204,8 @@ async fn tell_state(
                 Some(next) => status = next,
                 None => return,
             },
-            changed = failed.changed() => if changed.is_err() {
-                // The service runs: from now on only the client's own word counts.
-                match events.next().await {
-                    Some(next) => status = next,
-                    None => return,
-                }
-            },
+            // Its teller lives as long as the service: the node is stopping.
+            changed = failed.changed() => if changed.is_err() { return },
         }
     }
 }

@@ -136,8 +136,12 @@ impl Core {
         let at = now.at + Duration::from_millis(self.rng.range(POSTPONED_MS.0, POSTPONED_MS.1));
         match who {
             Who::Friend(key) => {
-                if let Some(friend) = self.friends.get_mut(&key) {
-                    (friend.renewing, friend.dialling.at) = (false, Some(at));
+                let Some(friend) = self.friends.get_mut(&key) else { return };
+                // A link that stands is still to be made anew.
+                if std::mem::take(&mut friend.renewing) {
+                    friend.renew_at = Some(at);
+                } else if !friend.is_linked() {
+                    friend.dialling.at = Some(at);
                 }
             }
             Who::Invite(id) => {
