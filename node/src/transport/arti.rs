@@ -14,6 +14,7 @@ use arti_client::config::{BoolOrAuto, TorClientConfig, TorClientConfigBuilder};
 use arti_client::status::BootstrapStatus;
 use arti_client::{ErrorKind, HasKind, IsolationToken, StreamPrefs, TorClient};
 use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 use kith_crypto::onion_address::{OnionAddress, OnionSecret};
 use kith_onion::handshake::Who;
 use std::collections::HashMap;
@@ -162,15 +163,10 @@ async fn run(client: Client, keypair: HsIdKeypair, tell: Tell, tasks: Tasks) {
     let mut keypair = Some(keypair);
     let mut wait = RETRY.0;
     let (running, requests) = loop {
+        let config = config.clone();
         let launched = match keypair.take() {
-            Some(keypair) => {
-                let launched = client.launch_onion_service_with_hsid(config.clone(), keypair);
-                launched.map(|launched| launched.map(|(running, requests)| (running, requests.boxed())))
-            }
-            None => {
-                let launched = client.launch_onion_service(config.clone());
-                launched.map(|launched| launched.map(|(running, requests)| (running, requests.boxed())))
-            }
+            Some(keypair) => client.launch_onion_service_with_hsid(config, keypair).map(boxed),
+            None => client.launch_onion_service(config).map(boxed),
         };
         match launched {
             Ok(Some(launched)) => break launched,
@@ -186,6 +182,13 @@ async fn run(client: Client, keypair: HsIdKeypair, tell: Tell, tasks: Tasks) {
     tasks.spawn("onion service", tell_service(running.clone(), service));
     serve(requests, came, &tasks).await;
     drop(running);
+}
+
+/// A launched service, whatever its stream of callers is.
+fn boxed<S: futures_util::Stream<Item = RendRequest> + Send + 'static>(
+    launched: Option<(Arc<RunningOnionService>, S)>,
+) -> Option<(Arc<RunningOnionService>, BoxStream<'static, RendRequest>)> {
+    launched.map(|(running, requests)| (running, requests.boxed()))
 }
 
 async fn tell_state(
@@ -239,12 +242,11 @@ async fn tell_service(running: Arc<RunningOnionService>, service: watch::Sender<
 
 /// Takes callers in: each is a source of its own for the limits on strangers.
 async fn serve(
-    requests: impl futures_util::Stream<Item = RendRequest>,
+    mut requests: BoxStream<'static, RendRequest>,
     came: tokio::sync::mpsc::Sender<Came>,
     tasks: &Tasks,
 ) {
     let slots = Arc::new(Semaphore::new(MAX_CALLERS));
-    let mut requests = std::pin::pin!(requests);
     let mut source = 0_u64;
     while let Some(request) = requests.next().await {
         let Ok(slot) = slots.clone().try_acquire_owned() else {

@@ -3,6 +3,8 @@
 //! Invariant: nothing here ever calls anything but an onion service, and while Tor is not ready calls fail. What
 //! Tor itself connects to is the business of its client.
 
+#[cfg(feature = "tor")]
+use super::arti::start as built_in;
 use super::{Calling, Came, Transport, socks, tcp};
 use crate::config::{Tor as Mode, TorConfig};
 use crate::doctor::NoAnswer;
@@ -265,17 +267,6 @@ pub fn start(
     };
     let stuck = Arc::new(stuck);
     Ok((Tor { dialer, state: see_state, stuck, incoming, forwarded, next_source: 0 }, handle))
-}
-
-#[cfg(feature = "tor")]
-fn built_in(
-    config: &TorConfig,
-    secret: &OnionSecret,
-    dir: &Path,
-    tasks: &Tasks,
-    tell: Tell,
-) -> Result<Arc<dyn Dialer>, Failure> {
-    super::arti::start(config, secret, dir, tasks, tell)
 }
 
 #[cfg(not(feature = "tor"))]
