@@ -15,6 +15,7 @@
 // The same nodes as in the end-to-end tests; the bench needs only some of their verbs.
 #[allow(dead_code)]
 mod figures;
+mod films;
 #[allow(dead_code)]
 #[path = "../e2e/harness.rs"]
 mod harness;
@@ -28,17 +29,14 @@ mod wan;
 mod watch;
 
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use figures::*;
+use films::{MIB, STEP, write_random};
 use harness::*;
 
-const MIB: u64 = 1 << 20;
-/// How long one measured step may take before the bench gives up.
-const STEP: Duration = Duration::from_secs(600);
 const IDLE: Duration = Duration::from_secs(20);
 const STARTS: usize = 5;
 
@@ -208,17 +206,6 @@ fn plain_copy(from: &Path, to: &Path) -> f64 {
     let seconds = begun.elapsed().as_secs_f64();
     fs::remove_file(to).unwrap();
     seconds
-}
-
-fn write_random(path: &Path, size: u64) {
-    let mut file = File::create(path).unwrap();
-    let mut left = size;
-    while left > 0 {
-        let bytes = random_bytes(usize::try_from(left.min(8 * MIB)).unwrap());
-        file.write_all(&bytes).unwrap();
-        left -= bytes.len() as u64;
-    }
-    file.sync_all().unwrap();
 }
 
 fn require_space(bytes: u64) {

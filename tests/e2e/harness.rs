@@ -255,7 +255,7 @@ pub(crate) struct Node {
     pub(crate) ready: Value,
     env: Vec<(String, String)>,
     /// The network namespace that its process runs in.
-    netns: Option<String>,
+    pub(crate) netns: Option<String>,
     child: Option<Child>,
     log: PathBuf,
     /// Removed last, when the process is gone.
@@ -436,6 +436,19 @@ impl Drop for Node {
             }
         }
     }
+}
+
+/// Does it on a thread inside a network namespace: sockets that are made there stay there.
+pub(crate) fn in_space<T: Send>(name: &str, act: impl FnOnce() -> T + Send) -> T {
+    use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+    use std::os::fd::AsFd as _;
+    let inside = || {
+        let space = File::open(Path::new("/run/netns").join(name)).expect("the namespace");
+        move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::Network))
+            .expect("root may enter it");
+        act()
+    };
+    std::thread::scope(|scope| scope.spawn(inside).join().expect("the thread ends"))
 }
 
 /// The same command in a network namespace; its process has the id of the command itself.

@@ -50,9 +50,9 @@ fn befriend_over_tor(inviter: &Node, invited: &Node, more: &[&str]) -> Duration 
     took
 }
 
-/// Nothing but connections to relays was seen, and no socket is open to anybody else.
+/// Nothing but connections to relays was seen, and no socket is open to anybody else; at least so many are to them.
 #[track_caller]
-fn assert_only_tor(watch: &Watch, place: &Place, node: &Node) {
+fn assert_only_tor(watch: &Watch, place: &Place, node: &Node, least: usize) {
     let (other, relays) = watch.seen();
     assert!(other.is_empty(), "{} left Tor: {other:#?}", node.name);
     assert!(relays > 100, "the capture saw only {relays} packets");
@@ -62,7 +62,7 @@ fn assert_only_tor(watch: &Watch, place: &Place, node: &Node) {
         line.starts_with("tcp") && peer.starts_with("10.") && peer.ends_with(":5000")
     };
     assert!(sockets.iter().all(to_relays), "{}: {sockets:#?}", node.name);
-    assert!(!sockets.is_empty(), "the sockets of {} are not seen", node.name);
+    assert!(sockets.len() >= least, "the sockets of {} are not seen", node.name);
 }
 
 /// The bytes behind an address that `watch` printed, read where the node is.
@@ -150,8 +150,8 @@ fn with_nothing_but_tor_nothing_else_leaves() {
     a.up("", &only);
     assert_eq!(a.ready["onion"], onion.as_str(), "the address stays");
     wait_until(OVER_TOR, "the friend calls again", || is_online(&a, "Bo"));
-    assert_only_tor(&watch_a, at_a, &a);
-    assert_only_tor(&watch_b, at_b, &b);
+    assert_only_tor(&watch_a, at_a, &a, 1);
+    assert_only_tor(&watch_b, at_b, &b, 1);
 }
 
 /// Bytes that the files below a folder take on the disk.
@@ -171,8 +171,8 @@ fn on_disk(dir: &Path) -> u64 {
 #[test]
 fn beside_tcp_tor_is_what_is_left() {
     let Some(mut network) = Network::start() else { return };
-    let places = [network.place(), network.place(), network.place(), network.place()];
-    let [at_a, at_b, at_c, at_d] = &places;
+    let places = [(); 5].map(|()| network.place());
+    let [at_a, at_b, at_c, at_d, at_e] = &places;
     let mut other = network.other_tor(at_c);
     let on = ["--tor", "on"];
     let mut a = start(&network, at_a, "Ana", &format!("{}:5483", at_a.address), &on);
@@ -243,20 +243,51 @@ fn beside_tcp_tor_is_what_is_left() {
     assert_same(&out, &bytes);
 
     // Through a bridge, and through nothing else.
-    let (line, place) = network.bridge();
+    let (line, place) = network.bridge(0);
     let bridges = format!("tor.bridges={line}");
     let Some(watch) = network.watch(at_d) else { return };
     let d = start(&network, at_d, "Dora", "", &["--tor", "only", "--set", &bridges]);
     wait_ready(&d);
     assert_eq!(tor(&d)["bridges"], 1);
     befriend_over_tor(&c, &d, &[]);
-    assert_only_tor(&watch, at_d, &d);
+    assert_only_tor(&watch, at_d, &d, 1);
     let sockets = at_d.sockets(d.pid());
     assert!(sockets.iter().all(|socket| socket.split(' ').nth(5) == Some(place.as_str())), "{sockets:#?}");
+    // Through one that looks like nothing known, for which another program speaks.
+    let Some((line, transport, place)) = network.disguised_bridge() else { return };
+    let sets = [format!("tor.bridges={line}"), format!("tor.transports={transport}")];
+    let Some(watch) = network.watch(at_e) else { return };
+    let mut e = start(&network, at_e, "Eli", "", &["--tor", "only", "--set", &sets[0], "--set", &sets[1]]);
+    wait_ready(&e);
+    befriend_over_tor(&d, &e, &[]);
+    assert_only_tor(&watch, at_e, &e, 0);
+    assert_eq!(watch.elsewhere(&place), [""; 0]);
+    let speaks = || at_e.processes().iter().filter(|name| *name == "obfs4proxy").count();
+    assert_eq!(speaks(), 1, "{:?}", at_e.processes());
+    assert!(e.terminate().success());
+    wait_until(SOON, "it ends with the node", || speaks() == 0);
+
     // Bridges are for the client inside.
     let both = ["up", "--tor", "only", "--set", "tor.socks=127.0.0.1:9050", "--set", &bridges];
-    let refused = Node::stopped("Eli", &[]);
+    let refused = Node::stopped("Flo", &[]);
     kith(&refused, &both).expect_refusal(&[2]);
+}
+
+/// A bridge that nothing here can speak to is refused at once.
+#[test]
+fn bridges_need_their_programs() {
+    let node = Node::stopped("Ana", &[]);
+    let bridge = "tor.bridges=obfs4 192.0.2.3:443 ABCDEF0123456789ABCDEF0123456789ABCDEF01 cert=x iat-mode=0";
+    let up = |sets: &[&str]| {
+        let refused = kith(&node, &[&["up", "--tor", "only"], sets].concat());
+        refused.expect_refusal(&[2]).err().to_owned()
+    };
+    let lacks = up(&["--set", bridge]);
+    assert!(lacks.contains("bridge 1 needs a program for the transport obfs4"), "{lacks}");
+    let other = up(&["--set", bridge, "--set", "tor.transports=snowflake=/bin/true"]);
+    assert!(other.contains("tor.transports, such as obfs4="), "{other}");
+    let gone = up(&["--set", bridge, "--set", "tor.transports=obfs4+meek=/nowhere/lyrebird"]);
+    assert!(gone.contains("there is no program /nowhere/lyrebird for obfs4 and meek"), "{gone}");
 }
 
 /// A proxy that is not there is told, and nothing takes its place.

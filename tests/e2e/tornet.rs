@@ -16,9 +16,15 @@ use crate::harness::{has_program, poll};
 const AUTHORITIES: usize = 3;
 const RELAYS: usize = 6;
 const EXITS: usize = 2;
+/// The relay that is a bridge with a pluggable transport as well.
+const DISGUISED: usize = AUTHORITIES + 1;
 /// A consensus, and descriptors of all relays in it, are there by then.
 const BOOTSTRAP: Duration = Duration::from_secs(200);
 const OR_PORT: u16 = 5000;
+/// Where the relay that is a bridge with a pluggable transport takes that in.
+const DISGUISED_PORT: u16 = 5443;
+/// What speaks the transport obfs4 on both sides.
+const OBFS4: &str = "/usr/bin/obfs4proxy";
 const DIR_PORT: u16 = 7000;
 /// The network of the cables; relays have addresses in 10/8.
 const CABLES: &str = "192.168.77";
@@ -213,6 +219,13 @@ impl Network {
                      TestingAuthDirTimeToLearnReachability 0\n",
                 );
             }
+            if n == DISGUISED && Path::new(OBFS4).exists() {
+                let _ = writeln!(
+                    torrc,
+                    "ServerTransportPlugin obfs4 exec {OBFS4}\nExtORPort auto\n\
+                     ServerTransportListenAddr obfs4 {address}:{DISGUISED_PORT}"
+                );
+            }
             let is_exit = n >= AUTHORITIES + RELAYS - EXITS;
             torrc.push_str(if is_exit {
                 "ExitRelay 1\nExitPolicyRejectPrivate 0\nExitPolicy accept *:*\n"
@@ -252,11 +265,30 @@ impl Network {
         self.dir.path().join("network.toml")
     }
 
-    /// A relay that may be used as a bridge: its line for a configuration, and where it is.
-    pub(crate) fn bridge(&self) -> (String, String) {
-        let relay = self.relays.get(AUTHORITIES).expect("there are relays");
+    /// The `n`th relay that may be used as a bridge: its line for a configuration, and where it is.
+    pub(crate) fn bridge(&self, n: usize) -> (String, String) {
+        let relay = self.relays.get(AUTHORITIES + n).expect("there are relays");
         let place = format!("{}:{OR_PORT}", relay.address);
         (format!("{place} {} ed25519:{}", relay.rsa, relay.ed25519), place)
+    }
+
+    /// The same for one that is reached by obfs4 alone: its line, the transport to set, and where it is.
+    /// `None`: the program is missing, which was said.
+    pub(crate) fn disguised_bridge(&self) -> Option<(String, String, String)> {
+        if !has_program("obfs4proxy", "obfs4proxy") {
+            return None;
+        }
+        let relay = self.relays.get(DISGUISED).expect("there are relays");
+        let file = relay.dir.join("pt_state/obfs4_bridgeline.txt");
+        let cert = || {
+            let text = fs::read_to_string(&file).ok()?;
+            text.lines()
+                .find_map(|line| Some(line.strip_prefix("Bridge obfs4 ")?.split_once(" cert=")?.1.to_owned()))
+        };
+        assert!(poll(Duration::from_secs(30), || cert().is_some()), "no obfs4 bridge: {}", file.display());
+        let place = format!("{}:{DISGUISED_PORT}", relay.address);
+        let line = format!("obfs4 {place} {} cert={}", relay.rsa, cert().expect("it was there"));
+        Some((line, format!("obfs4={OBFS4}"), place))
     }
 
     /// Starts the relays that do not run.
@@ -379,6 +411,13 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// The names of the processes there.
+    pub(crate) fn processes(&self) -> Vec<String> {
+        let pids = run("ip", &["netns", "pids", &self.space.0]);
+        let name = |pid: &str| fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+        pids.lines().filter_map(name).map(|name| name.trim().to_owned()).collect()
+    }
+
     /// Sockets of a process that are no loopback or unix sockets: `local remote` by line.
     pub(crate) fn sockets(&self, pid: u32) -> Vec<String> {
         let shown = run("ip", &["netns", "exec", &self.space.0, "ss", "-Hantup"]);
@@ -435,6 +474,10 @@ impl Drop for OtherTor {
     }
 }
 
+fn lines(path: &Path) -> Vec<String> {
+    fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
+}
+
 /// A packet capture.
 pub(crate) struct Watch {
     child: Child,
@@ -458,10 +501,12 @@ impl Watch {
                 .spawn()
                 .expect("tcpdump starts")
         };
-        let other =
-            "not arp and not icmp6 and not dst host ff02::16 and not (tcp and net 10.0.0.0/8 and port 5000)";
+        let other = format!(
+            "not arp and not icmp6 and not dst host ff02::16 and not \
+             (tcp and net 10.0.0.0/8 and (port {OR_PORT} or port {DISGUISED_PORT}))"
+        );
         let mut watch = Self {
-            child: dump(other, &seen),
+            child: dump(&other, &seen),
             all: dump("tcp and net 10.0.0.0/8", &to_relays),
             seen,
             to_relays,
@@ -484,10 +529,17 @@ impl Watch {
 
     /// Packets that were no connection to a relay, and how many were.
     pub(crate) fn seen(&self) -> (Vec<String>, usize) {
-        let lines = |path: &Path| -> Vec<String> {
-            fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
-        };
         (lines(&self.seen), lines(&self.to_relays).len())
+    }
+
+    /// Packets that were no connection to this place.
+    pub(crate) fn elsewhere(&self, place: &str) -> Vec<String> {
+        // tcpdump puts a dot between address and port.
+        let place = place.replace(':', ".");
+        let mut all = lines(&self.seen);
+        let is_there = |line: &String| line.split([' ', ',']).any(|word| word.trim_end_matches(':') == place);
+        all.extend(lines(&self.to_relays).into_iter().filter(|line| !is_there(line)));
+        all
     }
 }
 

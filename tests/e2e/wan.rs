@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::harness::Node;
+use crate::harness::{Node, in_space};
 
 /// What a direction of a connection is like.
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +58,17 @@ pub(crate) struct Wan {
 
 impl Wan {
     pub(crate) fn start(path: Path) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        Self::on(TcpListener::bind("127.0.0.1:0").expect("a port"), path, None)
+    }
+
+    /// In a network namespace, at an address there (for benches).
+    #[allow(dead_code)]
+    pub(crate) fn start_in(space: &str, address: &str, path: Path) -> Self {
+        let listener = in_space(space, || TcpListener::bind(address)).expect("a port");
+        Self::on(listener, path, Some(space.to_owned()))
+    }
+
+    fn on(listener: TcpListener, path: Path, space: Option<String>) -> Self {
         let address = listener.local_addr().expect("an address").to_string();
         let state = State {
             target: None,
@@ -71,8 +81,14 @@ impl Wan {
         let accepting = wan.clone();
         // It ends with the process: nobody else listens there.
         thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                accepting.accepted(stream);
+            let accept = || {
+                for stream in listener.incoming().map_while(Result::ok) {
+                    accepting.accepted(stream);
+                }
+            };
+            match space {
+                None => accept(),
+                Some(space) => in_space(&space, accept),
             }
         });
         wan

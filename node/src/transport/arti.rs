@@ -26,6 +26,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 use tor_cell::relaycell::msg::Connected;
 use tor_hscrypto::pk::HsIdKeypair;
 use tor_hsservice::status::State as ServiceState;
@@ -43,6 +44,8 @@ const MAX_CALLERS: usize = 256;
 const MAX_STREAMS: u32 = 4;
 /// A caller without a connection is let go after so long.
 const IDLE_CALLER: Duration = Duration::from_secs(60);
+/// A start that gets no further for so long has failed, as far as people are concerned.
+const STALLED: Duration = Duration::from_secs(120);
 /// Starting is tried again after so long, and at most after so long.
 const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 /// The name of the service in arti's folders.
@@ -72,7 +75,13 @@ pub(super) fn start(
     let client = client.map_err(|e| failed(&plain(&e)))?;
     let keypair = Keypair::from_bytes(secret.seed().expose());
     let keypair = HsIdKeypair::from(ExpandedKeypair::from(&keypair));
-    tasks.spawn("tor", run(client.clone(), keypair, tell, tasks.clone()));
+    let hint = if config.bridges.is_empty() {
+        "see whether this machine's network works and its clock is right; where Tor is blocked, name bridges \
+         (tor.bridges)"
+    } else {
+        "see whether this machine's network works and tor.bridges are as they were given out"
+    };
+    tasks.spawn("tor", run(client.clone(), keypair, tell, hint, tasks.clone()));
     Ok(Arc::new(Arti { client, tokens: Mutex::default() }))
 }
 
@@ -139,10 +148,10 @@ fn client_config(config: &TorConfig, dir: &Path) -> Result<TorClientConfig, Stri
 }
 
 /// Brings the client up, launches the service, and tells how both stand.
-async fn run(client: Client, keypair: HsIdKeypair, tell: Tell, tasks: Tasks) {
+async fn run(client: Client, keypair: HsIdKeypair, tell: Tell, hint: &'static str, tasks: Tasks) {
     let Tell { state, service, came } = tell;
     let (failed, see_failed) = watch::channel(None);
-    tasks.spawn("tor state", tell_state(client.clone(), state, see_failed));
+    tasks.spawn("tor state", tell_state(client.clone(), state, see_failed, hint));
     let mut wait = RETRY.0;
     while let Err(e) = client.bootstrap().await {
         failed.send_replace(Some(plain(&e)));
@@ -195,12 +204,29 @@ async fn tell_state(
     client: Client,
     state: watch::Sender<State>,
     mut failed: watch::Receiver<Option<String>>,
+    hint: &str,
 ) {
     let mut events = client.bootstrap_events();
     let mut status = client.bootstrap_status();
+    // The client tries on and on without a word when nobody answers.
+    let mut further = (0, Instant::now());
     loop {
         let why = failed.borrow_and_update().clone();
-        let now = state_of(&status, why);
+        let mut now = state_of(&status, why);
+        if let State::Starting { percent, waits_for } = &now {
+            if *percent > further.0 {
+                further = (*percent, Instant::now());
+            }
+            if further.1.elapsed() >= STALLED {
+                let minutes = STALLED.as_secs() / 60;
+                now = State::Failed(format!(
+                    "it got no further than {} % in {minutes} minutes ({waits_for}), and goes on trying: {hint}",
+                    further.0
+                ));
+            }
+        } else {
+            further = (0, Instant::now());
+        }
         state.send_if_modified(|state| std::mem::replace(state, now.clone()) != now);
         tokio::select! {
             next = events.next() => match next {
@@ -209,6 +235,7 @@ async fn tell_state(
             },
             // Its teller lives as long as the service: the node is stopping.
             changed = failed.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep_until(further.1 + STALLED), if further.1.elapsed() < STALLED => {}
         }
     }
 }

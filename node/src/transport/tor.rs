@@ -261,12 +261,39 @@ pub fn start(
         tasks.spawn("tor proxy", socks::watch(proxy, tell.state));
         (Arc::new(socks::Socks::new(proxy)), forwarded)
     } else {
+        check_bridges(config)?;
         handle.by = Some("built in".into());
         handle.onion = Some(Address::Onion(secret.address(), PORT));
         (built_in(config, secret, dir, tasks, tell)?, None)
     };
     let stuck = Arc::new(stuck);
     Ok((Tor { dialer, state: see_state, stuck, incoming, forwarded, next_source: 0 }, handle))
+}
+
+/// A bridge that no program here can speak to would be tried for ever.
+fn check_bridges(config: &TorConfig) -> Result<(), Failure> {
+    let refused = |what| Err(Failure::new(Exit::Usage, what));
+    for (names, path) in &config.transports {
+        if !Path::new(path).is_file() {
+            let names = names.join(" and ");
+            return refused(format!(
+                "tor.transports: there is no program {path} for {names}: install it, or correct the path"
+            ));
+        }
+    }
+    for (n, line) in config.bridges.iter().enumerate() {
+        let words = || line.split_whitespace().skip_while(|word| word.eq_ignore_ascii_case("bridge"));
+        let Some(first) = words().next() else { continue };
+        let is_place = first.parse::<std::net::SocketAddr>().is_ok();
+        if !is_place && !config.transports.iter().any(|(names, _)| names.iter().any(|name| name == first)) {
+            return refused(format!(
+                "tor.bridges: bridge {} needs a program for the transport {first}: name it with tor.transports, such as \
+                 {first}=/usr/bin/lyrebird",
+                n + 1
+            ));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(not(feature = "tor"))]
