@@ -326,7 +326,10 @@ fn network(node: &Node) -> Option<Finding> {
     }
     let Some(first) = node.listen.first() else {
         let why = "links come to be only with friends whom this node can call";
-        let act = "start with --listen 0.0.0.0:5483 if friends should call";
+        let act = match node.tor.as_ref().is_some_and(|tor| tor.mode == "only") {
+            true => "name the onion service of your Tor with tor.onion if friends should call",
+            false => "start with --listen 0.0.0.0:5483 if friends should call",
+        };
         return Some(finding("network", Level::Note, "this node listens nowhere", why, act));
     };
     let widest = node.advertised.iter().map(|a| scope(a)).max_by_key(|s| *s as u8);
@@ -476,7 +479,11 @@ fn unanswered(tried: &[(String, NoAnswer)]) -> (&'static str, &'static str) {
     if tried.iter().all(|(_, why)| *why == NoAnswer::NotUsed) {
         let why = "these addresses are of a kind that this node does not use: an onion address needs Tor, and with \
                    nothing but Tor only onion addresses are called";
-        return (why, "start with --tor on (or only), or ask for an invite that fits");
+        let act = match tried.iter().any(|(addr, _)| addr.contains(".onion:")) {
+            true => "start with --tor on (or only), or ask for an invite that fits",
+            false => "ask them to use Tor as well, and for an invite that says so (kith friend invite --tor)",
+        };
+        return (why, act);
     }
     if any(NoAnswer::TimedOut) {
         let why = "the machine is off, a router does not forward the port, or the address has changed";

@@ -283,10 +283,14 @@ impl Driver {
 
     fn poll_dials(&mut self, cx: &mut Context<'_>) -> bool {
         let mut busy = false;
-        while let Poll::Ready(Some(result)) = self.dials.poll_join_next(cx) {
+        while let Poll::Ready(Some(result)) = self.dials.poll_join_next_with_id(cx) {
             busy = true;
             // What was given up ends so, too.
-            let Ok((who, stream)) = result else { continue };
+            let Ok((id, (who, stream))) = result else { continue };
+            if self.calls.get(&who).is_none_or(|newest| newest.id() != id) {
+                // Another call took its place while it ended.
+                continue;
+            }
             self.calls.remove(&who);
             let now = self.clock.now();
             let result = match stream {
@@ -315,7 +319,9 @@ impl Driver {
             busy = true;
             let ways = addrs.iter().flat_map(|addr| ways(&self.transports, who, addr)).collect();
             let call = self.dials.spawn(async move { (who, dial(ways).await) });
-            self.calls.insert(who, call);
+            if let Some(older) = self.calls.insert(who, call) {
+                older.abort();
+            }
         }
         busy
     }

@@ -217,6 +217,8 @@ pub enum Record {
     TorOnly(Who, bool),
     /// The secret of the own onion service.
     Onion(OnionSecret),
+    /// The node uses nothing but Tor, or other ways again.
+    NothingButTor(bool),
     /// Traffic in all.
     Traffic(FriendKey, Traffic),
     /// What a friend gave and took while others waited, in bytes, as of this time (Unix seconds).
@@ -557,6 +559,9 @@ impl Record {
             Self::Onion(secret) => {
                 w.u8(81).raw(secret.seed().expose());
             }
+            Self::NothingButTor(only) => {
+                w.u8(82).u8(u8::from(*only));
+            }
             Self::MirrorGone(root) => {
                 w.u8(71).raw(&root.0);
             }
@@ -744,6 +749,7 @@ impl Record {
                 Self::TorOnly(who, only)
             }
             81 => Self::Onion(OnionSecret::from_seed(Key::new(r.array()?))),
+            82 => Self::NothingButTor(r.flag("nothing but tor")?),
             71 => Self::MirrorGone(Root(r.array()?)),
             72 => Self::Offered(Root(r.array()?), key(&mut r)?, r.u8()?),
             73 => Self::OfferOver(Root(r.array()?), key(&mut r)?),
@@ -823,6 +829,8 @@ pub struct State {
     pub tor_only: BTreeSet<Who>,
     /// The secret of the own onion service, once there was one.
     pub onion: Option<OnionSecret>,
+    /// When it last ran, the node used nothing but Tor.
+    pub nothing_but_tor: bool,
     /// When a link to a friend stood last, in Unix seconds, to the day.
     pub met: BTreeMap<FriendKey, u64>,
     /// Circles.
@@ -918,6 +926,7 @@ impl State {
             }
             Record::TorOnly(who, false) => drop(self.tor_only.remove(&who)),
             Record::Onion(secret) => self.onion = Some(secret),
+            Record::NothingButTor(only) => self.nothing_but_tor = only,
             Record::InviteDone(id) => {
                 self.given.remove(&id);
                 self.taken.remove(&id);
@@ -1118,6 +1127,7 @@ impl State {
         out.extend(self.settings.iter().map(|(key, s)| Record::FriendSettings(*key, *s).encode()));
         out.extend(self.tor_only.iter().map(|who| Record::TorOnly(*who, true).encode()));
         out.extend(self.onion.iter().map(|secret| Record::Onion(secret.clone()).encode()));
+        out.extend(self.nothing_but_tor.then(|| Record::NothingButTor(true).encode()));
         out.extend(self.met.iter().map(|(key, at_s)| Record::Met(*key, *at_s).encode()));
         out.extend(self.circles.iter().map(|(id, c)| Record::Circle(*id, c.clone()).encode()));
         out.extend((self.scrub != Scrub::default()).then(|| Record::Scrub(self.scrub).encode()));
@@ -1288,6 +1298,7 @@ mod tests {
             Record::TorOnly(Who::Invite(InviteId(4)), true),
             Record::TorOnly(Who::Invite(InviteId(4)), false),
             Record::Onion(OnionSecret::from_seed(Key::new([79; 32]))),
+            Record::NothingButTor(true),
             Record::Circle(14, Circle { name: "Zoo".into(), members: [key].into() }),
             Record::Circle(15, Circle { name: "Gone".into(), members: BTreeSet::new() }),
             Record::CircleRemoved(15),

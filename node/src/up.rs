@@ -263,6 +263,7 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
     }
 
     refuse_leaks(&config)?;
+    keep_to_tor(&config, &store, &mut state)?;
     let only = config.tor.mode == Tor::Only;
     let (listeners, bound) = if only { (Vec::new(), Vec::new()) } else { listen(&config.listen)? };
     let web = listen_web(config.web)?;
@@ -541,12 +542,44 @@ fn refuse_leaks(config: &Config) -> Result<(), Failure> {
              listen), or use --tor on",
         );
     }
+    if config.tor.socks.is_some_and(|proxy| !proxy.ip().is_loopback()) {
+        return refused(
+            "with nothing but Tor the proxy must be on this machine: what goes to another is not encrypted, and says \
+             which onion addresses are called (the key tor.socks)",
+        );
+    }
     if config.advertise.iter().any(|addr| !addr.is_onion()) {
         return refused(
             "with nothing but Tor no invite may say where this node is: leave out --advertise (the key \
              advertise), or use --tor on",
         );
     }
+    Ok(())
+}
+
+/// A node that used nothing but Tor goes on so until somebody says that it shall not: a flag that was forgotten, a
+/// service or a restored backup must not show friends where it is.
+fn keep_to_tor(config: &Config, store: &Store, state: &mut State) -> Result<(), Failure> {
+    let only = config.tor.mode == Tor::Only;
+    if state.nothing_but_tor == only {
+        return Ok(());
+    }
+    if !only && !config.tor.is_chosen {
+        return Err(Failure::new(
+            Exit::Usage,
+            "this node used nothing but Tor when it last ran, and would now show friends where it is: start it with \
+             --tor only (kith config set tor.mode only keeps that), or choose --tor on or --tor off",
+        ));
+    }
+    if !only {
+        tracing::warn!(
+            "this node used nothing but Tor until now: friends learn this machine's address, but those set with kith \
+             friend tor NAME only"
+        );
+    }
+    let record = Record::NothingButTor(only);
+    store.append(&[record.encode()])?;
+    state.apply(record);
     Ok(())
 }
 
@@ -581,9 +614,8 @@ fn transports(
     Ok((transports, handle))
 }
 
-/// While Tor is all there is and is away, what is fetched waits; when it is there again, friends are called at once.
+/// While Tor is away, what can be fetched in no other way waits; when it is there again, friends are called at once.
 async fn watch_tor(mut tor: tor::Handle, commands: mpsc::Sender<Command>) {
-    let only = tor.mode() == Tor::Only;
     let mut was = true;
     let mut called = None::<Instant>;
     loop {
@@ -594,7 +626,7 @@ async fn watch_tor(mut tor: tor::Handle, commands: mpsc::Sender<Command>) {
             called = Some(Instant::now());
         }
         let job = move |cx: &mut crate::service::Context<'_>| {
-            cx.core.set_away(only && !ready);
+            cx.core.set_away(!ready);
             if calls {
                 cx.core.resumed(cx.now);
             }

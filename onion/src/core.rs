@@ -456,7 +456,7 @@ pub struct Core {
     tor_only: BTreeSet<Who>,
     /// Everybody is, and no other address is kept.
     all_tor_only: bool,
-    /// The only way to friends is away: fetches wait.
+    /// Tor is away: fetches that have no other way wait.
     away: bool,
     friends: BTreeMap<FriendKey, Friend>,
     given: BTreeMap<InviteId, Given>,
@@ -650,12 +650,7 @@ impl Core {
             return;
         }
         if tor_only {
-            self.outputs.push_back(Output::Undial(who));
-        }
-        for id in self.connections_of(who) {
-            if tor_only && !self.connections.get(&id).is_some_and(connections::Connection::is_through_tor) {
-                self.close(now, id);
-            }
+            self.end_other_ways(now, who);
         }
         let Who::Friend(key) = who else { return };
         let Some(friend) = self.friends.get_mut(&key) else { return };
@@ -668,12 +663,27 @@ impl Core {
         }
     }
 
+    /// Ends calls and connections to somebody, and those with invites of the same friend, that are not through Tor.
+    fn end_other_ways(&mut self, now: Now, who: Who) {
+        let of = |taken: &Taken| Who::Friend(FriendKey(taken.invite.inviter.keys.sign));
+        let invites = self.taken.iter().filter(|(_, taken)| of(taken) == who).map(|(id, _)| Who::Invite(*id));
+        let all: Vec<Who> = [who].into_iter().chain(invites).collect();
+        for who in all {
+            self.outputs.push_back(Output::Undial(who));
+            for id in self.connections_of(who) {
+                if !self.connections.get(&id).is_some_and(connections::Connection::is_through_tor) {
+                    self.close(now, id);
+                }
+            }
+        }
+    }
+
     /// Everybody is reached through Tor alone, and other addresses are not kept.
     pub const fn set_all_tor_only(&mut self) {
         self.all_tor_only = true;
     }
 
-    /// Says that the only way to friends is away, or there again: meanwhile fetches wait for it.
+    /// Says that Tor is away, or there again: meanwhile fetches that have no other way wait for it.
     pub const fn set_away(&mut self, away: bool) {
         self.away = away;
     }
@@ -689,6 +699,19 @@ impl Core {
         self.all_tor_only
             || self.tor_only.contains(&who)
             || inviter.is_some_and(|who| self.tor_only.contains(&who))
+    }
+
+    /// Whether a friend is reached through Tor or not at all, as far as is known.
+    fn needs_tor(&self, key: FriendKey) -> bool {
+        let Some(friend) = self.friends.get(&key) else { return false };
+        let addrs = &friend.record.addrs;
+        self.is_tor_only(Who::Friend(key))
+            || match friend.link {
+                Some(link) => {
+                    self.connections.get(&link).is_some_and(connections::Connection::is_through_tor)
+                }
+                None => !addrs.is_empty() && addrs.iter().all(Address::is_onion),
+            }
     }
 
     /// What of the addresses that somebody has may be kept and called.

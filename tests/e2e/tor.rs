@@ -290,6 +290,67 @@ fn bridges_need_their_programs() {
     assert!(gone.contains("there is no program /nowhere/lyrebird for obfs4 and meek"), "{gone}");
 }
 
+/// A Tor that is not there: its proxy, and an onion service that it would keep.
+const NO_TOR: [&str; 6] = [
+    "--set",
+    "tor.socks=127.0.0.1:9",
+    "--set",
+    "tor.onion=2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion:5483",
+    "--set",
+    "tor.listen=127.0.0.1:0",
+];
+
+/// A node that used nothing but Tor does so until somebody says otherwise.
+#[test]
+fn nothing_but_tor_is_not_left_by_accident() {
+    let mut node = Node::stopped("Ana", &[]);
+    node.up("", &[&["--tor", "only"][..], &NO_TOR].concat());
+    assert!(kith(&node, &["status"]).out().contains("nothing but Tor is used: "));
+    assert!(node.terminate().success());
+    for forgotten in [&["up"][..], &["up", "--web", "127.0.0.1:0"]] {
+        let refused = kith(&node, forgotten);
+        assert!(refused.expect_refusal(&[2]).err().contains("used nothing but Tor"), "{}", refused.err());
+    }
+    // The file says it for good.
+    kith(&node, &["config", "set", "tor.mode", "only"]).expect_code(&[0]);
+    node.up("", &NO_TOR);
+    assert_eq!(json(&node, &["net", "tor"])["mode"], "only");
+    assert!(node.terminate().success());
+    // Said is said; after that nothing needs to be.
+    node.up("127.0.0.1:0", &["--tor", "off"]);
+    assert!(node.log().contains("friends learn this machine's address"), "{}", node.log());
+    assert!(node.terminate().success());
+    kith(&node, &["config", "set", "tor.mode", "off"]).expect_code(&[0]);
+    node.up("127.0.0.1:0", &[]);
+    assert!(node.terminate().success());
+    let far = kith(&node, &["up", "--tor", "only", "--set", "tor.socks=192.0.2.1:9050"]);
+    assert!(far.expect_refusal(&[2]).err().contains("on this machine"), "{}", far.err());
+}
+
+/// Who adds a second invite through Tor alone is not led to the same friend by the first.
+#[test]
+fn an_invite_through_tor_alone_holds_for_older_ones_of_the_same_friend() {
+    let on = [&["--tor", "on"][..], &NO_TOR].concat();
+    let start = |name: &str| {
+        let mut node = Node::stopped(name, &[]);
+        node.up("127.0.0.1:0", &[&["--name", name], &on[..]].concat());
+        node
+    };
+    let (a, mut b) = (start("Ana"), start("Bo"));
+    let direct = invite(&b);
+    let hidden = json(&b, &["friend", "invite", "--tor"])["invite"].as_str().unwrap().to_owned();
+    let listen = b.listen();
+    assert!(b.terminate().success());
+    let add = |args: &[&str], line: &str| {
+        let added = kith_with(&a, &[&["friend", "add", "-", "--json"], args].concat(), line.as_bytes());
+        assert_eq!(added.json()["state"], "pending");
+    };
+    add(&[], &direct);
+    add(&["--tor"], &hidden);
+    b.up(&listen, &on);
+    never_within(Duration::from_secs(5), "the older invite is used", || is_online(&b, "Ana"));
+}
+
 /// A proxy that is not there is told, and nothing takes its place.
 #[test]
 fn without_its_proxy_tor_failed_and_nothing_takes_its_place() {

@@ -14,7 +14,10 @@ use kith_crypto::rng::Rng;
 use kith_crypto::secret::Key;
 use kith_onion::catalogue::Pace;
 use kith_onion::handshake::Who;
-use kith_onion::{ConnId, Core, FriendKey, FriendRecord, GivenInvite, InviteId, Limits, Now, Output, Setup};
+use kith_onion::{
+    ConnId, Core, Event, FetchEvent, FriendKey, FriendRecord, GivenInvite, InviteId, Limits, Now, Output,
+    Setup,
+};
 use std::time::Duration;
 
 /// Wall clock of the beginning, in Unix milliseconds.
@@ -129,6 +132,10 @@ pub struct Bare {
     pub closed: Vec<(Duration, ConnId)>,
     /// Calls that it wants to make.
     pub dials: Vec<Who>,
+    /// Calls that are to be given up.
+    pub undialled: Vec<Who>,
+    /// What became of fetches.
+    pub fetched: Vec<FetchEvent>,
     /// Its connections go through Tor.
     pub tor: bool,
     /// The addresses of the newest of them.
@@ -157,6 +164,8 @@ impl Bare {
             at: Duration::ZERO,
             closed: Vec::new(),
             dials: Vec::new(),
+            undialled: Vec::new(),
+            fetched: Vec::new(),
             tor: false,
             dialled: Vec::new(),
             out: vec![0; 1 << 17],
@@ -203,6 +212,8 @@ impl Bare {
                     self.dials.push(who);
                     self.dialled = addrs;
                 }
+                Output::Undial(who) => self.undialled.push(who),
+                Output::Event(Event::Fetch(_, event)) => self.fetched.push(event),
                 _ => {}
             }
         }

@@ -1,10 +1,12 @@
 //! Who is reached through Tor alone: called nowhere else, answered nowhere else, and told nothing else.
 
 use kith_crypto::cert::{Address, Certificate};
+use kith_crypto::content::{Root, VerifyCap};
 use kith_crypto::identity::Identity;
 use kith_crypto::onion_address::OnionAddress;
+use kith_crypto::secret::Key;
 use kith_onion::handshake::Who;
-use kith_onion::{ConnId, InviteId};
+use kith_onion::{ConnId, FetchEvent, InviteId, Route};
 use kith_tests::forge::{Bare, key_of, person};
 use std::time::Duration;
 
@@ -96,6 +98,16 @@ fn it_learns_no_other_address_and_no_other_is_called() {
     b.settle();
     talk(&mut b, at_b, &mut a, at_a);
     assert_eq!(a.core.addresses(key_of(&bo)).len(), 2);
+    // Also by the friend who said it all along, on the next link.
+    let (mut a, mut b) = two(true);
+    let (at_a, at_b) = meet(&mut a, &mut b, true).unwrap();
+    b.core.set_tor_only(b.now(), Who::Friend(key_of(&ana)), false);
+    b.settle();
+    assert_eq!(b.core.addresses(key_of(&ana)), [onion(&ana)]);
+    a.lose(at_a);
+    b.lose(at_b);
+    meet(&mut a, &mut b, true).unwrap();
+    assert_eq!(b.core.addresses(key_of(&ana)).len(), 2);
     // Marked while a direct link stands, that link ends, and only the onion address is called.
     let (mut a, mut b) = two(false);
     meet(&mut a, &mut b, false).unwrap();
@@ -204,4 +216,41 @@ fn a_call_that_is_given_up_is_made_again() {
     a.core.dial_postponed(a.now(), who);
     a.run_to(Duration::from_secs(20));
     assert_eq!(a.dials, [who], "and made again");
+}
+
+/// An invite that is waiting is used through Tor alone once its inviter is marked.
+#[test]
+fn a_mark_holds_for_what_waits_of_the_same_friend() {
+    let bo = person(1);
+    let (mut a, mut b) = (Bare::new(0, &[&bo], 1), Bare::new(1, &[], 2));
+    with_onion(&mut a, 0);
+    let who = Who::Invite(InviteId(6));
+    a.core.take_invite(a.now(), InviteId(6), b.invite(1, 5));
+    a.settle();
+    a.dials.clear();
+    let conn = a.core.dialled_through(a.now(), who, false);
+    a.core.set_tor_only(a.now(), Who::Friend(key_of(&bo)), true);
+    a.settle();
+    assert_eq!(a.undialled, [Who::Friend(key_of(&bo)), who]);
+    assert_eq!(a.closed.iter().map(|(_, conn)| *conn).collect::<Vec<_>>(), [conn]);
+}
+
+/// While Tor is away, what only it can bring waits; the rest gives up as ever.
+#[test]
+fn a_fetch_waits_for_tor_when_nothing_else_can_bring_it() {
+    let (ana, cleo) = (person(0), person(2));
+    let ends = |marked: bool, from: u8, away: bool| {
+        let mut b = Bare::new(1, &[&ana, &cleo], 2);
+        b.core.set_tor_only(b.now(), Who::Friend(key_of(&ana)), marked);
+        b.core.set_away(away);
+        let cap = VerifyCap { root: Root([7; 32]), tree: Key::new([8; 32]) };
+        let begun = b.core.start_fetch(b.now(), cap, Route::Friend(key_of(&person(from))), None);
+        assert!(begun.is_some());
+        b.run_to(Duration::from_secs(600));
+        b.fetched.iter().any(|event| matches!(event, FetchEvent::Unreachable))
+    };
+    assert!(!ends(true, 0, true), "it waits for Tor");
+    assert!(ends(true, 0, false), "Tor is there, and the friend is not");
+    assert!(ends(true, 2, true), "the other friend is reached without Tor");
+    assert!(ends(false, 0, true), "so is this one");
 }

@@ -241,6 +241,16 @@ async fn add_friend(State(api): State<Api>, Json(request): Json<AddRequest>) -> 
     }
 }
 
+/// All invites of somebody that are waiting are used through Tor alone.
+fn wait_for_tor(cx: &mut Context<'_>, inviter: FriendKey) -> Vec<Record> {
+    let taken = cx.service.state().taken.iter();
+    let ids =
+        taken.filter(|(_, invite)| invite.inviter.keys.sign == inviter.0).map(|(id, _)| Who::Invite(*id));
+    let all: Vec<Who> = ids.collect();
+    all.iter().for_each(|who| cx.core.set_tor_only(cx.now, *who, true));
+    all.into_iter().map(|who| Record::TorOnly(who, true)).collect()
+}
+
 fn begin_adding(
     cx: &mut Context<'_>,
     invite: Invite,
@@ -260,11 +270,7 @@ fn begin_adding(
     let same = state.taken.iter().find(|(_, i)| i.encoded() == invite.encoded()).map(|(id, _)| *id);
     if let Some(id) = same {
         // Given again while it waits: tried at once.
-        let mut records = Vec::new();
-        if tor_only {
-            records.push(Record::TorOnly(Who::Invite(id), true));
-            cx.core.set_tor_only(cx.now, Who::Invite(id), true);
-        }
+        let records = if tor_only { wait_for_tor(cx, key) } else { Vec::new() };
         let stored = cx.store(records);
         cx.core.take_invite(cx.now, id, invite);
         return Ok(Added::Waiting(id, cx.service.await_invite(id), stored));
@@ -275,6 +281,8 @@ fn begin_adding(
     if tor_only {
         records.push(Record::TorOnly(Who::Invite(id), true));
         cx.core.set_tor_only(cx.now, Who::Invite(id), true);
+        // An older one of the same friend would go there directly.
+        records.extend(wait_for_tor(cx, key));
     }
     let stored = cx.store(records);
     let outcome = cx.service.await_invite(id);

@@ -132,7 +132,10 @@ impl Shell {
                 safe(name)
             ),
             false => {
-                format!("{} is reached directly, and through Tor when nothing else answers.", safe(name))
+                format!(
+                    "{} is reached directly from the next connection on, and through Tor when nothing else answers.",
+                    safe(name)
+                )
             }
         })
     }

@@ -57,8 +57,11 @@ impl Shell {
                 format!("privacy: {}", super::circuits::mode_text(&value)),
             ];
             lines.extend(super::circuits::status_lines(&value));
-            if text(&value["tor"], "mode") != "off" {
-                lines.push(super::tor::tor_text(&value["tor"]));
+            let told = super::tor::tor_text(&value["tor"]);
+            match text(&value["tor"], "mode") {
+                "off" => {}
+                "only" => lines.push(format!("nothing but Tor is used: {told}")),
+                _ => lines.push(told),
             }
             if let Some(why) = value.get("read_only").and_then(Value::as_str) {
                 lines.push(self.style.red(&format!("the store is read-only: {}", safe(why))));

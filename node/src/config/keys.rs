@@ -76,7 +76,7 @@ pub const KEYS: &[KeySpec] = &[
     KeySpec {
         name: "tor.vanguards",
         default: "\"auto\"",
-        comment: "How far the onion service and calls guard themselves against being found by who makes\nmany circuits to them: more fixed relays, longer ways. auto is lite, as Tor recommends.",
+        comment: "How far the onion service and calls guard themselves against being found by who makes\nmany circuits to them: more fixed relays, longer ways. auto leaves it to the client, which takes lite for now;\nfull is meant for services that stand for months.",
         allowed: "auto, lite, full or off",
         live: false,
         parse: |config, given| {

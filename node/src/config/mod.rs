@@ -62,6 +62,8 @@ pub struct TorConfig {
     pub bridges: Vec<String>,
     /// Programs of pluggable transports: names and path.
     pub transports: Vec<(Vec<String>, String)>,
+    /// Somebody chose the mode, instead of leaving it.
+    pub is_chosen: bool,
     /// `auto`, `off`, `lite` or `full`.
     pub vanguards: &'static str,
     /// Another program's Tor, instead of the client inside.
@@ -347,6 +349,7 @@ impl Config {
                 mode: Tor::Off,
                 bridges: Vec::new(),
                 transports: Vec::new(),
+                is_chosen: false,
                 vanguards: "auto",
                 socks: None,
                 onion: None,
@@ -408,6 +411,8 @@ impl Loaded {
                 &Origin::Set,
             )?;
         }
+        let mode = config.values.get("tor.mode");
+        config.config.tor.is_chosen = mode.is_some_and(|(_, origin)| *origin != Origin::Default);
         Ok(config)
     }
 
@@ -738,7 +743,9 @@ mod tests {
         assert_eq!(load(&text, &[], &[]).unwrap(), load("", &[], &[]).unwrap());
         let opened: Vec<&str> = text.lines().map(|line| line.strip_prefix('#').unwrap_or(line)).collect();
         let opened: Vec<&str> = opened.into_iter().filter(|line| !line.starts_with(' ')).collect();
-        assert_eq!(load(&opened.join("\n"), &[], &[]).unwrap(), load("", &[], &[]).unwrap());
+        let mut said = load(&opened.join("\n"), &[], &[]).unwrap();
+        assert!(std::mem::take(&mut said.tor.is_chosen));
+        assert_eq!(said, load("", &[], &[]).unwrap());
         assert_eq!(opened.iter().filter(|line| !line.is_empty()).count(), KEYS.len());
     }
 

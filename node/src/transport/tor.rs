@@ -18,6 +18,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use utoipa::ToSchema;
 
@@ -97,8 +98,8 @@ pub struct View {
 pub struct Handle {
     mode: Mode,
     state: Option<watch::Receiver<State>>,
-    /// Calls do not even leave this machine.
-    stuck: watch::Receiver<bool>,
+    /// When a call last did not even leave this machine, if nothing has come through since.
+    stuck: watch::Receiver<Option<Instant>>,
     service: watch::Receiver<Service>,
     onion: Option<Address>,
     by: Option<String>,
@@ -109,7 +110,7 @@ impl Handle {
     /// Of a node that does not use Tor.
     pub fn off() -> Self {
         let (mode, service) = (Mode::Off, watch::channel(Service::None).1);
-        Self { mode, state: None, stuck: watch::channel(false).1, service, onion: None, by: None, bridges: 0 }
+        Self { mode, state: None, stuck: watch::channel(None).1, service, onion: None, by: None, bridges: 0 }
     }
 
     /// The mode.
@@ -126,7 +127,7 @@ impl Handle {
     pub fn view(&self) -> View {
         let state = self.state.as_ref().map(|state| state.borrow().clone());
         let state = state.map(|state| match state {
-            State::Ready if *self.stuck.borrow() => State::Failed(STUCK.into()),
+            State::Ready if self.is_stuck() => State::Failed(STUCK.into()),
             other => other,
         });
         let (state, percent, why) = match state {
@@ -150,15 +151,29 @@ impl Handle {
     /// Whether friends can be called.
     pub fn is_ready(&self) -> bool {
         let ready = self.state.as_ref().is_some_and(|state| *state.borrow() == State::Ready);
-        ready && !*self.stuck.borrow()
+        ready && !self.is_stuck()
+    }
+
+    /// Friends who are away are called again within seconds while calls do not leave, so the word of an old call says
+    /// only that there was nobody to call.
+    fn is_stuck(&self) -> bool {
+        self.stuck.borrow().is_some_and(|at| at.elapsed() < STUCK_FOR)
     }
 
     /// Waits until something changes; forever, without Tor.
     pub async fn changed(&mut self) {
+        let left = self.stuck.borrow().and_then(|at| STUCK_FOR.checked_sub(at.elapsed()));
+        let over = async {
+            match left {
+                Some(left) => tokio::time::sleep(left).await,
+                None => std::future::pending().await,
+            }
+        };
         let Some(state) = &mut self.state else { return std::future::pending().await };
         let changed = tokio::select! {
             changed = state.changed() => changed,
             changed = self.stuck.changed() => changed,
+            () = over => Ok(()),
         };
         if changed.is_err() {
             // The node is stopping.
@@ -207,7 +222,7 @@ pub struct Tor {
     dialer: Arc<dyn Dialer>,
     state: watch::Receiver<State>,
     /// What [`Handle::is_ready`] knows from calls, beside the client's own word.
-    stuck: Arc<watch::Sender<bool>>,
+    stuck: Arc<watch::Sender<Option<Instant>>>,
     incoming: mpsc::Receiver<Came>,
     /// What somebody else's Tor forwards comes here.
     forwarded: Option<tokio::net::TcpListener>,
@@ -225,7 +240,7 @@ pub fn start(
         watch::channel(State::Starting { percent: 0, waits_for: "the first connection".into() });
     let (service, see_service) = watch::channel(Service::None);
     let (came, incoming) = mpsc::channel(WAITING);
-    let (stuck, see_stuck) = watch::channel(false);
+    let (stuck, see_stuck) = watch::channel(None);
     let tell = Tell { state, service, came };
     let mut handle = Handle {
         mode: config.mode,
@@ -330,13 +345,18 @@ impl Transport for Tor {
                 Err(NoAnswer::TimedOut) => None,
                 _ => Some(false),
             };
-            stuck.send_if_modified(|was| is_stuck.is_some_and(|is| std::mem::replace(was, is) != is));
+            match is_stuck {
+                Some(true) => drop(stuck.send_replace(Some(Instant::now()))),
+                Some(false) => moves(&stuck),
+                None => {}
+            }
             answer
         }))
     }
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Came>> {
         if let Poll::Ready(Some(came)) = self.incoming.poll_recv(cx) {
+            moves(&self.stuck);
             return Poll::Ready(Ok(came));
         }
         let Some(listener) = &self.forwarded else { return Poll::Pending };
@@ -352,7 +372,14 @@ impl Transport for Tor {
     }
 }
 
+/// Something came through Tor.
+fn moves(stuck: &watch::Sender<Option<Instant>>) {
+    stuck.send_if_modified(|at| at.take().is_some());
+}
+
+/// A call that did not leave says for so long that none can: longer than until the next one has ended.
+const STUCK_FOR: Duration = Duration::from_secs(60);
 const STUCK: &str = "no relay can be reached: see whether this machine's network works";
 
 /// A friend is called for so long: a circuit there and one from there are built first.
-const DIAL_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(40);
+const DIAL_TIMEOUT: Duration = Duration::from_secs(40);

@@ -17,7 +17,7 @@ const DEAD_AFTER: Duration = Duration::from_secs(125);
 /// Pads make up for so much of what timers are late; a process that stood still sends no burst.
 const MAX_PAD_LATE: Duration = Duration::from_millis(25);
 /// A call through Tor may take so much longer.
-const TOR_IS_SLOWER: Duration = Duration::from_secs(20);
+pub(super) const TOR_IS_SLOWER: Duration = Duration::from_secs(20);
 /// A link that lasted so long was a good one.
 const STOOD: Duration = Duration::from_secs(60);
 /// Links that were completed so close together were dialled by both sides at once.

@@ -1,7 +1,7 @@
 //! Who is dialled when: growing gaps with jitter after a failure, at once and spread out after a
 //! suspend, and anew when a link is old. Page: `docs/protocol/link.md`.
 
-use super::connections::{AfterStore, Stage};
+use super::connections::{AfterStore, Stage, TOR_IS_SLOWER};
 use super::*;
 use crate::handshake::{Caller, Mode, Secret};
 
@@ -52,11 +52,13 @@ impl Dialling {
     }
 }
 
-/// Which addresses are called, in order: the quicker ones first, and after a call that somebody took and did not
-/// answer the onion service first, since there may be somebody else now where the friend was.
-fn ways(addrs: &[Address], tor_only: bool, silent_calls: u32) -> Vec<Address> {
+/// Which addresses are called, in order: the quicker ones first, and after calls that somebody took and did not
+/// answer the onion service first, since there may be somebody else now where the friend was. `secrets`: how many a
+/// friend is called with in turn; each of them goes both ways.
+fn ways(addrs: &[Address], tor_only: bool, silent_calls: u32, secrets: u32) -> Vec<Address> {
     let mut ways: Vec<Address> = addrs.iter().filter(|addr| !tor_only || addr.is_onion()).cloned().collect();
-    ways.sort_by_key(|addr| addr.is_onion() == silent_calls.is_multiple_of(2));
+    let round = silent_calls / secrets.max(1);
+    ways.sort_by_key(|addr| addr.is_onion() == round.is_multiple_of(2));
     ways
 }
 
@@ -178,14 +180,16 @@ impl Core {
         let (all, tor_only) = (self.all_tor_only, &self.tor_only);
         for (key, friend) in &mut self.friends {
             let only = all || tor_only.contains(&Who::Friend(*key));
-            let addrs = || ways(&friend.record.addrs, only, friend.dialling.silent_calls);
+            let secrets = friend.secrets(now);
+            let addrs =
+                |friend: &Friend| ways(&friend.record.addrs, only, friend.dialling.silent_calls, secrets);
             if !friend.is_linked() && friend.dialling.at.is_some_and(|at| at <= now.at) {
-                dials.push(Output::Dial(Who::Friend(*key), addrs()));
+                dials.push(Output::Dial(Who::Friend(*key), addrs(friend)));
                 friend.dialling.at = None;
             }
             // A new handshake while the old link goes on: the new one takes its place.
             if friend.renew_at.is_some_and(|at| at <= now.at) && friend.link.is_some() {
-                dials.push(Output::Dial(Who::Friend(*key), addrs()));
+                dials.push(Output::Dial(Who::Friend(*key), addrs(friend)));
                 (friend.renew_at, friend.renewing) = (None, true);
             }
         }
@@ -194,7 +198,7 @@ impl Core {
                 taken.dialling.at = None;
                 let inviter = Who::Friend(FriendKey(taken.invite.inviter.keys.sign));
                 let only = all || [Who::Invite(*id), inviter].iter().any(|who| tor_only.contains(who));
-                let addrs = ways(&taken.invite.inviter.addrs, only, taken.dialling.silent_calls);
+                let addrs = ways(&taken.invite.inviter.addrs, only, taken.dialling.silent_calls, 1);
                 dials.push(Output::Dial(Who::Invite(*id), addrs));
             }
         }
@@ -219,8 +223,7 @@ impl Core {
         let candidate = (tries % peers).checked_sub(1).and_then(|n| friend.candidates.get(n));
         let (peer, root) = candidate.map_or((&friend.peer, &friend.record.root), |c| (&c.peer, &c.root));
         // After an exchange the new PSK is to be proved, whatever came before.
-        let lost = friend.may_recover(now) && friend.record.ratchet.is_settled();
-        let recovers = lost && (tries / peers).is_multiple_of(2);
+        let recovers = friend.is_lost(now) && (tries / peers).is_multiple_of(2);
         let secret = if recovers {
             Secret { mode: Mode::Recovery, psk: root.recovery_psk() }
         } else {
@@ -264,7 +267,8 @@ impl Core {
         let links: Vec<ConnId> = self.friends.values().filter_map(|f| f.link).collect();
         for id in links {
             if let Some(connection) = self.connections.get_mut(&id) {
-                connection.probed_until = Some(now.at + RESUME_PROBE);
+                let slower = if connection.is_through_tor() { TOR_IS_SLOWER } else { Duration::ZERO };
+                connection.probed_until = Some(now.at + RESUME_PROBE + slower);
                 connection.last_received = now.at;
             }
             self.send_control(now, id, &Control::Ping(0));
@@ -311,6 +315,17 @@ impl Friend {
     /// A link, or one that carries an exchange.
     pub(super) fn is_linked(&self) -> bool {
         self.link.is_some() || self.exchange_link.is_some()
+    }
+
+    /// The recovery PSK may be what the friend knows.
+    fn is_lost(&self, now: Now) -> bool {
+        self.may_recover(now) && self.record.ratchet.is_settled()
+    }
+
+    /// How many secrets and keys this friend is called with in turn.
+    fn secrets(&self, now: Now) -> u32 {
+        let peers = 1 + self.candidates.len() as u32;
+        if self.is_lost(now) { peers * 2 } else { peers }
     }
 
     pub(super) fn may_recover(&self, now: Now) -> bool {

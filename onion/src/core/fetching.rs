@@ -291,9 +291,19 @@ impl Core {
         out
     }
 
+    /// Whether all who may give something are reached through Tor, as far as they are known to have it.
+    fn only_over_tor(&self, state: &FetchState) -> bool {
+        let needs = |source: &Source| match source.links {
+            ONION => self.friends.keys().all(|friend| self.needs_tor(*friend)),
+            _ => self.needs_tor(source.friend),
+        };
+        let mut known = state.sources.iter().filter(|source| !source.extra).peekable();
+        self.all_tor_only || known.peek().is_some() && known.all(needs)
+    }
+
     pub(super) fn next_fetch_step(&self) -> Option<Duration> {
-        let slower = self.all_tor_only;
         self.fetches.values().fold(None, |next, state| {
+            let slower = self.only_over_tor(state);
             let attempt = state.may_ask_more().then_some(state.next_attempt);
             let patience = (!state.fetch.has_use()).then_some(state.alive_at + state.patience(slower));
             let next = earliest(next, earliest(state.fetch.poll_timeout(), state.news_at()));
@@ -303,10 +313,11 @@ impl Core {
 
     pub(super) fn drive_fetches(&mut self, now: Now) {
         let ids: Vec<FetchId> = self.fetches.keys().copied().collect();
-        let slower = self.all_tor_only;
         for id in ids {
+            let Some(state) = self.fetches.get(&id) else { continue };
+            let slower = self.only_over_tor(state);
             let Some(state) = self.fetches.get_mut(&id) else { continue };
-            if self.away || state.fetch.has_use() && state.fetch.asked_count() == 0 {
+            if self.away && slower || state.fetch.has_use() && state.fetch.asked_count() == 0 {
                 state.alive_at = now.at; // nothing is wanted of those who would give it, or nobody can be asked
             }
             self.pass_news(now, id);

@@ -131,8 +131,9 @@ impl Core {
                 if !friend.record.keys.verify(&addresses_to_sign(seq, &list), &signature) {
                     return Err(Broken);
                 }
-                if seq > friend.record.addrs_seq {
-                    let same = friend.record.addrs == kept;
+                let same = friend.record.addrs == kept;
+                // The same list again says more when more of it is of use than then.
+                if seq > friend.record.addrs_seq || seq == friend.record.addrs_seq && !same {
                     friend.record.addrs_seq = seq;
                     friend.record.addrs.clone_from(&kept);
                     if !same {

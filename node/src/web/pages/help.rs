@@ -27,6 +27,7 @@ pub(super) async fn page(page: Page) -> Response {
     };
     let mut found = findings(&facts);
     found.retain(|finding| finding.level > Level::Fine);
+    let only = page.api.facts.tor.mode() == crate::config::Tor::Only;
     let lines = crate::logs::recent(0);
     let last = lines.len().saturating_sub(50);
     let body = html! {
@@ -44,7 +45,10 @@ pub(super) async fn page(page: Page) -> Response {
         section.box {
             h2 { (page.t("help.questions")) }
             @for (question, answer) in QUESTIONS {
-                details { summary { (page.t(question)) } p { (page.t(answer)) } }
+                details { summary { (page.t(question)) } p { @match (answer, only) {
+                    ("help.a3", true) => (page.t("help.a3_tor")),
+                    _ => (page.t(answer)),
+                } } }
             }
         }
         section.box {

@@ -93,12 +93,16 @@ async fn made(page: &Page) -> Result<Response, Failure> {
         }
         section.box {
             h2 { (page.t("learn.title")) }
-            @if page.api.facts.tor.mode() == crate::config::Tor::Only { p.warn { (page.t("learn.tor_only")) } }
+            @let only = page.api.facts.tor.mode() == crate::config::Tor::Only;
+            @if only { p.warn { (page.t("learn.tor_only")) } }
             (picture(page))
             dl.learn {
                 @for who in ["friend", "common", "guard", "relay", "holder", "provider", "stranger"] {
                     dt { (page.t(&format!("learn.{who}"))) }
-                    dd { (page.t(&format!("learn.{who}_learns"))) }
+                    dd { @match (who, only) {
+                        ("stranger", true) => (page.t("learn.stranger_learns_tor")),
+                        _ => (page.t(&format!("learn.{who}_learns"))),
+                    } }
                 }
             }
         }
