@@ -5,6 +5,7 @@
 use crate::platform::confined::{self, Bounds};
 use crate::video::{Browser, Kind, Probe, Reading, Refused, Source};
 use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -72,6 +73,8 @@ fn slow(probe: &Probe) -> Duration {
 /// ffmpeg within bounds, which opens nothing but by this protocol.
 fn command(bounds: &Bounds, protocol: &str) -> Result<Command, Refused> {
     let mut command = confined::command(&find()?, bounds).map_err(|e| Refused(e.what))?;
+    // With all that it might start it is ended as one.
+    command.process_group(0);
     command.args(["-nostdin", "-v", "error", "-protocol_whitelist", protocol]);
     Ok(command)
 }
@@ -139,6 +142,7 @@ impl Running {
                     Ok(Some(status)) => break Some(status),
                     Ok(None) if begun.elapsed() < most => std::thread::sleep(Duration::from_millis(20)),
                     _ => {
+                        end_group(&child);
                         let _ = child.kill();
                         let _ = child.wait();
                         break None;
@@ -163,6 +167,13 @@ impl Running {
             }
             None => refused("ffmpeg took too long and was ended"),
         }
+    }
+}
+
+fn end_group(child: &Child) {
+    let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
+    if let Some(group) = pid {
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
     }
 }
 

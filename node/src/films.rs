@@ -26,10 +26,22 @@ pub struct Looked {
     pub made: Vec<(Extra, Vec<u8>)>,
     /// Its length.
     pub len: u64,
+    /// What it was before it was looked at.
+    pub stamp: Stamp,
     /// What is in it; `None`: it is no video.
     pub film: Option<Film>,
     /// The clean film.
     pub plan: Plan,
+}
+
+/// What is another one when a file was written to: its length, and when that was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp([i64; 5]);
+
+impl Stamp {
+    fn of(about: &std::fs::Metadata) -> Self {
+        Self([about.len() as i64, about.mtime(), about.mtime_nsec(), about.ctime(), about.ctime_nsec()])
+    }
 }
 
 /// In place of a file with a picture: one out of the film.
@@ -120,7 +132,8 @@ fn pictures(_: &Looked, _: Wishes) -> Result<Vec<(Extra, Vec<u8>)>, Failure> {
 
 /// A file, its kind and its clean form.
 fn clean(path: &Path, keep_metadata: bool, any_file: bool) -> Result<Looked, Failure> {
-    let (file, len) = open_source(path)?;
+    let (file, about) = open_source(path)?;
+    let (len, stamp) = (about.len(), Stamp::of(&about));
     let named =
         |failure: Failure| Failure::new(failure.exit, format!("{}: {}", path.display(), failure.what));
     let (film, plan) = if keep_metadata {
@@ -139,7 +152,7 @@ fn clean(path: &Path, keep_metadata: bool, any_file: bool) -> Result<Looked, Fai
     if film.is_none() && !any_file {
         return Err(named(publish::no_video()));
     }
-    Ok(Looked { file, _folder: None, path: path.to_owned(), made: Vec::new(), len, film, plan })
+    Ok(Looked { file, _folder: None, path: path.to_owned(), made: Vec::new(), len, stamp, film, plan })
 }
 
 /// The videos in a folder and those below it, by name. Hidden files and links are left out.
@@ -228,6 +241,86 @@ pub fn beside(film: &Path) -> Result<Vec<(Extra, PathBuf)>, Failure> {
     Ok(found)
 }
 
+/// The title of a film by the name of its file; cameras write into that when it was made, which is left out.
+pub fn title_of(path: &Path) -> String {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    kith_crypto::text::cut(&untold(&stem), kith_crypto::content::MAX_TITLE_LEN).to_owned()
+}
+
+/// Words that cameras and telephones put in front of when something was made.
+const OF_CAMERAS: [&str; 22] = [
+    "img",
+    "vid",
+    "mvi",
+    "mov",
+    "dsc",
+    "dscn",
+    "dscf",
+    "pxl",
+    "dji",
+    "gopr",
+    "gp",
+    "gx",
+    "gh",
+    "wa",
+    "whatsapp",
+    "signal",
+    "video",
+    "clip",
+    "screen",
+    "recording",
+    "screenrecorder",
+    "at",
+];
+
+/// A name without a date in it, and without what follows on a date: a time, a number.
+fn untold(name: &str) -> String {
+    let is_digits = |word: &str, len: usize| word.len() == len && word.bytes().all(|b| b.is_ascii_digit());
+    let number = |text: &str| text.parse::<u32>().unwrap_or_default();
+    let is_date = |word: &str| {
+        let day = |year: &str, month: &str, day: &str| {
+            (1970..=2099).contains(&number(year))
+                && (1..=12).contains(&number(month))
+                && (1..=31).contains(&number(day))
+        };
+        // With a time, or thousandths, at once behind it.
+        let date =
+            word.get(..8).filter(|date| is_digits(date, 8) && word.bytes().all(|b| b.is_ascii_digit()));
+        date.is_some_and(|date| day(&date[..4], &date[4..6], &date[6..]))
+    };
+    let is_mark = |c: char| c.is_whitespace() || matches!(c, '_' | '-' | '.' | ',' | '(' | ')' | '~' | ':');
+    let words: Vec<&str> = name.split(is_mark).filter(|word| !word.is_empty()).collect();
+    let mut kept = Vec::new();
+    let (mut at, mut had_date) = (0, false);
+    while let Some(word) = words.get(at) {
+        let three = words.get(at..at + 3).filter(|three| {
+            let lens: Vec<usize> = three.iter().map(|word| word.len()).collect();
+            let is = three.iter().all(|word| word.bytes().all(|b| b.is_ascii_digit()));
+            is && (lens == [4, 2, 2] && is_date(&three.concat())
+                || lens == [2, 2, 4]
+                    && (is_date(&[three[2], three[1], three[0]].concat())
+                        || is_date(&[three[2], three[0], three[1]].concat())))
+        });
+        if three.is_some() || is_date(word) {
+            at += if three.is_some() { 3 } else { 1 };
+            had_date = true;
+            continue;
+        }
+        at += 1;
+        // Hours, minutes, seconds, a number among others of that day.
+        let is_number = word.bytes().any(|b| b.is_ascii_digit())
+            && word.bytes().all(|b| b.is_ascii_digit() || b"hmsZTWA".contains(&b));
+        if !(had_date && is_number) {
+            kept.push(*word);
+        }
+    }
+    if !had_date {
+        return name.trim().to_owned();
+    }
+    let means = |word: &&str| !OF_CAMERAS.contains(&word.to_ascii_lowercase().as_str());
+    if kept.iter().any(means) { kept.join(" ") } else { "untitled".into() }
+}
+
 /// What names a file until it changes.
 pub fn source_of(path: &Path) -> Result<publish::SourceId, Failure> {
     let about = std::fs::metadata(path).context(format!("cannot open {}", path.display()))?;
@@ -258,8 +351,9 @@ fn changed(path: &Path) -> Failure {
     Failure::new(Exit::Failure, what)
 }
 
-fn open_source(path: &Path) -> Result<(std::fs::File, u64), Failure> {
+fn open_source(path: &Path) -> Result<(std::fs::File, std::fs::Metadata), Failure> {
     let shown = path.display();
+    // Opening a pipe would wait for somebody to write into it.
     let about = std::fs::metadata(path).context(format!("cannot open {shown}"))?;
     if !about.is_file() {
         return Err(Failure::new(
@@ -274,15 +368,15 @@ fn open_source(path: &Path) -> Result<(std::fs::File, u64), Failure> {
         ));
     }
     let file = std::fs::File::open(path).context(format!("cannot open {shown}"))?;
-    Ok((file, about.len()))
+    let about = file.metadata().context(format!("cannot open {shown}"))?;
+    Ok((file, about))
 }
 
-/// Sends the clean form of a file. A file that changes meanwhile is an error, and its last piece is held back
-/// until that is sure.
+/// Sends the clean form of a file. A file that changed since it was looked at is an error, and its last piece is held
+/// back until that is sure.
 pub fn send_file(looked: Looked, to: &Sender<Result<Bytes, Failure>>) -> Result<(), Failure> {
-    let Looked { file, len, plan, path, _folder, .. } = looked;
+    let Looked { file, stamp, plan, path, _folder, .. } = looked;
     let path = path.as_path();
-    let before = file.metadata().context("cannot read the file")?;
     let mut reading = plan.read();
     let mut held: Option<Vec<u8>> = None;
     loop {
@@ -293,7 +387,7 @@ pub fn send_file(looked: Looked, to: &Sender<Result<Bytes, Failure>>) -> Result<
         let is_end = chunk.is_empty();
         if is_end {
             let after = file.metadata().context("cannot read the file")?;
-            if after.len() != len || after.modified().ok() != before.modified().ok() {
+            if Stamp::of(&after) != stamp {
                 return Err(changed(path));
             }
         }
@@ -304,6 +398,31 @@ pub fn send_file(looked: Looked, to: &Sender<Result<Bytes, Failure>>) -> Result<
         }
         if is_end {
             return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_date_in_a_name_is_no_part_of_the_title() {
+        for (name, title) in [
+            ("PXL_20240131_142233456.mp4", "untitled"),
+            ("VID-20240131-WA0012.mp4", "untitled"),
+            ("20240131142233.mp4", "untitled"),
+            ("Signal-2024-01-31-14-22-33-123.mp4", "untitled"),
+            ("Screen Recording 2024-01-31 at 14.22.33.mov", "untitled"),
+            ("2024-01-31 Birthday.mp4", "Birthday"),
+            ("Harvest 31.01.2024.mkv", "Harvest"),
+            ("Blade Runner 2049.mkv", "Blade Runner 2049"),
+            ("IMG_0042.mov", "IMG_0042"),
+            ("Apollo 11 1969 part 2.mp4", "Apollo 11 1969 part 2"),
+            ("99999999.mp4", "99999999"),
+            (" spaced .mp4", "spaced"),
+        ] {
+            assert_eq!(title_of(Path::new(name)), title, "{name}");
         }
     }
 }

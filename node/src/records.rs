@@ -316,6 +316,8 @@ pub struct Mirror {
     pub travels: bool,
     /// It was here before a friend asked for it, and stays when that friend ends it.
     pub was_here: bool,
+    /// It has not come from that friend anew yet: until it has, nothing shows that it was here.
+    pub is_hidden: bool,
 }
 
 /// State of an offer that is to end.
@@ -545,7 +547,8 @@ impl Record {
                 w.u8(70).raw(&mirror.cap.root.0).raw(mirror.cap.tree.expose());
                 w.u8(u8::from(mirror.friend.is_some()))
                     .raw(&mirror.friend.map_or([0; 32], |friend| friend.0));
-                w.u32(mirror.expires_day).u8(u8::from(mirror.travels)).u8(u8::from(mirror.was_here));
+                w.u32(mirror.expires_day).u8(u8::from(mirror.travels));
+                w.u8(u8::from(mirror.was_here) | u8::from(mirror.is_hidden) << 1);
             }
             Self::TorOnly(who, only) => {
                 w.u8(80).u8(u8::from(*only));
@@ -735,8 +738,15 @@ impl Record {
                 let cap = VerifyCap { root: Root(r.array()?), tree: Key::new(r.array()?) };
                 let (is_for_friend, friend) = (r.flag("friend")?, key(&mut r)?);
                 let friend = is_for_friend.then_some(friend);
-                let (expires_day, travels, was_here) = (r.u32()?, r.flag("travels")?, r.flag("was here")?);
-                Self::Mirror(Box::new(Mirror { cap, friend, expires_day, travels, was_here }))
+                let (expires_day, travels) = (r.u32()?, r.flag("travels")?);
+                let bad = r.invalid("was here");
+                let (was_here, is_hidden) = match r.u8()? {
+                    0 => (false, false),
+                    1 => (true, false),
+                    3 => (true, true),
+                    _ => return Err(bad),
+                };
+                Self::Mirror(Box::new(Mirror { cap, friend, expires_day, travels, was_here, is_hidden }))
             }
             80 => {
                 let only = r.flag("tor only")?;
@@ -1254,6 +1264,7 @@ mod tests {
                 expires_day: 63,
                 travels: true,
                 was_here: false,
+                is_hidden: false,
             })),
             Record::Mirror(Box::new(Mirror {
                 cap: VerifyCap { root: Root([64; 32]), tree: Key::new([65; 32]) },
@@ -1261,6 +1272,7 @@ mod tests {
                 expires_day: 0,
                 travels: false,
                 was_here: true,
+                is_hidden: true,
             })),
             Record::MirrorGone(Root([66; 32])),
             Record::Folder("/films".into(), "fof".into()),

@@ -95,7 +95,8 @@ fn start(network: &Path, place: &Place, name: &str, more: &[&str]) -> Node {
 
 fn wait_ready<'a>(nodes: impl IntoIterator<Item = &'a Node>) {
     for node in nodes {
-        wait_until(LINK, "Tor is ready", || json(node, &["net", "tor"])["state"] == "ready");
+        let ready = poll(LINK, || json(node, &["net", "tor"])["state"] == "ready");
+        assert!(ready, "{}: {}", node.name, json(node, &["net", "tor"]));
     }
 }
 

@@ -159,6 +159,12 @@ fn a_friend_gets_no_more_room_than_was_agreed_to() {
     let gone = json(&m, &["mirror", "rm", "friend:Ana"]);
     assert_eq!(gone["copies"], 1);
     wait_until(COPIED, "the copy is gone", || class_of(&m, &small).is_none());
+    // What is agreed to later counts as well.
+    kith(&m, &["mirror", "add", "friend:Ana", "--quota", "2MB"]).expect_code(&[0]);
+    kith(&a, &["video", "health", &small, "--ask"]).expect_code(&[0]);
+    wait_for_copy(&a, &m, &small);
+    kith(&m, &["mirror", "add", "friend:Ana", "--quota", "500kB"]).expect_code(&[0]);
+    wait_until(COPIED, "the copy is gone", || copies(&m).is_empty() && class_of(&m, &small).is_none());
 }
 
 #[test]
@@ -172,15 +178,37 @@ fn a_friend_who_goes_takes_its_copies_along_and_what_was_here_before_stays() {
     wait_found(&m, "watched", &watched);
     kith(&m, &["get", &watched]).expect_code(&[0]);
     assert_eq!(class_of(&m, &watched).as_deref(), Some("cached"));
+    let sent = || friend(&a, "Mia").unwrap()["sent_bytes"].as_u64().unwrap();
+    let before = sent();
     kith(&m, &["mirror", "add", "friend:Ana", "--quota", "5MB"]).expect_code(&[0]);
     kith(&a, &["video", "health", &watched, "--ask"]).expect_code(&[0]);
     wait_for_copy(&a, &m, &watched);
+    // Ana cannot tell that it was here: it came once more.
+    assert!(sent() - before > 300_000, "{} bytes", sent() - before);
     let other = publish_one("other.bin");
     wait_for_copy(&a, &m, &other);
     kith(&m, &["friend", "remove", "Ana"]).expect_code(&[0]);
     wait_until(COPIED, "the copy is gone", || class_of(&m, &other).is_none());
     assert!(copies(&m).is_empty());
     assert_eq!(class_of(&m, &watched).as_deref(), Some("cached"), "what Mia watched is hers");
+}
+
+#[test]
+fn what_was_withdrawn_is_given_to_nobody_any_more() {
+    let [a, m, b] = line_named(["Ana", "Mia", "Bo"], &[]);
+    let (path, _) = random_file(&a, "one.bin", 300_000);
+    let args = ["publish", path.to_str().unwrap(), "--title", "Whimbrel", "--to", "fof", "--any-file"];
+    let published = json(&a, &args);
+    let (id, link) = (id_of(&published), published["link"].as_str().unwrap().to_owned());
+    wait_found(&m, "whimbrel", &id);
+    wait_found(&b, "whimbrel", &id);
+    kith(&m, &["mirror", "add", &id]).expect_code(&[0]);
+    wait_until(COPIED, "it is kept", || class_of(&m, &id).is_some());
+    kith(&a, &["video", "unshare", &id]).expect_code(&[0]);
+    wait_until(COPIED, "it is kept for nobody", || copies(&m).is_empty());
+    assert!(class_of(&m, &id).is_some(), "Mia has it still");
+    kith(&b, &["get", &link, "-o", b.scratch("one.bin").to_str().unwrap(), "--route", "direct"])
+        .expect_refusal(&[6]);
 }
 
 #[test]

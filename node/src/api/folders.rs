@@ -245,9 +245,8 @@ async fn publish_file(api: &Api, file: &std::path::Path, source: SourceId, to: &
         Ok::<_, Failure>((films::look(&path, false, false, nothing)?, extras))
     });
     let (looked, extras) = looked.await.map_err(|_| bug())??;
-    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
     let meta = Meta {
-        title: kith_crypto::text::cut(stem.trim(), kith_crypto::content::MAX_TITLE_LEN).to_owned(),
+        title: films::title_of(file),
         to: to.to_owned(),
         film: looked.film.clone(),
         extras: extras.iter().map(|(extra, _)| extra.clone()).collect(),

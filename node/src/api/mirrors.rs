@@ -136,6 +136,7 @@ async fn add(State(api): State<Api>, Json(request): Json<MirrorRequest>) -> Answ
                     Failure::new(Exit::Usage, "say how much may be kept for a friend, like --quota 5GB")
                 })?;
                 let stored = cx.store(vec![Record::MirrorQuota(friend, quota)]);
+                cx.service.keep_within_quota(cx.now, cx.core, cx.storage, friend);
                 cx.service.mirror_friend_up(cx.now, cx.core, friend);
                 return Ok((MirrorAdded { target: request.target, quota_bytes: Some(quota) }, stored));
             }

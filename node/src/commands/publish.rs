@@ -387,9 +387,7 @@ fn items(args: &cli::Publish) -> Result<Vec<Item>, Failure> {
         return Err(Failure::new(Exit::Usage, what));
     }
     let item = |path: PathBuf| {
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-        let title = kith_crypto::text::cut(stem.trim(), kith_crypto::content::MAX_TITLE_LEN).to_owned();
-        let title = args.title.clone().unwrap_or(title);
+        let title = args.title.clone().unwrap_or_else(|| crate::films::title_of(&path));
         let extras = if is_one { extras(args)? } else { beside(&path)? };
         Ok(Item { path, title, extras })
     };

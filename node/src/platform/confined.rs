@@ -116,15 +116,16 @@ fn restrict_calls() -> Result<(), String> {
 
 /// socket, connect, accept, sendto, sendmsg, bind, listen, socketpair, accept4, ptrace, mount, umount2, kexec_load,
 /// init_module, finit_module, bpf, keyctl, add_key, userfaultfd, perf_event_open, process_vm_readv and _writev, unshare,
-/// setns, kill, tkill, tgkill, io_uring_setup.
+/// setns, kill, tkill, tgkill, io_uring_setup, rt_sigqueueinfo, rt_tgsigqueueinfo, pidfd_send_signal, pidfd_getfd; fork
+/// and vfork (threads are made another way).
 #[cfg(target_arch = "x86_64")]
-const REFUSED: [i64; 28] = [
+const REFUSED: [i64; 34] = [
     41, 42, 43, 44, 46, 49, 50, 53, 288, 101, 165, 166, 246, 175, 313, 321, 250, 248, 323, 298, 310, 311,
-    272, 308, 62, 200, 234, 425,
+    272, 308, 62, 200, 234, 425, 129, 297, 424, 438, 57, 58,
 ];
-/// The same by the numbers of arm64.
+/// The same by the numbers of arm64, which has no fork.
 #[cfg(target_arch = "aarch64")]
-const REFUSED: [i64; 28] = [
+const REFUSED: [i64; 32] = [
     198, 203, 202, 206, 211, 200, 201, 199, 242, 117, 40, 39, 104, 105, 273, 280, 219, 217, 282, 241, 270,
-    271, 97, 268, 129, 130, 131, 425,
+    271, 97, 268, 129, 130, 131, 425, 138, 240, 424, 438,
 ];

@@ -150,7 +150,12 @@ impl Service {
             ));
         }
         self.check_route(core, &root, route)?;
-        let stored = self.store.object(&root).and_then(|_| self.store.pack(&root).ok());
+        // What a friend is to believe was not here comes once more, whole.
+        let is_hidden = self.state.mirrors.get(&root).is_some_and(|mirror| {
+            mirror.is_hidden && mirror.friend.is_some_and(|friend| route == Route::Friend(friend))
+        });
+        let stored = self.store.object(&root).filter(|_| !is_hidden);
+        let stored = stored.and_then(|_| self.store.pack(&root).ok());
         let resumed = stored.and_then(|pack| Some((pack.read(Position::Root).ok()?, pack)));
         let started = match &resumed {
             Some((sealed, pack)) => {

@@ -24,7 +24,9 @@ const DECLINED: Duration = Duration::from_secs(24 * 3600);
 const LIFE_DAYS: u32 = 90;
 /// A copy that could not be fetched is tried again after this.
 const AGAIN: Duration = Duration::from_secs(60);
-/// The largest video that is drawn as a cover.
+/// Copies for one friend.
+const MAX_MIRRORS_OF_ONE: usize = 512;
+/// The largest video that is drawn as a cover, and that can hide among covers.
 const MAX_COVER_BYTES: u64 = 512 << 20;
 /// Covers are drawn until there are so many more than what was watched.
 const SPARE_COVERS: usize = 2;
@@ -63,6 +65,9 @@ pub(crate) struct Mirrors {
     cover_next: Option<Duration>,
     /// Bytes kept for friends as they were counted last.
     used: BTreeMap<FriendKey, u64>,
+    /// What friends told of since this node runs, of covers, what was watched and what is kept by wish: when nobody
+    /// tells of it any more, it was withdrawn.
+    told: BTreeSet<Root>,
     /// Where the next look goes on, among own videos, what is asked of friends, copies for others, and covers.
     at_own: Option<Root>,
     at_offered: Option<(Root, FriendKey)>,
@@ -100,6 +105,7 @@ impl Mirrors {
             covering: None,
             cover_next: None,
             used: BTreeMap::new(),
+            told: BTreeSet::new(),
             at_own: None,
             at_offered: None,
             at_mirror: None,
@@ -143,7 +149,7 @@ impl Service {
     /// Tells a new core what is kept for whom.
     pub fn resume_mirrors(&mut self, now: Now, core: &mut Core) {
         self.keep_covers_as_set(now, core);
-        for mirror in self.state.mirrors.values() {
+        for mirror in self.state.mirrors.values().filter(|mirror| !mirror.is_hidden) {
             core.set_kept(now, mirror.cap.root, Kept::Mirror { travels: mirror.travels });
         }
         for ((root, friend), _) in self.state.offered.iter().filter(|(_, state)| **state != ENDING) {
@@ -164,7 +170,37 @@ impl Service {
     /// Bytes of copies that are kept for a friend.
     pub fn mirrored_for(&self, friend: FriendKey) -> u64 {
         let own = self.state.mirrors.values().filter(|mirror| mirror.friend == Some(friend));
-        own.map(|mirror| self.copy_state(&mirror.cap.root).bytes).sum()
+        own.map(|mirror| self.counted(mirror)).sum()
+    }
+
+    /// What a copy counts: what is known of its length by the friend who asked for it, and a block at least.
+    fn counted(&self, mirror: &Mirror) -> u64 {
+        let root = &mirror.cap.root;
+        let has_begun = || {
+            let fetch = self.mirrors.fetches.get(root);
+            fetch.is_some_and(|handle| handle.status.borrow().total_blocks > 0)
+        };
+        let bytes = if mirror.is_hidden && !has_begun() { 0 } else { self.copy_state(root).bytes };
+        bytes.max(kith_crypto::content::BLOCK_LEN as u64)
+    }
+
+    /// Gives up what is kept for a friend above what the owner agreed to.
+    pub fn keep_within_quota(&mut self, now: Now, core: &mut Core, storage: &mut Storage, friend: FriendKey) {
+        let quota = self.state.mirror_quotas.get(&friend).copied().unwrap_or_default();
+        let mut kept: Vec<(Root, u64)> = Vec::new();
+        for mirror in self.state.mirrors.values().filter(|mirror| mirror.friend == Some(friend)) {
+            kept.push((mirror.cap.root, self.counted(mirror)));
+        }
+        let mut used: u64 = kept.iter().map(|(_, bytes)| bytes).sum();
+        // The fewest go: the largest first.
+        kept.sort_by_key(|(_, bytes)| *bytes);
+        while used > quota
+            && let Some((root, bytes)) = kept.pop()
+        {
+            used -= bytes;
+            self.drop_mirror(now, core, storage, root);
+        }
+        self.mirrors.used.remove(&friend);
     }
 
     /// How a copy stands.
@@ -197,9 +233,9 @@ impl Service {
         // What a root says counts from now on.
         self.mirrors.used.clear();
         friend.is_none_or(|friend| {
-            let already = self.copy_state(root).bytes;
+            let already = self.state.mirrors.get(root).map_or(0, |mirror| self.counted(mirror));
             let is_within = bytes <= self.room_for(friend).saturating_add(already);
-            is_within && (already > 0 || self.store.has_room_for_mirrors(bytes))
+            is_within && (self.copy_state(root).bytes > 0 || self.store.has_room_for_mirrors(bytes))
         })
     }
 
@@ -276,6 +312,8 @@ impl Service {
                 !is_own
                     && !self.state.mirrors.contains_key(&root)
                     && self.state.mirrors.len() < MAX_MIRRORS
+                    && self.state.mirrors.values().filter(|m| m.friend == Some(friend)).count()
+                        < MAX_MIRRORS_OF_ONE
                     // The class is the next power of two: half of it is the least that it can be.
                     && wanted / 2 < room
                     && self.store.has_room_for_mirrors(wanted / 2)
@@ -285,13 +323,21 @@ impl Service {
             core.answer_mirror(now, friend, root, MirrorState::Refused, room);
             return;
         }
-        let was_here = known.as_ref().map_or_else(|| self.is_here(&root), |known| known.was_here);
+        // Also some of it: who asks must not learn that it was watched.
+        let before = known.as_ref().map(|known| (known.was_here, known.is_hidden));
+        let (was_here, is_hidden) = before.unwrap_or_else(|| {
+            let is = self.store.object(&root).is_some();
+            (is, is)
+        });
         let last = day(now) + LIFE_DAYS;
         let expires_day = if offer.expires_day == 0 { last } else { offer.expires_day.min(last) };
         let travels = offer.travels;
-        let mirror = Mirror { cap: offer.cap, friend: Some(friend), expires_day, travels, was_here };
+        let mirror =
+            Mirror { cap: offer.cap, friend: Some(friend), expires_day, travels, was_here, is_hidden };
         if known.is_none_or(|known| known.friend.is_some() && known != mirror) {
-            core.set_kept(now, root, Kept::Mirror { travels });
+            if !is_hidden {
+                core.set_kept(now, root, Kept::Mirror { travels });
+            }
             if was_here {
                 storage.block(Block::Mirror(root, true));
             }
@@ -306,7 +352,8 @@ impl Service {
     /// Keeps a copy of a video for whoever may have it.
     pub fn add_mirror(&mut self, now: Now, core: &mut Core, storage: &mut Storage, cap: &ReadCap) -> Record {
         let travels = core.listing(&cap.root).is_some_and(|_| !core.stays_with_friends(&cap.root));
-        let mirror = Mirror { cap: cap.verify_cap(), friend: None, expires_day: 0, travels, was_here: true };
+        let (friend, expires_day, was_here, is_hidden) = (None, 0, true, false);
+        let mirror = Mirror { cap: cap.verify_cap(), friend, expires_day, travels, was_here, is_hidden };
         core.set_kept(now, cap.root, Kept::Mirror { travels });
         storage.block(Block::Mirror(cap.root, true));
         (self.mirrors.next, self.mirrors.at_mirror) = (now.at, Some(cap.root));
@@ -382,7 +429,8 @@ impl Service {
     }
 
     fn state_of_copy(&self, root: &Root) -> MirrorState {
-        if self.copy_state(root).complete { MirrorState::Whole } else { MirrorState::Taken }
+        let is_hidden = self.state.mirrors.get(root).is_some_and(|mirror| mirror.is_hidden);
+        if !is_hidden && self.copy_state(root).complete { MirrorState::Whole } else { MirrorState::Taken }
     }
 
     /// Something was decided about an own video: it is looked at next.
@@ -485,6 +533,7 @@ impl Service {
         self.take_ended(now);
         self.fetch_mirrors(now, core);
         self.offer_copies(now, core);
+        self.end_what_was_withdrawn(now, core, storage);
         self.tend_covers(now, core);
     }
 
@@ -543,7 +592,7 @@ impl Service {
             .filter(|mirror| !self.mirrors.fetches.contains_key(&mirror.cap.root))
             .filter(|mirror| !self.mirrors.later.contains_key(&mirror.cap.root))
             .filter(|mirror| mirror.friend.is_none_or(|friend| core.is_online(friend)))
-            .filter(|mirror| !self.is_here(&mirror.cap.root))
+            .filter(|mirror| mirror.is_hidden || !self.is_here(&mirror.cap.root))
             .take(AT_ONCE.saturating_sub(self.mirrors.fetches.len()))
             .cloned()
             .collect();
@@ -563,18 +612,28 @@ impl Service {
 
     /// An object came whole.
     pub(super) fn came_whole(&mut self, now: Now, core: &mut Core, root: Root, route: Option<Route>) {
-        if let Some(mirror) = self.state.mirrors.get(&root) {
+        if let Some(mirror) = self.state.mirrors.get(&root).cloned() {
             let (friend, travels) = (mirror.friend, mirror.travels);
-            core.set_kept(now, root, Kept::Mirror { travels });
-            self.mirrors.used.clear();
-            if let Some(friend) = friend {
-                core.answer_mirror(now, friend, root, MirrorState::Whole, self.room_for(friend));
+            // What came another way came for the owner: the friend who asked for a copy is not to see that.
+            let is_hidden = friend.is_some_and(|friend| route != Some(Route::Friend(friend)));
+            let was_here = mirror.was_here || is_hidden;
+            if (mirror.was_here, mirror.is_hidden) != (was_here, is_hidden) {
+                self.at_once(Record::Mirror(Box::new(Mirror { was_here, is_hidden, ..mirror })));
             }
-            return;
+            self.mirrors.used.clear();
+            if !is_hidden {
+                core.set_kept(now, root, Kept::Mirror { travels });
+                if let Some(friend) = friend {
+                    core.answer_mirror(now, friend, root, MirrorState::Whole, self.room_for(friend));
+                }
+                return;
+            }
         }
         let is_cover = self.mirrors.covering.as_ref().is_some_and(|(covering, _)| *covering == root);
         let is_far = core.listing(&root).is_some_and(|listing| listing.distance > 1);
-        let by_wish = !matches!(route, Some(Route::Friend(_)));
+        // What is larger than any cover would stand out.
+        let fits = self.copy_state(&root).bytes <= MAX_COVER_BYTES;
+        let by_wish = fits && !matches!(route, Some(Route::Friend(_)));
         if is_cover || (by_wish && is_far && core.privacy() == Privacy::Normal && self.mirrors.settings.cover)
         {
             let unit = self.mirrors.settings.delay.as_millis() as u64;
@@ -606,6 +665,37 @@ impl Service {
                 core.set_kept(now, *root, kept);
             }
         }
+    }
+
+    /// Whether an object that friends told of is told of by nobody any more. Who heard of it before this node started
+    /// is asked by what is stored of their views.
+    fn was_withdrawn(&mut self, core: &Core, root: &Root) -> bool {
+        if core.listing(root).is_some() {
+            self.mirrors.told.insert(*root);
+            return false;
+        }
+        self.mirrors.told.remove(root)
+    }
+
+    /// What was withdrawn is given to nobody any more; covers go, what the owner watched or wished for stays here.
+    fn end_what_was_withdrawn(&mut self, now: Now, core: &mut Core, storage: &mut Storage) {
+        let mut covers: Vec<Root> = self.state.covers.keys().copied().collect();
+        covers.retain(|root| self.was_withdrawn(core, root));
+        for root in covers {
+            let is_cover = self.state.covers.get(&root).is_some_and(|(kind, _)| *kind == COVER);
+            self.at_once(Record::Cover(root, 0, 0));
+            if !self.state.mirrors.contains_key(&root) {
+                core.set_kept(now, root, Kept::Own);
+                if is_cover && !self.state.known.contains_key(&root) {
+                    core.release(&root);
+                    storage.block(Block::Forget(root));
+                }
+            }
+        }
+        let by_wish = self.state.mirrors.values().filter(|mirror| mirror.friend.is_none());
+        let mut by_wish: Vec<Root> = by_wish.map(|mirror| mirror.cap.root).collect();
+        by_wish.retain(|root| self.was_withdrawn(core, root));
+        by_wish.into_iter().for_each(|root| self.drop_mirror(now, core, storage, root));
     }
 
     fn tend_covers(&mut self, now: Now, core: &mut Core) {

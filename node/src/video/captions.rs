@@ -118,12 +118,15 @@ fn plain(line: &str) -> String {
         let (before, here) = rest.split_at(at);
         out.push_str(before);
         let (piece, after) = match here.as_bytes().first() {
-            Some(b'<') => match here.find('>').filter(|_| last_mark > Some(at_of(here))) {
+            Some(b'<') => match (last_mark > Some(at_of(here))).then(|| here.find('>')).flatten() {
                 Some(end) => (mark(here.get(1..end).unwrap_or_default()), here.get(end + 1..)),
                 None => ("&lt;".into(), here.get(1..)),
             },
             // Places and colours of another format, as SubRip files carry them.
-            Some(b'{') => match here.find('}').filter(|_| here.starts_with("{\\") && last_place.is_some()) {
+            Some(b'{') => match (here.starts_with("{\\") && last_place > Some(at_of(here)))
+                .then(|| here.find('}'))
+                .flatten()
+            {
                 Some(end) => (String::new(), here.get(end + 1..)),
                 None => ("{".into(), here.get(1..)),
             },

@@ -29,13 +29,14 @@ pub use plan::{Fill, Piece, Plan, Reading};
 use crate::media_type;
 use serde::{Deserialize, Serialize};
 use std::io;
+use std::time::{Duration, Instant};
 use utoipa::ToSchema;
 
 /// The largest index (`moov`, or all of a Matroska file but its clusters) that is held in memory.
 pub const MAX_INDEX: u64 = 24 << 20;
 
 /// A file, of which any part can be read.
-pub trait Source: Send {
+pub trait Source: Send + Sync {
     /// Its length in bytes.
     fn size(&self) -> u64;
     /// Reads into `buf` from `at`; fewer bytes only at the end.
@@ -49,6 +50,33 @@ pub trait Source: Send {
             return Err(Refused("it ends in the middle".into()));
         }
         Ok(bytes)
+    }
+}
+
+/// A file that is looked at for so long and no longer, whatever its contents make of that.
+struct Timed<'a> {
+    source: &'a dyn Source,
+    until: Instant,
+}
+
+impl<'a> Timed<'a> {
+    /// Two minutes, and a second for each four MiB: a slow disk is not to blame.
+    fn new(source: &'a dyn Source) -> Self {
+        let allowed = Duration::from_secs(120 + source.size() / (4 << 20));
+        Self { source, until: Instant::now() + allowed }
+    }
+}
+
+impl Source for Timed<'_> {
+    fn size(&self) -> u64 {
+        self.source.size()
+    }
+
+    fn read_at(&self, at: u64, buf: &mut [u8]) -> io::Result<usize> {
+        if Instant::now() >= self.until {
+            return Err(io::Error::other("looking through it takes far too long for its size"));
+        }
+        self.source.read_at(at, buf)
     }
 }
 
@@ -196,6 +224,7 @@ pub fn can_clean(mime: &str) -> Result<(), Refused> {
 pub fn plan(source: &dyn Source) -> Result<Option<Ready>, Refused> {
     let Some(mime) = type_of(source)? else { return Ok(None) };
     can_clean(mime)?;
+    let source = &Timed::new(source);
     let is_mp4 = matches!(mime, "video/mp4" | "video/quicktime");
     let ready = if is_mp4 { mp4::plan(source, mime)? } else { matroska::plan(source, mime)? };
     Ok(Some(ready))
@@ -204,6 +233,7 @@ pub fn plan(source: &dyn Source) -> Result<Option<Ready>, Refused> {
 /// What a file is, without any change. What cannot be read further has a type only.
 pub fn probe(source: &dyn Source) -> Result<Option<Probe>, Refused> {
     let Some(mime) = type_of(source)? else { return Ok(None) };
+    let source = &Timed::new(source);
     let found = match mime {
         "video/mp4" | "video/quicktime" => mp4::plan(source, mime).map(|ready| ready.report.probe),
         "video/x-matroska" | "video/webm" => matroska::plan(source, mime).map(|ready| ready.report.probe),

@@ -23,6 +23,10 @@ pub enum Units {
     ProRes,
     /// A frame of AAC; the first one of a track may begin with a name.
     Aac,
+    /// Captions in boxes.
+    WebVtt,
+    /// Words behind their length, and boxes that say how they are shown.
+    TimedText,
 }
 
 /// The largest unit that is looked into; a larger one is overwritten.
@@ -51,11 +55,14 @@ pub fn sample(
             }
         }
         Units::ProRes => {
-            // Length, `icpf`, length of the header, version: then who made it.
-            if source.piece(at, len.min(16) as usize)?.get(4..8) == Some(b"icpf") && len >= 16 {
-                over(source, at + 12, Fill::Bytes(Box::new(*b"apl0")), patches)?;
+            // Length, `icpf` (both left out in Matroska), length of the header, version: then who made it.
+            let start = source.piece(at, len.min(16) as usize)?;
+            let header = if start.get(4..8) == Some(b"icpf") { 8 } else { 0 };
+            if len >= header + 8 {
+                over(source, at + header + 4, Fill::Bytes(Box::new(*b"apl0")), patches)?;
             }
         }
+        Units::WebVtt | Units::TimedText => captions(source, at, len, of, patches)?,
         Units::Aac => {
             if let Some((from, to)) = fill_element(&source.piece(at, len.min(512) as usize)?) {
                 over(source, at + from as u64, Fill::Same(0, (to - from) as u64), patches)?;
@@ -66,6 +73,66 @@ pub fn sample(
         return refused("it has far too much in it that would go");
     }
     Ok(())
+}
+
+/// Boxes between captions: those that `stays` says nothing of become free space.
+fn boxes(
+    bytes: &[u8],
+    at: u64,
+    stays: &dyn Fn(&[u8], usize) -> bool,
+    over: &mut dyn FnMut(u64, Fill) -> Result<(), Refused>,
+) -> Result<(), Refused> {
+    let mut from = 0;
+    while let Some(head) = bytes.get(from..).and_then(<[u8]>::first_chunk::<8>) {
+        let (len, kind) = head.split_at(4);
+        let len = len.iter().fold(0_usize, |n, byte| n << 8 | usize::from(*byte));
+        let Some(body) = bytes.get(from + 8..from.saturating_add(len)).filter(|_| len >= 8) else {
+            return refused("a caption in it makes no sense");
+        };
+        let place = at + from as u64;
+        if kind == b"vttc" {
+            let inside = |kind: &[u8], len| matches!(kind, b"payl") || (kind == b"sttg" && len <= 128);
+            boxes(body, place + 8, &inside, over)?;
+        } else if !stays(kind, body.len()) {
+            over(place + 4, Fill::Bytes(Box::new(*b"free")))?;
+            over(place + 8, Fill::Same(0, body.len() as u64))?;
+        }
+        from += len;
+    }
+    match bytes.get(from..) {
+        None | Some([]) => Ok(()),
+        Some(_) => refused("a caption in it makes no sense"),
+    }
+}
+
+fn captions(
+    source: &dyn Source,
+    at: u64,
+    len: u64,
+    of: Units,
+    patches: &mut Vec<(u64, Fill)>,
+) -> Result<(), Refused> {
+    if len > MAX_UNIT {
+        return refused("a caption in it is far too long");
+    }
+    let bytes = source.piece(at, len as usize)?;
+    let mut over = |at, fill| over(source, at, fill, patches);
+    if of == Units::WebVtt {
+        // One in a box, or that there is none.
+        return boxes(&bytes, at, &|kind, len| kind == b"vtte" && len == 0, &mut over);
+    }
+    let Some(words) = bytes.first_chunk::<2>().map(|len| usize::from(u16::from_be_bytes(*len))) else {
+        return Ok(());
+    };
+    let Some(behind) = bytes.get(2 + words..) else { return refused("a caption in it makes no sense") };
+    // Styles, colours, places, times: what is short, and no addresses behind words (3GPP TS 26.245 5.17).
+    let how = |kind: &[u8], len| match kind {
+        b"styl" => len <= 2 + 12 * 256,
+        b"hlit" | b"hclr" | b"dlay" | b"tbox" | b"blnk" | b"twrp" => len <= 8,
+        b"krok" => len <= 6 + 8 * 256,
+        _ => false,
+    };
+    boxes(behind, at + 2 + words as u64, &how, &mut over)
 }
 
 /// Puts something over a place, unless it stands there already: a clean file stays as it is.
@@ -119,33 +186,95 @@ fn nal_units(
         let Some(first) = unit.first().filter(|_| got > width as usize) else { break };
         let begin = at + width;
         at = begin.saturating_add(length);
-        // A stream that does not keep to it is the decoder's business.
+        // What does not keep to it cannot be looked through.
         if at > end {
-            break;
+            return refused("its pictures are not stored as their description says");
         }
-        let (is_sei, header) = match of {
-            Units::Avc(_) => (first & 0x1F == 6, 1),
-            _ => (matches!(first >> 1 & 0x3F, 39 | 40), 2),
+        let (what, header) = match of {
+            Units::Avc(_) => (avc_unit(first & 0x1F), 1),
+            _ => (hevc_unit(first >> 1 & 0x3F), 2),
         };
-        if is_sei && length > header {
-            unit_of_notes(source, begin + header, length - header, patches)?;
+        let (body, len) = (begin + header, length.saturating_sub(header));
+        match what {
+            Unit::Picture => {}
+            Unit::Notes if len > 0 => unit_of_notes(source, body, len, of, patches)?,
+            Unit::Filling => over(source, body, Fill::Same(0xFF, len.saturating_sub(1)), patches)?,
+            Unit::Unknown | Unit::Notes => over(source, body, Fill::Same(0xFF, len), patches)?,
         }
     }
     Ok(())
+}
+
+enum Unit {
+    /// Pictures and what decoders need for them.
+    Picture,
+    /// Messages (SEI).
+    Notes,
+    /// Bytes of 255 and a last one.
+    Filling,
+    /// What decoders pass over.
+    Unknown,
+}
+
+/// ITU-T H.264 table 7-1.
+const fn avc_unit(kind: u8) -> Unit {
+    match kind {
+        1..=5 | 7..=11 | 13..=15 | 19..=21 => Unit::Picture,
+        6 => Unit::Notes,
+        12 => Unit::Filling,
+        _ => Unit::Unknown,
+    }
+}
+
+/// ITU-T H.265 table 7-1; 62 and 63 hold what Dolby Vision adds to pictures.
+const fn hevc_unit(kind: u8) -> Unit {
+    match kind {
+        0..=9 | 16..=21 | 32..=37 | 62 | 63 => Unit::Picture,
+        39 | 40 => Unit::Notes,
+        38 => Unit::Filling,
+        _ => Unit::Unknown,
+    }
 }
 
 fn unit_of_notes(
     source: &dyn Source,
     at: u64,
     len: u64,
+    of: Units,
     patches: &mut Vec<(u64, Fill)>,
 ) -> Result<(), Refused> {
     if len > MAX_UNIT {
         return over(source, at, Fill::Same(0xFF, len), patches);
     }
     let unit = source.piece(at, len as usize)?;
-    let over = |(from, to)| over(source, at + from as u64, Fill::Same(0xFF, (to - from) as u64), patches);
-    messages(&unit).into_iter().try_for_each(over)
+    for (kind, from, to) in messages(&unit, of) {
+        if let Some(kind) = kind {
+            over(source, at + kind as u64, Fill::Bytes(Box::new([UNREGISTERED])), patches)?;
+        }
+        over(source, at + from as u64, Fill::Same(0xFF, (to - from) as u64), patches)?;
+    }
+    Ok(())
+}
+
+/// A message that says nothing, with bytes that say nothing.
+const UNREGISTERED: u8 = 5;
+/// Messages that say how pictures are decoded and shown are short: what is behind is not for that.
+const MAX_MESSAGE: usize = 128;
+
+/// Messages that decoders and players use and that have no room for anything else (ITU-T H.264 D.1, H.265 D.2). The
+/// time codes of a recorder are not among them (H.264 type 1, H.265 type 136).
+const fn is_for_decoding(kind: usize, of: Units) -> bool {
+    match kind {
+        // Buffering, pan and scan, recovery, film grain, frames packed for 3D, how the display is turned.
+        0 | 2 | 6 | 19 | 45 | 47 => true,
+        // Mastering display, light level, transfer characteristics, ambient light.
+        137 | 144 | 147 | 148 => true,
+        // Stereo; repetition of a marking.
+        7 | 21 => matches!(of, Units::Avc(_)),
+        // Fields and delays; sets in use, decoding units, checks of pictures; projections of all-round pictures.
+        1 | 129 | 130 | 132 | 150..=156 => matches!(of, Units::Hevc(_)),
+        _ => false,
+    }
 }
 
 /// Registered data that say how to show the pictures, or captions (ITU-T T.35: the United States, and ATSC, SMPTE, DTG
@@ -156,8 +285,9 @@ fn is_for_display(data: &[u8]) -> bool {
         .any(|known| data.starts_with(known))
 }
 
-/// The bodies of messages that may hold anything, as they stand in the unit.
-fn messages(unit: &[u8]) -> Vec<(usize, usize)> {
+/// The bodies of messages that may hold anything, as they stand in the unit, and where the type of each stands if it has
+/// to be another.
+fn messages(unit: &[u8], of: Units) -> Vec<(Option<usize>, usize, usize)> {
     // Without the bytes that keep start codes out, and where each byte stands.
     let mut plain = Vec::with_capacity(unit.len());
     let mut zeros = 0;
@@ -191,15 +321,21 @@ fn messages(unit: &[u8]) -> Vec<(usize, usize)> {
         let Some((kind, len, end)) = message.filter(|(.., end)| *end <= plain.len()) else {
             // What makes no sense goes as it is, but for the end of the unit.
             let from = plain.get(begin).map_or(unit.len(), |(place, _)| *place);
-            found.push((from, unit.len().saturating_sub(1).max(from)));
+            found.push((None, from, unit.len().saturating_sub(1).max(from)));
             break;
         };
         let body: Vec<u8> = plain.iter().skip(at).take(3).map(|(_, byte)| *byte).collect();
-        // Unregistered data, and registered ones of others.
-        if len > 0 && (kind == 5 || (kind == 4 && !is_for_display(&body))) {
+        let stays = match kind {
+            4 => is_for_display(&body),
+            kind => is_for_decoding(kind, of) && len <= MAX_MESSAGE,
+        };
+        if !stays {
+            let place = plain.get(begin).map_or(unit.len(), |(place, _)| *place);
+            // Bytes of 255 in front make a number that means nothing to anybody.
+            let is_short = kind < 255 && kind != usize::from(UNREGISTERED);
             let from = plain.get(at).map_or(unit.len(), |(place, _)| *place);
             let to = plain.get(end).map_or(unit.len(), |(place, _)| *place);
-            found.push((from, to));
+            found.push((is_short.then_some(place), from, to));
         }
         at = end;
     }
@@ -284,12 +420,14 @@ mod tests {
     fn only_messages_of_their_own_go() {
         // Type 1 with three bytes, type 5 with five (one start code kept out in it), the end.
         let unit = [1, 3, 9, 9, 9, 5, 5, 0, 0, 3, 1, 7, 8, 0x80];
-        assert_eq!(messages(&unit), [(7, 13)]);
+        assert_eq!(messages(&unit, Units::Hevc(4)), [(None, 7, 13)]);
+        assert_eq!(messages(&unit, Units::Avc(4)), [(Some(0), 2, 5), (None, 7, 13)], "a time code");
         let sample_bytes = [&[0, 0, 0, 15, 6][..], &unit, &[0, 0, 0, 2, 0x65, 5]].concat();
         let mut patches = Vec::new();
         let source = Bytes(sample_bytes.clone());
         sample(&source, 0, sample_bytes.len() as u64, Units::Avc(4), &mut patches).unwrap();
-        assert_eq!(patches, [(12, Fill::Same(0xFF, 6))]);
+        let clock = [(5, Fill::Bytes(Box::new([5]))), (7, Fill::Same(0xFF, 3))];
+        assert_eq!(patches, [&clock[..], &[(12, Fill::Same(0xFF, 6))]].concat());
         let mut patches = Vec::new();
         sample(&source, 0, sample_bytes.len() as u64, Units::Hevc(4), &mut patches).unwrap();
         assert_eq!(patches, []);
@@ -298,7 +436,33 @@ mod tests {
     #[test]
     fn registered_data_stay_where_they_say_how_to_show_pictures() {
         let caption = [4, 4, 0xB5, 0, 0x31, 7, 4, 4, 0x26, 0, 1, 7, 0x80];
-        assert_eq!(messages(&caption), [(8, 12)]);
+        assert_eq!(messages(&caption, Units::Avc(4)), [(Some(6), 8, 12)]);
+    }
+
+    #[test]
+    fn what_no_decoder_knows_goes() {
+        // A reserved message, one of H.265's time codes, a nesting of others; then light levels, which stay.
+        let unit = [200, 2, 7, 7, 136, 1, 9, 133, 2, 5, 5, 144, 4, 1, 2, 3, 4, 0x80];
+        let expected = [200, 2, 0xFF, 0xFF, 5, 1, 0xFF, 5, 2, 0xFF, 0xFF, 144, 4, 1, 2, 3, 4, 0x80];
+        let of = |unit: &[u8], head: &[u8]| {
+            [&((unit.len() + head.len()) as u32).to_be_bytes(), head, unit].concat()
+        };
+        let mut clean = of(&expected, &[39 << 1, 1]);
+        clean[6] = 5;
+        assert_eq!(patched(&of(&unit, &[39 << 1, 1]), Units::Hevc(4)), clean);
+        // Units of no known type, and what fills.
+        for (head, kept) in [(&[24_u8][..], 0), (&[12], 1)] {
+            let clean = patched(&of(b"where", head), Units::Avc(4));
+            assert_eq!(clean, of(&[&[0xFF; 5][..5 - kept], &b"where"[5 - kept..]].concat(), head));
+        }
+        assert_eq!(patched(&of(b"wh\xFF", &[62 << 1, 1]), Units::Hevc(4)), of(b"wh\xFF", &[62 << 1, 1]));
+    }
+
+    #[test]
+    fn pictures_that_are_stored_otherwise_are_refused() {
+        let start_codes = [&[0, 0, 0, 1, 0x67, 1, 2, 3, 0, 0, 0, 1, 6, 5][..], b"where it was"].concat();
+        let look = |of| sample(&Bytes(start_codes.clone()), 0, start_codes.len() as u64, of, &mut Vec::new());
+        assert!(look(Units::Avc(4)).unwrap_err().0.contains("not stored as their description"));
     }
 
     fn patched(bytes: &[u8], of: Units) -> Vec<u8> {
@@ -340,6 +504,25 @@ mod tests {
     }
 
     #[test]
+    fn captions_keep_their_words_and_how_they_are_shown() {
+        let one = |kind: &[u8; 4], body: &[u8]| {
+            [&(body.len() as u32 + 8).to_be_bytes(), kind.as_slice(), body].concat()
+        };
+        let cue = |name: &[u8], free: &[u8; 4]| {
+            one(b"vttc", &[one(free, name), one(b"sttg", b"line:0"), one(b"payl", b"Hello")].concat())
+        };
+        let captions = [cue(b"where", b"iden"), one(b"vtta", b"who"), one(b"vtte", b"")].concat();
+        let clean = [cue(&[0; 5], b"free"), one(b"free", &[0; 3]), one(b"vtte", b"")].concat();
+        assert_eq!(patched(&captions, Units::WebVtt), clean);
+        assert_eq!(patched(&clean, Units::WebVtt), clean);
+        let words = [&[0, 5][..], b"Hello", &one(b"hlit", &[0, 1, 0, 2])].concat();
+        let text = [&words[..], &one(b"href", b"where")].concat();
+        assert_eq!(patched(&text, Units::TimedText), [&words[..], &one(b"free", &[0; 5])].concat());
+        let broken = Bytes([&words[..], b"no box"].concat());
+        assert!(sample(&broken, 0, broken.size(), Units::TimedText, &mut Vec::new()).is_err());
+    }
+
+    #[test]
     fn user_data_of_old_pictures_go_and_start_codes_stay() {
         let mut picture = b"\0\0\x01\xB2who made it\0\0\x01\xB6pixels\0\0\x01\xB2where".to_vec();
         for (from, to) in user_data(&picture) {
@@ -354,6 +537,7 @@ mod tests {
     fn a_frame_of_prores_does_not_say_who_made_it() {
         let frame = [&[0, 0, 0, 40][..], b"icpf", &[0, 148, 0, 0], b"Lavc", &[1, 2, 3]].concat();
         assert_eq!(&patched(&frame, Units::ProRes)[12..16], b"apl0");
+        assert_eq!(&patched(&frame[8..], Units::ProRes)[4..8], b"apl0", "as in Matroska");
     }
 
     proptest! {
@@ -364,7 +548,10 @@ mod tests {
             from in 0_u64..50,
             len in 0_u64..400,
         ) {
-            for of in [Units::Avc(width), Units::Hevc(width), Units::Av1, Units::Mpeg4, Units::ProRes, Units::Aac] {
+            for of in [
+                Units::Avc(width), Units::Hevc(width), Units::Av1, Units::Mpeg4, Units::ProRes, Units::Aac,
+                Units::WebVtt, Units::TimedText,
+            ] {
                 let mut patches = Vec::new();
                 let source = Bytes(bytes.clone());
                 let len = len.min((bytes.len() as u64).saturating_sub(from));

@@ -45,16 +45,20 @@ const MAX_TEXT: u64 = 4 << 20;
 /// Plans the clean form of a Matroska or WebM file.
 pub fn plan(source: &dyn Source, mime: &str) -> Result<Ready, Refused> {
     let mut without = Vec::new();
-    loop {
+    for _ in 0..PASSES {
         let mut work = Work::new(source, &without);
         work.read()?;
-        // A log of positions is known by its lines only: begin again without that track.
-        match work.positions {
-            Some(track) if !without.contains(&track) => without.push(track),
-            _ => return work.finish(mime),
+        // A log of positions is known by its lines only: begin again without those tracks.
+        if work.positions.is_empty() {
+            return work.finish(mime);
         }
+        without.extend(&work.positions);
     }
+    refused("it has far too many subtitles that are logs of positions")
 }
+
+/// A file is gone through so often at most.
+const PASSES: usize = 4;
 
 /// Pictures and sound of some seconds.
 struct Cluster {
@@ -94,7 +98,7 @@ struct Work<'a> {
     elements: u64,
     index: u64,
     texts: u64,
-    positions: Option<u64>,
+    positions: BTreeSet<u64>,
     /// Tracks of sound whose first block has gone by.
     begun: BTreeSet<u64>,
     segment: u64,
@@ -118,7 +122,7 @@ impl<'a> Work<'a> {
             elements: 0,
             index: 0,
             texts: 0,
-            positions: None,
+            positions: BTreeSet::new(),
             begun: BTreeSet::new(),
             segment: 0,
         }
@@ -376,6 +380,9 @@ impl<'a> Work<'a> {
         };
         let data = body + len as u64 + 3;
         let is_laced = flags.is_none_or(|flags| flags & 0x06 != 0);
+        if is_laced && kept.track.kind == super::Kind::Video && kept.units.is_some() {
+            return refused("several of its pictures lie in one block, which kith cannot look through");
+        }
         if let Some(units) = kept.units.filter(|_| !is_laced && data < end) {
             // Only the first frame of sound begins with a name.
             if units != Units::Aac || !self.begun.contains(&track) {
@@ -386,11 +393,11 @@ impl<'a> Work<'a> {
                 }
                 self.begun.insert(track);
             }
-        } else if kept.is_text && data < end && self.texts < MAX_TEXT && self.positions.is_none() {
+        } else if kept.is_text && data < end && self.texts < MAX_TEXT && !self.positions.contains(&track) {
             let text = self.source.piece(data, (end - data).min(4096) as usize)?;
             self.texts += text.len() as u64;
             if telemetry::tells_positions(&unpacked(&text, &kept.packing)) {
-                self.positions = Some(track);
+                self.positions.insert(track);
             }
         }
         Ok(true)

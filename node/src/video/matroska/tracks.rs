@@ -126,7 +126,9 @@ impl Tracks {
                 0x536E => gone.note_filling(part.body, "track names"),
                 0x25_8688 => gone.note_filling(part.body, "software"),
                 0xEC | 0xBF => gone.note_filling(part.body, "padding"),
-                _ if PLAIN.contains(&part.id) && part.body.len() <= 40 => put(&mut clean, part.id, part.body),
+                _ if PLAIN.contains(&part.id) && part.body.len() <= plain_len(part.id) => {
+                    put(&mut clean, part.id, part.body);
+                }
                 _ => gone.note_in(part.body, "other metadata"),
             }
         }
@@ -146,6 +148,9 @@ impl Tracks {
             _ if id.starts_with("A_AAC") => Some(Units::Aac),
             _ => None,
         };
+        if units.is_none() && matches!(id.as_str(), "V_MPEG4/ISO/AVC" | "V_MPEGH/ISO/HEVC") {
+            return refused("a decoder's configuration is missing");
+        }
         if units.is_some() && kind == Kind::Video && packing != Packing::None {
             return refused(
                 "its pictures are packed in an old way: `mkvmerge --compression -1:none -o new.mkv old.mkv` unpacks them",
@@ -176,6 +181,11 @@ const PLAIN: [Id; 20] = [
     0xD7, 0x83, 0xB9, 0x88, 0x55AA, 0x55AB, 0x55AC, 0x55AD, 0x55AE, 0x55AF, 0x9C, 0x6DE7, 0x6DF8, 0x23_E383,
     0x23_4E7A, 0x23_314F, 0x55EE, 0x22_B59C, 0x22_B59D, 0xAA,
 ];
+
+/// Numbers have eight bytes at most; languages are words that were looked at.
+const fn plain_len(id: Id) -> usize {
+    if matches!(id, 0x22_B59C | 0x22_B59D) { 40 } else { 8 }
+}
 
 /// Elements that stay, and what stays in them.
 struct Allowed {
@@ -288,6 +298,9 @@ fn private(id: &str, body: &[u8], gone: &mut Gone) -> Result<Vec<u8>, Refused> {
         }
         "S_VOBSUB" => Some(lines(body, |line| line.starts_with("size:") || line.starts_with("palette:"))),
         _ if id.starts_with("S_TEXT") => Some(Vec::new()),
+        // No longer than they can be.
+        "V_VP8" | "V_VP9" | "A_AC3" | "A_EAC3" | "A_ALAC" | "A_TRUEHD" | "A_MLP" | "V_PRORES" => short(body),
+        _ if ["A_AAC", "A_MPEG", "A_PCM", "A_DTS"].iter().any(|kind| id.starts_with(kind)) => short(body),
         _ => Some(body.to_vec()),
     };
     let clean = clean.ok_or_else(|| Refused(format!("a track's description makes no sense ({id})")))?;
@@ -295,6 +308,11 @@ fn private(id: &str, body: &[u8], gone: &mut Gone) -> Result<Vec<u8>, Refused> {
         gone.note("comments of the encoder");
     }
     Ok(clean)
+}
+
+/// What such decoders can need of a configuration.
+fn short(body: &[u8]) -> Option<Vec<u8>> {
+    Some(body.get(..body.len().min(64)).unwrap_or_default().to_vec())
 }
 
 /// Three packets in a row of lengths (RFC 9559 5.1.4, Xiph lacing); the second one holds words.

@@ -51,7 +51,11 @@ pub fn clean(stsd: &[u8], kind: Kind, out: &mut Vec<u8>, gone: &mut Gone) -> Res
                 Kind::Audio => audio(entry.kind, entry.body, out, gone),
                 Kind::Text => text(entry.kind, entry.body, out, gone),
             })?;
-            first.get_or_insert(found);
+            let first = first.get_or_insert(found.clone());
+            // The samples of all of them are looked through in one way.
+            if first.units != found.units {
+                return refused("a track describes its samples in several ways");
+            }
         }
         first.ok_or_else(|| Refused("a track has no description of its samples".into()))
     })
@@ -134,6 +138,9 @@ fn video(kind: FourCc, body: &[u8], out: &mut Vec<u8>, gone: &mut Gone) -> Resul
                 None => gone.note_in(child.body, "notes of the recorder"),
             },
         }
+    }
+    if entry.units.is_none() && matches!(entry.codec.as_str(), "H.264" | "HEVC (H.265)" | "AV1") {
+        return refused("a decoder's configuration is missing");
     }
     if matches!(&kind, b"apch" | b"apcn" | b"apcs" | b"apco" | b"ap4h" | b"ap4x") {
         entry.units = Some(Units::ProRes);
@@ -362,14 +369,15 @@ fn audio_children(
                 put_bytes(out, child.kind, &info);
             }
             b"damr" => {
-                let mut config = child.body.to_vec();
+                let mut config = fixed(child.body, 9)?;
                 blank(&mut config, 0, 4);
                 put_bytes(out, child.kind, &config);
             }
-            // Channels, and what counts by them.
-            b"chan" | b"dec3" | b"dOps" | b"alac" | b"chnl" if child.body.len() <= 400 => {
-                put_bytes(out, child.kind, child.body);
-            }
+            // Channels, and what counts by them: no longer than they can be.
+            b"chan" | b"dec3" | b"dOps" | b"alac" | b"chnl" => match counted_len(child.kind, child.body) {
+                Some(len) => put_exact(child.kind, child.body, len, out, gone),
+                None => return refused("a description of its sound makes no sense"),
+            },
             kind => match length_of(*kind) {
                 Some(len) => put_exact(child.kind, child.body, len, out, gone),
                 None => gone.note_in(child.body, "notes of the recorder"),
@@ -377,6 +385,39 @@ fn audio_children(
         }
     }
     Ok(())
+}
+
+/// Bytes of the boxes whose length depends on what they count (QuickTime File Format, Core Audio; ETSI TS 102 366 F.6;
+/// Opus in ISOBMFF 4.3.2; ALAC in MP4; ISO/IEC 14496-12 12.2.4).
+fn counted_len(kind: FourCc, body: &[u8]) -> Option<usize> {
+    let byte = |at: usize| body.get(at).map(|byte| usize::from(*byte));
+    let len = match &kind {
+        b"chan" => 16 + 20 * number(body, 12, 4)? as usize,
+        b"dec3" => {
+            // Independent streams of three bytes, or four when others hang on them; then one byte for more objects.
+            let mut at = 2;
+            for _ in 0..=byte(1)? & 7 {
+                at += if byte(at + 2)? >> 1 & 0xF == 0 { 3 } else { 4 };
+            }
+            body.len().min(at + 2)
+        }
+        b"dOps" if byte(10)? == 0 => 11,
+        b"dOps" => 13 + byte(1)?,
+        // A head, the description itself, and where QuickTime adds it the layout of its channels.
+        b"alac" => body.len().min(28 + 24),
+        // What can be said of channels without counting them.
+        _ => body.len().min(64),
+    };
+    (len <= body.len()).then_some(len)
+}
+
+/// A decoder's own configuration, by what it can need.
+const fn most_config(object_type: u8) -> usize {
+    match object_type {
+        0x40 | 0x66..=0x68 => 64,
+        0x69 | 0x6B | 0xA5 | 0xA6 => 0,
+        _ => MAX_CONFIG,
+    }
 }
 
 fn text(kind: FourCc, body: &[u8], out: &mut Vec<u8>, gone: &mut Gone) -> Result<Entry, Refused> {
@@ -410,7 +451,12 @@ fn text(kind: FourCc, body: &[u8], out: &mut Vec<u8>, gone: &mut Gone) -> Result
             _ => gone.note_in(child.body, "notes of the recorder"),
         }
     }
-    known(kind)
+    let units = match &kind {
+        b"wvtt" => Some(Units::WebVtt),
+        b"tx3g" => Some(Units::TimedText),
+        _ => None,
+    };
+    Ok(Entry { units, ..known(kind)? })
 }
 
 fn letters(kind: FourCc) -> String {
@@ -482,6 +528,8 @@ fn decoder(body: &[u8], entry: &mut Entry, gone: &mut Gone) -> Option<Result<Vec
     while let Some((tag, info, after)) = descriptor(rest) {
         rest = after;
         if tag == 5 && info.len() <= MAX_CONFIG {
+            let (info, behind) = info.split_at_checked(most_config(object_type)).unwrap_or((info, &[]));
+            gone.note_filling(behind, "notes of the recorder");
             let mut info = info.to_vec();
             for (from, to) in if has_user_data { user_data(&info) } else { Vec::new() } {
                 gone.note_filling(info.get(from..to).unwrap_or_default(), "software");

@@ -4,7 +4,7 @@ use super::super::notes::Gone;
 use super::super::{Fill, Kind, Piece, Plan, Refused, Source, refused, telemetry};
 use super::boxes::{Header, blank, children, number, u32_at};
 use super::movie::Movie;
-use super::ranges::Ranges;
+use super::ranges::{PILED, Ranges};
 use super::{ftyp, note_top, to_free};
 use crate::video::plan::MAX_PATCHES;
 use crate::video::units::{self, Units};
@@ -190,6 +190,9 @@ impl Work<'_, '_> {
                 }
                 if keep {
                     self.ranges.add(place, len)?;
+                    if self.ranges.are_piled(self.source.size()) {
+                        return refused(PILED);
+                    }
                     self.look_into(id, trun.body, each, place)?;
                 }
                 place = place.checked_add(len).ok_or_else(outside)?;
@@ -203,11 +206,10 @@ impl Work<'_, '_> {
     fn look_into(&mut self, id: u32, trun: &[u8], each: u64, mut at: u64) -> Result<(), Refused> {
         let kept = self.movie.kept.iter().find(|kept| kept.id == id);
         let is_text = kept.is_some_and(|kept| kept.kind == Kind::Text);
-        let units = match kept.and_then(|kept| kept.entry.units) {
-            None if is_text => None,
-            None => return Ok(()),
-            units => units,
-        };
+        let units = kept.and_then(|kept| kept.entry.units);
+        if units.is_none() && !is_text {
+            return Ok(());
+        }
         if units == Some(Units::Aac) && !self.begun.insert(id) {
             return Ok(());
         }
@@ -223,18 +225,17 @@ impl Work<'_, '_> {
             if len == 0 || at.saturating_add(len) > self.source.size() {
                 break;
             }
-            match units {
-                Some(units) => units::sample(self.source, at, len, units, &mut self.patches)?,
-                None if self.texts < MAX_TEXT => {
-                    let text = self.source.piece(at, len.min(4096) as usize)?;
-                    self.texts += text.len() as u64;
-                    if telemetry::tells_positions(&text) {
-                        return refused(
-                            "its subtitles are a log of positions, which kith cannot take out of fragments",
-                        );
-                    }
+            if let Some(units) = units {
+                units::sample(self.source, at, len, units, &mut self.patches)?;
+            }
+            if is_text && self.texts < MAX_TEXT {
+                let text = self.source.piece(at, len.min(4096) as usize)?;
+                self.texts += text.len() as u64;
+                if telemetry::tells_positions(&text) {
+                    return refused(
+                        "its subtitles are a log of positions, which kith cannot take out of fragments",
+                    );
                 }
-                None => {}
             }
             at += len;
             if units == Some(Units::Aac) {

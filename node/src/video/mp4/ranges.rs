@@ -5,6 +5,9 @@ use super::super::{Refused, refused};
 /// Ranges at most, before neighbours are joined.
 const MAX_RANGES: usize = 600_000;
 
+/// What is wrong with samples that are named several times.
+pub const PILED: &str = "its samples lie on top of each other";
+
 /// Ranges of bytes; after [`Ranges::settle`] in order and apart.
 #[derive(Debug, Default)]
 pub struct Ranges {
@@ -36,6 +39,12 @@ impl Ranges {
         Ok(())
     }
 
+    /// Whether more was named than a file of this length can hold, but for a little that is named twice. Work on samples
+    /// is bounded by the bytes that are there.
+    pub const fn are_piled(&self, file: u64) -> bool {
+        self.added > file.saturating_mul(2)
+    }
+
     /// Puts them in order and joins them. All must lie in `data` (begin and end, in order); what is left of
     /// that is counted.
     pub fn settle(&mut self, data: &[(u64, u64)]) -> Result<u64, Refused> {
@@ -60,9 +69,8 @@ impl Ranges {
             self.places.push(self.len);
             self.len += len;
         }
-        // Work on samples is bounded by the bytes that are there.
-        if self.added > self.len.saturating_mul(2) {
-            return refused("its samples lie on top of each other");
+        if self.are_piled(self.len) {
+            return refused(PILED);
         }
         Ok(data.iter().map(|(begin, end)| end.saturating_sub(*begin)).sum::<u64>() - self.len)
     }
