@@ -24,7 +24,7 @@ def base(kind, _made={}):
         path = os.path.join(TMP, 'base.' + kind)
         subprocess.run(['ffmpeg', '-nostdin', '-y', '-v', 'error', '-f', 'lavfi', '-i', 'testsrc2=s=64x48:r=10:d=2', '-f', 'lavfi', '-i', 'sine=r=16000:d=2', '-threads', '1',
                         '-pix_fmt', 'yuv420p', '-c:v', 'libx264', '-crf', '40', '-g', '5', '-c:a', 'aac', '-b:a', '16k', '-flags:v', '+bitexact', '-flags:a', '+bitexact', '-fflags', '+bitexact',
-                        *(['-write_crc32', '0'] if kind == 'mkv' else []), path], check=True)
+                        *(['-write_crc32', '0'] if kind == 'mkv' else ['-movflags', '+frag_keyframe+empty_moov'] if kind == 'frag.mp4' else []), path], check=True)
         _made[kind] = path
     return _made[kind]
 
@@ -112,6 +112,7 @@ make('mp4_trun_offset.mp4', 'trun data offset -2^31 and base data offset 2^64-1'
 make('mp4_moof_many.mp4', '20,000 empty moof boxes, all with the same sequence number', lambda: frag(moof() * 20000))
 make('mp4_traf_many.mp4', 'one moof with 20,000 traf for a track that does not exist', lambda: frag(box('moof', full('mfhd', 0, 0, u32(1)), box('traf', full('tfhd', 0, 0, u32(99))) * 20000)))
 make('mp4_moof_overlap.mp4', 'AMPLIFY: 3000 fragments whose trun all refer to the same bytes of the file', lambda: frag(*[moof(TRUN(1, 0x201, u32(0), u32(60000)), tfhd=full('tfhd', 0, 1, u32(1), u64(0)))] * 3000))
+make('mp4_truns_piled.mp4', 'AMPLIFY: 4000 fragments, each naming 20,000 samples of 5 bytes, all of the same 100 kB', lambda: b''.join(x.bytes() for x in Mp4(base('frag.mp4')).boxes if x.typ in ('ftyp', 'moov')) + b''.join([moof(TRUN(20000, 1, u32(0)), tfhd=full('tfhd', 0, 0x11, u32(1), u64(400000), u32(5)))] * 4000) + box('mdat', bytes(200000)))
 make('mp4_sidx_loop.mp4', 'sidx that refer to themselves (reference type 1, size 0 and whole file), 65,535 references, timescale 0', lambda: frag(full('sidx', 0, 0, u32(1), u32(0), u32(0), u32(0), u16(0), u16(65535), (u32(1 << 31) + u32(1) + u32(0)) * 10), full('sidx', 1, 0, u32(1), u32(0), u64(M64), u64(M64 - 200), u16(0), u16(1), u32(M32) + u32(0) + u32(0))))
 make('mp4_mfra.mp4', 'tfra: count 2^32-1, offsets that point at the tfra itself; mfro size 2^32-1', lambda: frag(moof(TRUN(1))) + box('mfra', full('tfra', 1, 0, u32(1), u32(0x3f), u32(M32), u64(M64) + u64(M64)), full('mfro', 0, 0, u32(M32))))
 make('mp4_emsg_no_end.mp4', 'emsg and kind strings without an end zero, 100 kB long', lambda: frag(full('emsg', 0, 0, 'x' * 100000)))
@@ -252,6 +253,7 @@ make('mkv_lace_negative.mkv', 'EBML lacing: differences that make sizes negative
 make('mkv_lace_xiph.mkv', 'Xiph lacing: 50,000 bytes of 255 as one size; fixed lacing that does not divide', lambda: small(blk(b'\x01' + b'\xff' * 50000, flags=0x82), blk(b'\x02abcd', flags=0x84)))
 make('mkv_lace_zero.mkv', 'AMPLIFY: 20,000 blocks that each lace 256 frames of 0 bytes: 5 million frames from 160 kB', lambda: small(*[blk(b'\xff', flags=0x84)] * 20000))
 make('mkv_block_short.mkv', 'blocks of 0 to 4 bytes, track numbers of 8 bytes, Block outside of BlockGroup', lambda: small(*[el('SimpleBlock', b'\x81\0\0\x80'[:n]) for n in range(5)], el('SimpleBlock', vint(1, 8)), el('SimpleBlock', b'\0' * 9), el('Block', b'\x81\0\0\0x'), el('BlockGroup'), el('BlockGroup', el('Block')), el('BlockGroup', el('Block', b'\x81\0\0\0x'), el('Block', b'\x81\0\0\0y'))))
+make('mkv_position_tracks.mkv', 'AMPLIFY: 120 subtitle tracks that are logs of positions, found one after the other behind 60,000 blocks', lambda: small(*[blk('x', 127)] * 60000, *[blk('GPS (8.5678, 47.1234, 18)', n) for n in range(1, 121)], tracks=[track(127, typ=1, codec='V_VP8'), *[track(n) for n in range(1, 121)]]))
 make('mkv_million_tags.mkv', 'AMPLIFY: a million empty Tag elements, 3 MB: one object each', lambda: seg(INFO, el('Tags', el('Tag') * 1000000)))
 make('mkv_million_void.mkv', '500,000 empty Void elements at segment level', lambda: seg(el('Void') * 500000, INFO))
 make('mkv_many_tracks.mkv', '20,000 tracks, all with number 1; number 0; number 2^64-1', lambda: seg(INFO, el('Tracks', track(0), track(M64), track(1) * 20000)))
