@@ -478,6 +478,7 @@ pub struct Core {
     /// Friends who keep copies for this node, or are asked to.
     mirrors_of: BTreeMap<Root, BTreeSet<FriendKey>>,
     unlisted: mirrors::Unlisted,
+    asked: mirrors::Asked,
     /// What the clock showed last.
     clock_ms: u64,
     /// Sessions by object, while it is served.
@@ -547,6 +548,7 @@ impl Core {
             held: BTreeMap::new(),
             kept: BTreeMap::new(),
             mirrors_of: BTreeMap::new(),
+            asked: mirrors::Asked::default(),
             unlisted: mirrors::Unlisted::default(),
             clock_ms: 0,
             crowds: BTreeMap::new(),

@@ -210,6 +210,41 @@ fn a_video_drawn_at_random_is_kept_and_given_to_others_unless_that_is_off() {
 }
 
 #[test]
+fn what_three_friends_asked_for_is_kept_by_who_agreed_to() {
+    let keeps = [("KITH_MIRROR_DELAY", "500ms"), ("KITH_MIRROR_ASKED", "1GB")];
+    let nodes = ["Cleo", "Gus", "Lea", "Rob", "Ana", "Dia", "Eve"].map(|name| {
+        let own: &[_] = if name == "Cleo" { &keeps } else { &[("KITH_MIRROR_COVER", "off")] };
+        Node::start_with(name, &[NORMAL.as_slice(), own].concat())
+    });
+    let [c, g, l, r, a, d, e] = &nodes;
+    for (one, other) in [(c, g), (g, l), (l, r), (r, a), (a, c), (c, d), (c, e)] {
+        befriend(one, other);
+    }
+    kith(c, &["friend", "trust", "Gus", "close"]).expect_code(&[0]);
+    kith(c, &["friend", "trust", "Ana", "low"]).expect_code(&[0]);
+    let (_, id, _) = publish_noise(a, "Garganey", 300_000);
+    for node in [c, g, d, e] {
+        wait_found(node, "garganey", &id);
+    }
+    wait_ready(c);
+    let covers = || json(c, &["mirror", "list"])["covers"].as_u64().unwrap();
+    let asks = |node: &Node, file: &str| {
+        let got = get_into(node, &id, "fof", &node.scratch(file));
+        assert_eq!(got.code, 0, "{}: {}", node.name, got.err());
+    };
+    // It passes on what two friends ask for, one of them twice, and keeps nothing of it.
+    asks(g, "one.bin");
+    asks(d, "one.bin");
+    kith(d, &["video", "rm", &id]).expect_code(&[0]);
+    asks(d, "two.bin");
+    never_within(Duration::from_secs(10), "it is kept", || covers() > 0);
+    asks(e, "one.bin");
+    wait_until(REPAIRED, "it is kept", || covers() == 1);
+    let listed = json(c, &["video", "list", "--all"]);
+    assert!(listed.to_string().contains(&id), "{listed}");
+}
+
+#[test]
 fn a_relay_that_is_killed_in_the_middle_costs_time_and_nothing_else() {
     let mut nodes = line_named(LINE, &NORMAL);
     kith(&nodes[4], &["net", "limits", "--up", "3MB/s"]).expect_code(&[0]);

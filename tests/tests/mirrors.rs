@@ -235,3 +235,31 @@ fn a_look_counts_copies_and_takes_nothing() {
         assert_eq!(world.nodes[0].core().load().tunnels, 0);
     });
 }
+
+#[test]
+fn what_three_friends_ask_for_is_counted_and_nothing_else() {
+    seeds::run("what_three_friends_ask_for_is_counted_and_nothing_else", 4, |seed| {
+        // The publisher (4) is a friend of the one who counts (0), and of nobody else.
+        let mut world =
+            World::of_friends(seed, 6, &[(0, 1), (0, 2), (0, 3), (0, 4), (0, 5)], Privacy::Fast, quick());
+        let cap = world.publish(4, "Otters", 100_000, Audience::Fof);
+        assert!(world.run_until(MINUTE, |w| [0, 1, 2, 3, 5].iter().all(|n| knows(w, *n, &cap))));
+        set_mode(&mut world, 0, Privacy::Normal);
+        let asked = |world: &mut World| world.act(0, |core, now| core.asked_for(now));
+        let ask = |world: &mut World, node: NodeId| {
+            assert_eq!(world.fetch_now(node, &cap, Route::Fof, MINUTE), Outcome::Complete);
+        };
+        ask(&mut world, 1);
+        world.act(0, |core, _| core.count_asks(true));
+        ask(&mut world, 2);
+        ask(&mut world, 3);
+        assert!(asked(&mut world).is_empty(), "two, and one before anybody counted");
+        ask(&mut world, 5);
+        let found = asked(&mut world);
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].0, found[0].1.len()), (cap.root, 3));
+        // Forgotten at once where it is not wanted any more.
+        world.act(0, |core, _| core.count_asks(false));
+        assert!(asked(&mut world).is_empty());
+    });
+}

@@ -213,6 +213,19 @@ pub const KEYS: &[KeySpec] = &[
         parse: |config, given| switch(given).map(|value| config.mirror.cover = value),
     },
     KeySpec {
+        name: "mirror.asked",
+        default: "\"0B\"",
+        comment: "In `normal`: how much is fetched in a week, through circuits and at random times, because\nthree friends or more asked for it, for themselves or for others; for each of those friends.\nIt is kept and given like the videos of mirror.cover, while that is on. 0B: nothing.",
+        allowed: "a size like 500MB or 20GiB, up to 1000TiB",
+        live: true,
+        parse: |config, given| {
+            size::parse(given.text()?)
+                .filter(|bytes| *bytes <= size::MAX)
+                .map(|bytes| config.mirror.asked = bytes)
+                .ok_or(NOT_ALLOWED)
+        },
+    },
+    KeySpec {
         name: "mirror.delay",
         default: "\"1h\"",
         comment: "Such videos are given after 1 to 12 times this. Only tests and the demo shorten it.",

@@ -43,13 +43,15 @@ pub struct MirrorSettings {
     pub copies: u8,
     /// Whether videos are drawn at random and kept, so that what is watched does not show.
     pub cover: bool,
+    /// Bytes that are fetched in a week because friends ask for them, for each of those friends.
+    pub asked: u64,
     /// The unit of deliberate delays: what came from further away is given after 1 to 12 of it.
     pub delay: Duration,
 }
 
 impl Default for MirrorSettings {
     fn default() -> Self {
-        Self { copies: 3, cover: true, delay: Duration::from_secs(3600) }
+        Self { copies: 3, cover: true, asked: 0, delay: Duration::from_secs(3600) }
     }
 }
 
@@ -63,6 +65,9 @@ pub(crate) struct Mirrors {
     room: BTreeMap<FriendKey, u64>,
     covering: Option<(Root, FetchHandle)>,
     cover_next: Option<Duration>,
+    /// When what friends asked for is fetched, and what each had fetched in which week since 1970.
+    asked_at: BTreeMap<Root, Duration>,
+    asked_used: BTreeMap<FriendKey, (u32, u64)>,
     /// Bytes kept for friends as they were counted last.
     used: BTreeMap<FriendKey, u64>,
     /// What friends told of since this node runs, of covers, what was watched and what is kept by wish: when nobody
@@ -104,6 +109,8 @@ impl Mirrors {
             room: BTreeMap::new(),
             covering: None,
             cover_next: None,
+            asked_at: BTreeMap::new(),
+            asked_used: BTreeMap::new(),
             used: BTreeMap::new(),
             told: BTreeSet::new(),
             at_own: None,
@@ -715,6 +722,7 @@ impl Service {
             self.mirrors.covering = None;
         }
         let is_on = self.mirrors.settings.cover && core.privacy() == Privacy::Normal;
+        core.count_asks(is_on && self.mirrors.settings.asked > 0);
         if !is_on {
             self.mirrors.covering = None;
             return;
@@ -722,6 +730,9 @@ impl Service {
         let (covers, watched) = self.cover_counts();
         // Whoever watches goes first, and so do those who wait for a circuit.
         let is_busy = !self.fetches.is_empty() || self.mirrors.covering.is_some();
+        if !is_busy && let Some(cap) = self.draw_asked(now, core) {
+            return self.fetch_cover(now, core, &cap);
+        }
         let unit = self.mirrors.settings.delay;
         let due =
             *self.mirrors.cover_next.get_or_insert(now.at + unit.mul_f64(random_below(1000) as f64 / 500.0));
@@ -730,11 +741,51 @@ impl Service {
         }
         // One every few hours, at times that nothing else decides.
         self.mirrors.cover_next = Some(now.at + unit + unit.mul_f64(random_below(1000) as f64 / 200.0));
-        let Some(cap) = self.draw_cover(core) else { return };
+        if let Some(cap) = self.draw_cover(core) {
+            self.fetch_cover(now, core, &cap);
+        }
+    }
+
+    fn fetch_cover(&mut self, now: Now, core: &mut Core, cap: &ReadCap) {
         let object = (cap.verify_cap(), Some(cap.key.clone()), Class::Cached);
         if let Ok(handle) = self.join(now, core, object, Route::Onion, Purpose::Keep) {
             self.mirrors.covering = Some((cap.root, handle));
         }
+    }
+
+    /// What three friends asked for, once its time has come and each of them has room.
+    fn draw_asked(&mut self, now: Now, core: &Core) -> Option<ReadCap> {
+        let (quota, unit, week) = (self.mirrors.settings.asked, self.mirrors.settings.delay, day(now) / 7);
+        let asked = if quota == 0 { Vec::new() } else { core.asked_for(now) };
+        self.mirrors.asked_at.retain(|root, _| asked.iter().any(|(other, _)| other == root));
+        self.mirrors.asked_used.retain(|_, (of, _)| *of == week);
+        for (root, friends) in asked {
+            let Some(listing) = core.listing(&root) else { continue };
+            let bytes = listing.entry.bytes;
+            let used = |friend: &FriendKey| self.mirrors.asked_used.get(friend).map_or(0, |(_, used)| *used);
+            let fits = (1..=MAX_COVER_BYTES).contains(&bytes)
+                && friends.iter().all(|friend| used(friend).saturating_add(bytes) <= quota)
+                && !core.stays_with_friends(&root)
+                && self.store.object(&root).is_none()
+                && !self.state.hidden.contains(&Hidden::Video(root));
+            if !fits {
+                continue;
+            }
+            // Not when it was asked for: 1 to 12 units later.
+            let wait = || unit + unit.mul_f64(random_below(1000) as f64 / 1000.0 * 11.0);
+            let due = *self.mirrors.asked_at.entry(root).or_insert_with(|| now.at + wait());
+            if now.at < due {
+                continue;
+            }
+            let Ok(cap) = self.read_cap(core, &root) else { continue };
+            // Tried again in as long, if it does not come.
+            self.mirrors.asked_at.insert(root, now.at + wait());
+            for friend in friends {
+                self.mirrors.asked_used.entry(friend).or_insert((week, 0)).1 += bytes;
+            }
+            return Some(cap);
+        }
+        None
     }
 
     /// A video of somebody further away, drawn at random: first who tells of it, so that nobody fills the draw by

@@ -53,6 +53,22 @@ pub enum MirrorEvent {
     Hours([u8; 24]),
 }
 
+/// Friends who must have asked for something before it is kept because of that.
+const ASKED_BY: usize = 3;
+/// Within so long.
+const ASKED_WITHIN: Duration = Duration::from_secs(7 * 86_400);
+/// Objects that are counted, at most; and requests of each, by which a repeat is known.
+const MAX_ASKED: usize = 2048;
+const MAX_ASKS: usize = 16;
+
+/// What friends asked for, for themselves or for others, that is not here: who, by which request, and when. In memory
+/// only, and only while the owner wants to keep what is asked for.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    is_on: bool,
+    roots: BTreeMap<Root, Vec<(FriendKey, [u8; 16], Duration)>>,
+}
+
 /// Hourly names of what is given though no friend tells of it.
 #[derive(Debug, Default)]
 pub(super) struct Unlisted {
@@ -156,6 +172,55 @@ impl Core {
             _ => return,
         };
         self.event(Event::Mirror(friend, event));
+    }
+
+    // What is asked for.
+
+    /// Counts from now on what friends ask for, or forgets it.
+    pub fn count_asks(&mut self, is_on: bool) {
+        if self.asked.is_on != is_on {
+            self.asked = Asked { is_on, ..Asked::default() };
+        }
+    }
+
+    /// A friend asks for something that is not here.
+    pub(super) fn note_asked(&mut self, now: Now, friend: FriendKey, root: Root, nonce: [u8; 16]) {
+        let is_no_matter = !self.asked.is_on
+            || self.catalogue.is_own(&root)
+            || self.held.contains_key(&root)
+            || self.circuits.is_own_nonce(&nonce);
+        if is_no_matter {
+            return;
+        }
+        let roots = &mut self.asked.roots;
+        if !roots.contains_key(&root) && roots.len() >= MAX_ASKED {
+            let last = |asks: &Vec<(FriendKey, [u8; 16], Duration)>| asks.iter().map(|(.., at)| *at).max();
+            let oldest = roots.iter().min_by_key(|(_, asks)| last(asks)).map(|(root, _)| *root);
+            oldest.and_then(|oldest| roots.remove(&oldest));
+        }
+        let asks = roots.entry(root).or_default();
+        asks.retain(|(.., at)| now.at.saturating_sub(*at) < ASKED_WITHIN);
+        // One request comes by several friends, and a friend asks more than once.
+        if asks.iter().any(|(_, known, _)| *known == nonce) {
+            return;
+        }
+        asks.retain(|(other, ..)| *other != friend);
+        if asks.len() >= MAX_ASKS {
+            asks.remove(0);
+        }
+        asks.push((friend, nonce, now.at));
+    }
+
+    /// What at least three friends asked for within a week, and who they are.
+    pub fn asked_for(&self, now: Now) -> Vec<(Root, Vec<FriendKey>)> {
+        let by = |asks: &[(FriendKey, [u8; 16], Duration)]| -> Vec<FriendKey> {
+            let live = asks.iter().filter(|(friend, _, at)| {
+                self.friends.contains_key(friend) && now.at.saturating_sub(*at) < ASKED_WITHIN
+            });
+            live.map(|(friend, ..)| *friend).collect()
+        };
+        let all = self.asked.roots.iter().map(|(root, asks)| (*root, by(asks)));
+        all.filter(|(root, friends)| friends.len() >= ASKED_BY && !self.held.contains_key(root)).collect()
     }
 
     // Requests.

@@ -172,6 +172,9 @@ impl Core {
     /// What a request comes to; `None` is a refusal.
     fn role_for(&mut self, now: Now, at: At, asker: FriendKey, request: &TunOpen) -> Option<Role> {
         let located = self.located(&request.locator);
+        if let Some(root) = located {
+            self.note_asked(now, asker, root, request.nonce);
+        }
         // What this node asked for itself, and what came back by a circuit, it does not give itself.
         let may = |root: &Root| !self.circuits.is_own_nonce(&request.nonce) && self.holds(root);
         if request.spreads {

@@ -180,6 +180,9 @@ impl Core {
         if let Some(search) = self.circuit_end(at).and_then(|end| end.search.as_mut()) {
             search.others = others;
         }
+        if let Some(root) = self.located(&request.locator) {
+            self.note_asked(now, from, root, request.nonce);
+        }
         if let Some(root) = self.located(&request.locator)
             && !self.circuits.is_own_nonce(&request.nonce)
             && self.holds_all(&root)
