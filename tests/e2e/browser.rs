@@ -71,7 +71,7 @@ impl Browser {
     #[track_caller]
     pub(crate) fn wait_js(&self, what: &str, expression: &str) {
         let holds = || self.driver.script(&format!("return Boolean({expression})")).is_ok_and(|v| v == true);
-        assert!(poll(SHOWN, holds), "not on the page: {what} ({})", self.text());
+        assert!(poll(SHOWN, holds), "not on the page: {what} ({}), {:?}", self.text(), self.complaints());
     }
 
     /// What the page says.

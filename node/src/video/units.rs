@@ -249,15 +249,17 @@ fn unit_of_notes(
     let unit = source.piece(at, len as usize)?;
     for (kind, from, to) in messages(&unit, of) {
         if let Some(kind) = kind {
-            over(source, at + kind as u64, Fill::Bytes(Box::new([UNREGISTERED])), patches)?;
+            over(source, at + kind as u64, Fill::Bytes(Box::new([RESERVED])), patches)?;
         }
         over(source, at + from as u64, Fill::Same(0xFF, (to - from) as u64), patches)?;
     }
     Ok(())
 }
 
-/// A message that says nothing, with bytes that say nothing.
-const UNREGISTERED: u8 = 5;
+/// User data of no registered kind: they begin with 16 bytes that say whose they are, and decoders refuse shorter ones.
+const UNREGISTERED: usize = 5;
+/// A type that is reserved, and passed over by all decoders.
+const RESERVED: u8 = 254;
 /// Messages that say how pictures are decoded and shown are short: what is behind is not for that.
 const MAX_MESSAGE: usize = 128;
 
@@ -332,7 +334,7 @@ fn messages(unit: &[u8], of: Units) -> Vec<(Option<usize>, usize, usize)> {
         if !stays {
             let place = plain.get(begin).map_or(unit.len(), |(place, _)| *place);
             // Bytes of 255 in front make a number that means nothing to anybody.
-            let is_short = kind < 255 && kind != usize::from(UNREGISTERED);
+            let is_short = kind < 255 && kind != UNREGISTERED && kind != usize::from(RESERVED);
             let from = plain.get(at).map_or(unit.len(), |(place, _)| *place);
             let to = plain.get(end).map_or(unit.len(), |(place, _)| *place);
             found.push((is_short.then_some(place), from, to));
@@ -426,7 +428,7 @@ mod tests {
         let mut patches = Vec::new();
         let source = Bytes(sample_bytes.clone());
         sample(&source, 0, sample_bytes.len() as u64, Units::Avc(4), &mut patches).unwrap();
-        let clock = [(5, Fill::Bytes(Box::new([5]))), (7, Fill::Same(0xFF, 3))];
+        let clock = [(5, Fill::Bytes(Box::new([254]))), (7, Fill::Same(0xFF, 3))];
         assert_eq!(patches, [&clock[..], &[(12, Fill::Same(0xFF, 6))]].concat());
         let mut patches = Vec::new();
         sample(&source, 0, sample_bytes.len() as u64, Units::Hevc(4), &mut patches).unwrap();
@@ -443,13 +445,13 @@ mod tests {
     fn what_no_decoder_knows_goes() {
         // A reserved message, one of H.265's time codes, a nesting of others; then light levels, which stay.
         let unit = [200, 2, 7, 7, 136, 1, 9, 133, 2, 5, 5, 144, 4, 1, 2, 3, 4, 0x80];
-        let expected = [200, 2, 0xFF, 0xFF, 5, 1, 0xFF, 5, 2, 0xFF, 0xFF, 144, 4, 1, 2, 3, 4, 0x80];
+        let expected = [254, 2, 0xFF, 0xFF, 254, 1, 0xFF, 254, 2, 0xFF, 0xFF, 144, 4, 1, 2, 3, 4, 0x80];
         let of = |unit: &[u8], head: &[u8]| {
             [&((unit.len() + head.len()) as u32).to_be_bytes(), head, unit].concat()
         };
-        let mut clean = of(&expected, &[39 << 1, 1]);
-        clean[6] = 5;
+        let clean = of(&expected, &[39 << 1, 1]);
         assert_eq!(patched(&of(&unit, &[39 << 1, 1]), Units::Hevc(4)), clean);
+        assert_eq!(patched(&clean, Units::Hevc(4)), clean);
         // Units of no known type, and what fills.
         for (head, kept) in [(&[24_u8][..], 0), (&[12], 1)] {
             let clean = patched(&of(b"where", head), Units::Avc(4));
