@@ -27,7 +27,10 @@ fn copies(node: &Node) -> Vec<Value> {
 }
 
 fn wait_for_copy(owner: &Node, mirror: &Node, id: &str) {
-    wait_until(COPIED, "a copy is kept", || class_of(mirror, id).as_deref() == Some("mirrored"));
+    if !poll(COPIED, || class_of(mirror, id).as_deref() == Some("mirrored")) {
+        let health = api(owner, "POST", &format!("/api/videos/{id}/health"), Some(&value!({})));
+        panic!("no copy is kept: {health} {} {:?}", json(mirror, &["mirror", "list"]), class_of(mirror, id));
+    }
     let path = format!("/api/videos/{id}/health");
     wait_until(COPIED, "the publisher knows", || {
         let health = api(owner, "POST", &path, Some(&value!({})));
@@ -159,7 +162,12 @@ fn a_friend_gets_no_more_room_than_was_agreed_to() {
     let gone = json(&m, &["mirror", "rm", "friend:Ana"]);
     assert_eq!(gone["copies"], 1);
     wait_until(COPIED, "the copy is gone", || class_of(&m, &small).is_none());
+    let small_health = format!("/api/videos/{small}/health");
+    wait_until(COPIED, "and Ana knows", || {
+        api(&a, "POST", &small_health, Some(&value!({})))["mirrors"].as_array().unwrap().is_empty()
+    });
     // What is agreed to later counts as well.
+    kith(&a, &["video", "unshare", &large]).expect_code(&[0]);
     kith(&m, &["mirror", "add", "friend:Ana", "--quota", "2MB"]).expect_code(&[0]);
     kith(&a, &["video", "health", &small, "--ask"]).expect_code(&[0]);
     wait_for_copy(&a, &m, &small);

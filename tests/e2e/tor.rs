@@ -210,7 +210,8 @@ fn beside_tcp_tor_is_what_is_left() {
     });
     assert!(a.terminate().success());
     a.up(&format!("{}:5483", at_a.address), &on);
-    wait_until(OVER_TOR, "still through Tor", || {
+    // Both build circuits anew, and one of them publishes its service.
+    wait_until(2 * OVER_TOR, "still through Tor", || {
         friend(&a, "Bo").is_some_and(|row| row["through_tor"] == true)
     });
     json(&a, &["friend", "tor", "Bo", "auto"]);
