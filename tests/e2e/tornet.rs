@@ -18,6 +18,9 @@ const RELAYS: usize = 6;
 const EXITS: usize = 2;
 /// The relay that is a bridge with a pluggable transport as well.
 const DISGUISED: usize = AUTHORITIES + 1;
+/// No circuit is given up sooner. Clients learn from the circuits they built how long one may take; here those take
+/// milliseconds, and after the hundredth a client would give up whatever waits that long for a processor.
+const PATIENCE_MS: u32 = 2000;
 /// A consensus, and descriptors of all relays in it, are there by then.
 const BOOTSTRAP: Duration = Duration::from_secs(200);
 const OR_PORT: u16 = 5000;
@@ -189,9 +192,9 @@ impl Network {
     }
 
     fn write_configuration(&self) {
-        let mut common = String::from(
+        let mut common = format!(
             "TestingTorNetwork 1\nAssumeReachable 1\nPathsNeededToBuildCircuits 0.67\nSocksPort 0\n\
-             ConsensusParams cc_alg=2 hsdir_interval=8\nRunAsDaemon 0\nLog notice stdout\n\
+             ConsensusParams cc_alg=2 hsdir_interval=8 cbtmintimeout={PATIENCE_MS}\nRunAsDaemon 0\nLog notice stdout\n\
              ServerDNSDetectHijacking 0\nServerDNSTestAddresses\nServerDNSAllowBrokenConfig 1\nUseMicrodescriptors 1\n",
         );
         for (n, relay) in self.relays.iter().enumerate().filter(|(_, relay)| relay.v3ident.is_some()) {

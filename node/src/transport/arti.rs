@@ -259,11 +259,18 @@ fn state_of(status: &BootstrapStatus, failed: Option<String>) -> State {
 async fn tell_service(running: Arc<RunningOnionService>, service: watch::Sender<Service>) {
     let mut events = running.status_events();
     while let Some(status) = events.next().await {
-        service.send_replace(match status.state() {
-            ServiceState::Running | ServiceState::DegradedReachable => Service::Reachable,
-            ServiceState::DegradedUnreachable | ServiceState::Recovering => Service::Weak,
-            _ => Service::Starting,
-        });
+        service.send_modify(|service| *service = service_of(status.state(), *service));
+    }
+}
+
+/// How the service stands, which stood so before.
+const fn service_of(state: ServiceState, before: Service) -> Service {
+    match (state, before) {
+        (ServiceState::Running | ServiceState::DegradedReachable, _) => Service::Reachable,
+        // The client says so at each new directory of the network, and stays so where nothing has to be published again.
+        (ServiceState::Bootstrapping, Service::Reachable | Service::Weak) => before,
+        (ServiceState::Bootstrapping | ServiceState::Shutdown, _) => Service::Starting,
+        (_, _) => Service::Weak,
     }
 }
 
@@ -366,5 +373,30 @@ impl Dialer for Arti {
                 }),
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Service, ServiceState, service_of};
+
+    /// Each new directory of the network makes the client say that it starts, though what is published stays.
+    #[test]
+    fn a_service_that_was_published_stays_so() {
+        let told = [
+            (ServiceState::Bootstrapping, Service::Starting),
+            (ServiceState::Running, Service::Reachable),
+            (ServiceState::Bootstrapping, Service::Reachable),
+            (ServiceState::DegradedUnreachable, Service::Weak),
+            (ServiceState::Bootstrapping, Service::Weak),
+            (ServiceState::DegradedReachable, Service::Reachable),
+            (ServiceState::Broken, Service::Weak),
+            (ServiceState::Shutdown, Service::Starting),
+        ];
+        let mut stands = Service::Starting;
+        for (state, expected) in told {
+            stands = service_of(state, stands);
+            assert_eq!(stands, expected, "{state:?}");
+        }
     }
 }

@@ -130,6 +130,11 @@ impl Handle {
             State::Ready if self.is_stuck() => State::Failed(STUCK.into()),
             other => other,
         });
+        let service = match *self.service.borrow() {
+            // Nobody comes through a Tor that is away.
+            Service::Reachable if state != Some(State::Ready) => Service::Weak,
+            other => other,
+        };
         let (state, percent, why) = match state {
             None => ("off", None, None),
             Some(State::Ready) => ("ready", Some(100), None),
@@ -142,7 +147,7 @@ impl Handle {
             percent,
             why,
             onion: self.onion.as_ref().map(ToString::to_string),
-            service: self.service.borrow().as_str().map(str::to_owned),
+            service: service.as_str().map(str::to_owned),
             by: self.by.clone(),
             bridges: self.bridges,
         }
