@@ -275,38 +275,17 @@ const OF_CAMERAS: [&str; 22] = [
 
 /// A name without a date in it, and without what follows on a date: a time, a number.
 fn untold(name: &str) -> String {
-    let is_digits = |word: &str, len: usize| word.len() == len && word.bytes().all(|b| b.is_ascii_digit());
-    let number = |text: &str| text.parse::<u32>().unwrap_or_default();
-    let is_date = |word: &str| {
-        let day = |year: &str, month: &str, day: &str| {
-            (1970..=2099).contains(&number(year))
-                && (1..=12).contains(&number(month))
-                && (1..=31).contains(&number(day))
-        };
-        // With a time, or thousandths, at once behind it.
-        let date =
-            word.get(..8).filter(|date| is_digits(date, 8) && word.bytes().all(|b| b.is_ascii_digit()));
-        date.is_some_and(|date| day(&date[..4], &date[4..6], &date[6..]))
-    };
     let is_mark = |c: char| c.is_whitespace() || matches!(c, '_' | '-' | '.' | ',' | '(' | ')' | '~' | ':');
     let words: Vec<&str> = name.split(is_mark).filter(|word| !word.is_empty()).collect();
-    let mut kept = Vec::new();
-    let (mut at, mut had_date) = (0, false);
-    while let Some(word) = words.get(at) {
-        let three = words.get(at..at + 3).filter(|three| {
-            let lens: Vec<usize> = three.iter().map(|word| word.len()).collect();
-            let is = three.iter().all(|word| word.bytes().all(|b| b.is_ascii_digit()));
-            is && (lens == [4, 2, 2] && is_date(&three.concat())
-                || lens == [2, 2, 4]
-                    && (is_date(&[three[2], three[1], three[0]].concat())
-                        || is_date(&[three[2], three[0], three[1]].concat())))
-        });
-        if three.is_some() || is_date(word) {
-            at += if three.is_some() { 3 } else { 1 };
-            had_date = true;
+    let mut left = words.as_slice();
+    let (mut kept, mut had_date) = (Vec::new(), false);
+    while let [word, rest @ ..] = left {
+        let in_words = date_in_words(left);
+        if in_words.is_some() || is_date_in_a_word(word) {
+            (left, had_date) = (in_words.unwrap_or(rest), true);
             continue;
         }
-        at += 1;
+        left = rest;
         // Hours, minutes, seconds, a number among others of that day.
         let is_number = word.bytes().any(|b| b.is_ascii_digit())
             && word.bytes().all(|b| b.is_ascii_digit() || b"hmsZTWA".contains(&b));
@@ -319,6 +298,31 @@ fn untold(name: &str) -> String {
     }
     let means = |word: &&str| !OF_CAMERAS.contains(&word.to_ascii_lowercase().as_str());
     if kept.iter().any(means) { kept.join(" ") } else { "untitled".into() }
+}
+
+fn is_date(year: &str, month: &str, day: &str) -> bool {
+    let is_number = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    let is_in = |text: &str, range: std::ops::RangeInclusive<u32>| {
+        is_number(text) && text.parse().is_ok_and(|number| range.contains(&number))
+    };
+    is_in(year, 1970..=2099) && is_in(month, 1..=12) && is_in(day, 1..=31)
+}
+
+/// Eight digits, and more of them at once behind where a time or thousandths follow.
+fn is_date_in_a_word(word: &str) -> bool {
+    let [year, month, day] = [0..4, 4..6, 6..8].map(|range| word.get(range).unwrap_or_default());
+    is_date(year, month, day) && word.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// What is left after a date in three words, which may begin with the day or, as in America, the month.
+fn date_in_words<'a, 'w>(words: &'w [&'a str]) -> Option<&'w [&'a str]> {
+    let [a, b, c, rest @ ..] = words else { return None };
+    let is = match [a.len(), b.len(), c.len()] {
+        [4, 2, 2] => is_date(a, b, c),
+        [2, 2, 4] => is_date(c, b, a) || is_date(c, a, b),
+        _ => false,
+    };
+    is.then_some(rest)
 }
 
 /// What names a file until it changes.

@@ -75,11 +75,20 @@ pub fn sample(
     Ok(())
 }
 
-/// Boxes between captions: those that `stays` says nothing of become free space.
+/// What becomes of a box of captions.
+enum Caption {
+    Stays,
+    /// It becomes free space.
+    Goes,
+    /// It is one caption, whose boxes are looked through.
+    Opens,
+}
+
+/// The boxes of captions, by what `becomes` says of their kind and the length of what is in them.
 fn boxes(
     bytes: &[u8],
     at: u64,
-    stays: &dyn Fn(&[u8], usize) -> bool,
+    becomes: fn(&[u8], usize) -> Caption,
     over: &mut dyn FnMut(u64, Fill) -> Result<(), Refused>,
 ) -> Result<(), Refused> {
     let mut from = 0;
@@ -90,18 +99,47 @@ fn boxes(
             return refused("a caption in it makes no sense");
         };
         let place = at + from as u64;
-        if kind == b"vttc" {
-            let inside = |kind: &[u8], len| matches!(kind, b"payl") || (kind == b"sttg" && len <= 128);
-            boxes(body, place + 8, &inside, over)?;
-        } else if !stays(kind, body.len()) {
-            over(place + 4, Fill::Bytes(Box::new(*b"free")))?;
-            over(place + 8, Fill::Same(0, body.len() as u64))?;
+        match becomes(kind, body.len()) {
+            Caption::Stays => {}
+            Caption::Goes => {
+                over(place + 4, Fill::Bytes(Box::new(*b"free")))?;
+                over(place + 8, Fill::Same(0, body.len() as u64))?;
+            }
+            Caption::Opens => boxes(body, place + 8, in_a_caption, over)?,
         }
         from += len;
     }
     match bytes.get(from..) {
         None | Some([]) => Ok(()),
         Some(_) => refused("a caption in it makes no sense"),
+    }
+}
+
+/// A caption, or that there is none (ISO/IEC 14496-30 6.6).
+fn of_web_vtt(kind: &[u8], len: usize) -> Caption {
+    match kind {
+        b"vttc" => Caption::Opens,
+        b"vtte" if len == 0 => Caption::Stays,
+        _ => Caption::Goes,
+    }
+}
+
+/// Words, and where they are shown. No caption lies in another.
+fn in_a_caption(kind: &[u8], len: usize) -> Caption {
+    match kind {
+        b"payl" => Caption::Stays,
+        b"sttg" if len <= 128 => Caption::Stays,
+        _ => Caption::Goes,
+    }
+}
+
+/// Styles, colours, places, times: what is short, and no addresses behind words (3GPP TS 26.245 5.17).
+fn of_timed_text(kind: &[u8], len: usize) -> Caption {
+    match kind {
+        b"styl" if len <= 2 + 12 * 256 => Caption::Stays,
+        b"hlit" | b"hclr" | b"dlay" | b"tbox" | b"blnk" | b"twrp" if len <= 8 => Caption::Stays,
+        b"krok" if len <= 6 + 8 * 256 => Caption::Stays,
+        _ => Caption::Goes,
     }
 }
 
@@ -118,21 +156,13 @@ fn captions(
     let bytes = source.piece(at, len as usize)?;
     let mut over = |at, fill| over(source, at, fill, patches);
     if of == Units::WebVtt {
-        // One in a box, or that there is none.
-        return boxes(&bytes, at, &|kind, len| kind == b"vtte" && len == 0, &mut over);
+        return boxes(&bytes, at, of_web_vtt, &mut over);
     }
     let Some(words) = bytes.first_chunk::<2>().map(|len| usize::from(u16::from_be_bytes(*len))) else {
         return Ok(());
     };
     let Some(behind) = bytes.get(2 + words..) else { return refused("a caption in it makes no sense") };
-    // Styles, colours, places, times: what is short, and no addresses behind words (3GPP TS 26.245 5.17).
-    let how = |kind: &[u8], len| match kind {
-        b"styl" => len <= 2 + 12 * 256,
-        b"hlit" | b"hclr" | b"dlay" | b"tbox" | b"blnk" | b"twrp" => len <= 8,
-        b"krok" => len <= 6 + 8 * 256,
-        _ => false,
-    };
-    boxes(behind, at + 2 + words as u64, &how, &mut over)
+    boxes(behind, at + 2 + words as u64, of_timed_text, &mut over)
 }
 
 /// Puts something over a place, unless it stands there already: a clean file stays as it is.
@@ -520,6 +550,12 @@ mod tests {
         let words = [&[0, 5][..], b"Hello", &one(b"hlit", &[0, 1, 0, 2])].concat();
         let text = [&words[..], &one(b"href", b"where")].concat();
         assert_eq!(patched(&text, Units::TimedText), [&words[..], &one(b"free", &[0; 5])].concat());
+        // Captions in captions are none, however deep.
+        let deep: Vec<u8> =
+            (1..=100_000_u32).rev().flat_map(|n| [(n * 8).to_be_bytes(), *b"vttc"].concat()).collect();
+        let flat = patched(&deep, Units::WebVtt);
+        assert_eq!(flat[..16], [&deep[..12], b"free"].concat());
+        assert!(flat[16..].iter().all(|byte| *byte == 0));
         let broken = Bytes([&words[..], b"no box"].concat());
         assert!(sample(&broken, 0, broken.size(), Units::TimedText, &mut Vec::new()).is_err());
     }
