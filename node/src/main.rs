@@ -291,7 +291,8 @@ async fn up(paths: Paths, args: cli::Up, json: bool) -> Result<(), Failure> {
     let is_new = !kith_store::Store::exists(&paths.store_dir);
     let passphrase = store_passphrase(&paths, args.passphrase_file.as_deref())?;
     if is_new && !json {
-        ask_cover(&paths)?;
+        paths.prepare(rustix::process::getuid().as_raw())?;
+        ask_cover(&paths, &sets)?;
         config = load()?;
     }
     logs::start(config.log_level);
@@ -319,19 +320,21 @@ async fn up(paths: Paths, args: cli::Up, json: bool) -> Result<(), Failure> {
 }
 
 /// A person at a terminal is asked once, in one sentence, whether this node keeps videos as a cover.
-fn ask_cover(paths: &Paths) -> Result<(), Failure> {
-    if !std::io::stdin().is_terminal() || paths.config_file.exists() {
+fn ask_cover(paths: &Paths, sets: &[String]) -> Result<(), Failure> {
+    let key = config::edit::key("mirror.cover")?;
+    let loaded = config::Loaded::load(&paths.config_file, sets, |name| std::env::var(name).ok())?;
+    let is_said = loaded.value(key).is_some_and(|(_, origin)| !matches!(origin, config::Origin::Default));
+    if is_said || !std::io::stdin().is_terminal() {
         return Ok(());
     }
     eprint!(
         "Keep some videos drawn at random from friends' friends and give them to others, so that nobody can tell \
-         which ones you watch? [Y/n] "
+         which ones you watch (in the mode normal)? [Y/n] "
     );
     let mut answer = String::new();
     let read = std::io::stdin().read_line(&mut answer);
     read.map_err(|e| Failure::from(e).context("cannot read the answer"))?;
-    let key = config::KeySpec::find("mirror.cover").filter(|_| answer.trim().to_lowercase().starts_with('n'));
-    if let Some(key) = key {
+    if answer.trim().to_lowercase().starts_with('n') {
         config::edit::set_in(&paths.config_file, &[(key, config::Given::Text("off".into()))])?;
     }
     Ok(())
@@ -397,7 +400,7 @@ async fn init(paths: &Paths, args: &cli::Init, json: bool) -> Result<(), Failure
         false => {
             let passphrase = store_passphrase(paths, args.passphrase_file.as_deref())?;
             if !json {
-                ask_cover(paths)?;
+                ask_cover(paths, &[])?;
             }
             passphrase
         }

@@ -259,9 +259,14 @@ impl Fetch {
         self.moved_at.get_or_insert(now);
     }
 
-    /// Asks for nothing from now on: who has the object is all that is to be found out.
+    /// Asks for nothing but the root: who has the object is all that is to be found out.
     pub const fn only_look(&mut self) {
         self.looks = true;
+    }
+
+    /// Whether only that is to be found out.
+    pub const fn is_look(&self) -> bool {
+        self.looks
     }
 
     /// The owner has written a block.
@@ -276,7 +281,7 @@ impl Fetch {
         self.moved_at.get_or_insert(now);
         let first = self.first_missing().unwrap_or(0);
         // Who comes second is asked for what the first brings too late.
-        let resume = self.tree.is_some() || self.asked.contains_key(&Position::Root);
+        let resume = self.looks || self.tree.is_some() || self.asked.contains_key(&Position::Root);
         if !resume {
             // What the object turns out not to have is answered with a lack.
             burst(first, FIRST_BURST).for_each(|p| self.owe(now, id, p, Some(Duration::ZERO)));
@@ -544,7 +549,7 @@ impl Fetch {
 
     /// The next message to send on a session, if there is one that is worth a message.
     pub fn next_wants(&mut self, now: Duration, id: SessionId) -> Option<Message> {
-        if self.looks {
+        if self.looks && self.tree.is_some() {
             return None;
         }
         let sessions = self.sessions.len();

@@ -196,6 +196,12 @@ fn a_poster_a_storyboard_and_another_container_are_made_when_asked_for() {
     };
     let avi = odd("film.avi", &["-c:v", "copy", "-c:a", "mp3", "-metadata", "title=KITHPLANT"]);
     let ts = odd("film.ts", &["-c:v", "copy", "-c:a", "ac3", "-metadata", "service_name=KITHPLANT"]);
+    // What cannot be cleaned is told all the same.
+    let told = json(&node, &["publish", &ts, "--keep-metadata", "--dry-run"]);
+    let codecs: Vec<&str> =
+        told["tracks"].as_array().unwrap().iter().map(|track| track["codec"].as_str().unwrap()).collect();
+    assert_eq!((&told["mime"], codecs), (&"video/mp2t".into(), vec!["H.264", "AC-3"]), "{told}");
+    assert_eq!(told["duration_s"], json(&node, &["publish", film, "--dry-run"])["duration_s"], "{told}");
     for (path, refused) in [(&avi, 10), (&ts, 10)] {
         kith(&node, &["publish", path]).expect_refusal(&[refused]);
         let made = json(&node, &["publish", path, "--convert"]);

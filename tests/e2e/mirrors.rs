@@ -58,6 +58,13 @@ fn a_reader_two_links_away_plays_what_its_publisher_no_longer_gives() {
     wait_found(&c, "bittern", &id);
     wait_found(&b, "bittern", &id);
     wait_for_copy(&a, &m, &id);
+    // Who has nothing of it finds the copies, and has nothing of it then.
+    let health = json(&b, &["video", "health", &id]);
+    assert_eq!(
+        (&health["state"], &health["here"], &health["whole"]),
+        (&"good".into(), &false.into(), &2.into())
+    );
+    assert_eq!(json(&b, &["video", "list", "--all"]), value!([]));
     let health = json(&a, &["video", "health", &id]);
     assert_eq!(
         (&health["state"], &health["here"], &health["whole"]),

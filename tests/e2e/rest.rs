@@ -190,6 +190,38 @@ fn enter_alone_makes_a_store_with_a_key_file() {
     assert_eq!(json(&node, &["config", "get", "mirror.cover"])["value"], "off");
 }
 
+#[test]
+fn the_first_start_asks_about_covers_where_nothing_is_there_yet() {
+    let node = Node::stopped("Ana", &[]);
+    // As a person starts it.
+    let up = |home: &Path| {
+        let mut args = up_args(home, "127.0.0.1:0", &[]);
+        args.retain(|arg| *arg != "--json");
+        AtTerminal::start(command(home, &args))
+    };
+    let home = node.home.join("new");
+    let mut asked = up(&home);
+    asked.answer("none): ", "\n");
+    asked.answer("[Y/n] ", "n\n");
+    wait_until(SOON, "the node runs", || kith_at(&home, &["status"]).code == 0);
+    assert_eq!(kith_at(&home, &["config", "get", "mirror.cover", "--json"]).json()["value"], "off");
+    kith_at(&home, &["stop"]).expect_code(&[0]);
+    assert_eq!(asked.finish(&[]).0, 0);
+    // Other words in a file that came first are no answer; one that says it is.
+    for (key, value, is_asked) in [("log.level", "warn", true), ("mirror.cover", "on", false)] {
+        let home = node.home.join(value);
+        kith_at(&home, &["config", "set", key, value]).expect_code(&[0]);
+        let mut asked = up(&home);
+        asked.answer("none): ", "\n");
+        if is_asked {
+            asked.answer("[Y/n] ", "\n");
+        }
+        wait_until(SOON, "the node runs", || kith_at(&home, &["status"]).code == 0);
+        kith_at(&home, &["stop"]).expect_code(&[0]);
+        assert_eq!(asked.finish(&[]).0, 0);
+    }
+}
+
 // ---- scripts ------------------------------------------------------------------------------------
 
 #[test]

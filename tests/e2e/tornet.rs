@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::harness::{has_program, poll};
+use crate::harness::{has_program, lacks, poll};
 
 /// Authorities are relays as well.
 const AUTHORITIES: usize = 3;
@@ -22,7 +22,7 @@ const DISGUISED: usize = AUTHORITIES + 1;
 /// milliseconds, and after the hundredth a client would give up whatever waits that long for a processor.
 const PATIENCE_MS: u32 = 2000;
 /// A consensus, and descriptors of all relays in it, are there by then.
-const BOOTSTRAP: Duration = Duration::from_secs(200);
+const BOOTSTRAP: Duration = Duration::from_secs(150);
 const OR_PORT: u16 = 5000;
 /// Where the relay that is a bridge with a pluggable transport takes that in.
 const DISGUISED_PORT: u16 = 5443;
@@ -107,9 +107,7 @@ fn may_make_namespaces() -> bool {
     let made = made.is_ok_and(|status| status.success());
     let _ = Command::new("ip").args(["netns", "del", &name]).stderr(Stdio::null()).status();
     if !made {
-        let advice = "this test makes network namespaces: run it as root";
-        assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{advice}");
-        eprintln!("{advice}");
+        lacks("this test makes network namespaces: run it as root");
     }
     made
 }

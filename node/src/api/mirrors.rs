@@ -303,13 +303,8 @@ fn begin_look(cx: &mut Context<'_>, id: &str, ask: bool) -> Result<(Root, Option
         Some(cap) => cap,
         None => cx.service.read_cap(cx.core, &root)?,
     };
-    // What is on its way comes from those who have it anyway.
-    if !cx.service.is_here(&root) {
-        return Ok((root, None));
-    }
     // The root is needed to understand what the others have.
-    let sealed = cx.service.store().pack(&root).and_then(|pack| pack.read(Position::Root));
-    let Ok(sealed) = sealed else { return Ok((root, None)) };
+    let sealed = cx.service.store().pack(&root).and_then(|pack| pack.read(Position::Root)).ok();
     let route = if is_own { Route::Direct } else { Route::Auto };
     Ok((root, cx.core.look(cx.now, cap.verify_cap(), route, sealed)))
 }

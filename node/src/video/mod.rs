@@ -217,7 +217,11 @@ pub struct Ready {
 
 /// Whether files of this type can be cleaned at all.
 pub fn can_clean(mime: &str) -> Result<(), Refused> {
-    if mime == "video/mp2t" { refused("kith cannot clean MPEG transport streams") } else { Ok(()) }
+    if mime == "video/mp2t" {
+        refused("kith cannot clean MPEG transport streams, and --convert makes an MP4 of them")
+    } else {
+        Ok(())
+    }
 }
 
 /// Plans the clean form of `source`. `None`: it is no video that kith knows.

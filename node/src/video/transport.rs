@@ -1,12 +1,15 @@
-//! MPEG transport streams: what is in them, from the first tables (ISO/IEC 13818-1 2.4.4).
+//! MPEG transport streams: what is in them, from the first tables (ISO/IEC 13818-1 2.4.4), and how long they are, from the
+//! first clock and the last (2.4.3.5).
 
 use super::{Browser, Kind, Probe, Refused, Source, Track, codec};
 use std::collections::BTreeMap;
 
 /// Bytes of a packet.
 const PACKET: usize = 188;
-/// So much of the beginning is looked at.
+/// So much of the beginning, and of the end, is looked at.
 const LOOKED_AT: u64 = 1 << 20;
+/// Clocks count so far, 90 a millisecond, and begin again.
+const CLOCK_BITS: u32 = 33;
 /// Tracks at most.
 const MAX_TRACKS: usize = 64;
 
@@ -42,7 +45,29 @@ pub fn probe(source: &dyn Source) -> Result<Probe, Refused> {
         }
     }
     let (mime, chapters) = ("video/mp2t".to_owned(), Vec::new());
-    Ok(Probe { mime, duration_ms: 0, tracks, browser: Browser::No, chapters, hidden_ms: 0 })
+    let duration_ms = duration_ms(source, &bytes)?;
+    Ok(Probe { mime, duration_ms, tracks, browser: Browser::No, chapters, hidden_ms: 0 })
+}
+
+/// From the first clock to the last one of the same packets; 0: there are none.
+fn duration_ms(source: &dyn Source, begin: &[u8]) -> Result<u64, Refused> {
+    let Some((pid, first)) = begin.chunks_exact(PACKET).find_map(clock) else { return Ok(0) };
+    let size = source.size();
+    let packets_before = size.saturating_sub(LOOKED_AT) / PACKET as u64;
+    let from = packets_before * PACKET as u64;
+    let end = source.piece(from, (size - from) as usize)?;
+    let last = end.chunks_exact(PACKET).rev().filter_map(clock).find(|(other, _)| *other == pid);
+    let ticks = last.map_or(0, |(_, last)| last.wrapping_sub(first) & ((1 << CLOCK_BITS) - 1));
+    Ok(ticks / 90)
+}
+
+/// The number of a packet that carries a clock, and what that says.
+fn clock(packet: &[u8]) -> Option<(u16, u64)> {
+    let [0x47, high, low, control, len, flags, b4, b3, b2, b1, b0, ..] = packet else { return None };
+    let has = control & 0x20 != 0 && *len >= 7 && flags & 0x10 != 0;
+    let ticks =
+        [b4, b3, b2, b1].iter().fold(0, |n, byte| n << 8 | u64::from(**byte)) << 1 | u64::from(b0 >> 7);
+    has.then_some((u16::from(high & 0x1F) << 8 | u16::from(*low), ticks))
 }
 
 /// Number, whether a table begins in it, and contents of a packet.
@@ -87,4 +112,35 @@ fn streams(pmt: &[u8]) -> Vec<Track> {
     }
     tracks.sort_by_key(|track| track.kind != Kind::Video);
     tracks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::Bytes;
+    use super::*;
+
+    fn packet(pid: u8, ticks: Option<u64>) -> Vec<u8> {
+        let mut packet = vec![0x47, 0, pid, 0x10];
+        if let Some(ticks) = ticks {
+            let clock = [(ticks >> 25) as u8, (ticks >> 17) as u8, (ticks >> 9) as u8, (ticks >> 1) as u8];
+            packet[3] = 0x30;
+            packet.extend([&[7, 0x10][..], &clock, &[(ticks << 7) as u8, 0]].concat());
+        }
+        packet.resize(PACKET, 0xFF);
+        packet
+    }
+
+    #[test]
+    fn it_is_as_long_as_its_clock_says() {
+        let of = |packets: &[Vec<u8>]| probe(&Bytes(packets.concat())).unwrap().duration_ms;
+        let filling: Vec<Vec<u8>> = (0..12_000).map(|_| packet(9, None)).collect();
+        let begin = [packet(9, None), packet(7, Some(900))];
+        let end = [packet(7, Some(900 + 90 * 61_000)), packet(8, Some(5)), packet(9, None)];
+        assert_eq!(of(&[&begin[..], &filling, &end].concat()), 61_000);
+        // The clock begins again at its end.
+        let around = [packet(7, Some((1 << CLOCK_BITS) - 90)), packet(7, Some(90 * 999))];
+        assert_eq!(of(&around), 1000);
+        assert_eq!(of(&filling), 0);
+        assert_eq!(of(&begin), 0);
+    }
 }

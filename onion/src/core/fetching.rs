@@ -103,11 +103,15 @@ impl Core {
         route: Route,
         stored: Option<Stored<'_>>,
     ) -> Option<FetchId> {
-        let cap_root = cap.root;
-        let mut fetch = match stored {
+        let fetch = match stored {
             Some((root, have)) => Fetch::resume(cap, root, have).ok()?,
             None => Fetch::new(cap),
         };
+        Some(self.begin_fetch(now, fetch, route))
+    }
+
+    fn begin_fetch(&mut self, now: Now, mut fetch: Fetch, route: Route) -> FetchId {
+        let cap_root = fetch.cap().root;
         fetch.set_seed(u64::from_le_bytes(self.rng.bytes()));
         self.take_parts(&cap_root);
         let sources = self.sources_of(now, &cap_root, route);
@@ -137,7 +141,7 @@ impl Core {
             self.fetches.remove(&id);
         }
         self.drive_fetches(now);
-        Some(id)
+        id
     }
 
     /// All that an object may come from. A circuit comes after the friends that may be asked.
@@ -197,12 +201,15 @@ impl Core {
     }
 
     /// Asks who has an object, without fetching anything of it: [`Core::fetch_copies`] tells after some seconds, and
-    /// [`Core::end_look`] ends it. `root`: its sealed root.
-    pub fn look(&mut self, now: Now, cap: VerifyCap, route: Route, root: Vec<u8>) -> Option<FetchId> {
+    /// [`Core::end_look`] ends it. `root`: its sealed root, which is asked for where it is not here.
+    pub fn look(&mut self, now: Now, cap: VerifyCap, route: Route, root: Option<Vec<u8>>) -> Option<FetchId> {
         let only_root = |position: Position| position == Position::Root;
-        let id = self.start_fetch(now, cap, route, Some((root, &only_root)))?;
-        self.fetches.get_mut(&id)?.fetch.only_look();
-        Some(id)
+        let mut fetch = match root {
+            Some(root) => Fetch::resume(cap, root, only_root).ok()?,
+            None => Fetch::new(cap),
+        };
+        fetch.only_look();
+        Some(self.begin_fetch(now, fetch, route))
     }
 
     /// How many that answered have all of an object, and how many have parts.
@@ -529,13 +536,14 @@ impl Core {
                         let links = if source.links == ONION { relays + 1 } else { source.links };
                         *state.brought.entry(links).or_default() += 1;
                     }
-                    self.event(Event::Fetch(
-                        id,
-                        match progress {
+                    // Nobody keeps what a look brings.
+                    if !state.fetch.is_look() {
+                        let event = match progress {
                             Progress::Root(block, geometry) => FetchEvent::Root(block, geometry),
                             Progress::Block(block) => FetchEvent::Block(block),
-                        },
-                    ));
+                        };
+                        self.event(Event::Fetch(id, event));
+                    }
                 }
                 if has_all {
                     self.end_detours(now, conn, circ, id);
