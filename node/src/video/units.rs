@@ -15,6 +15,8 @@ pub enum Units {
     Avc(u8),
     /// Units of H.265.
     Hevc(u8),
+    /// The same with what Dolby Vision adds to pictures.
+    Dolby(u8),
     /// Units of AV1.
     Av1,
     /// A picture of MPEG-4 Visual, in which user data may stand.
@@ -27,6 +29,14 @@ pub enum Units {
     WebVtt,
     /// Words behind their length, and boxes that say how they are shown.
     TimedText,
+}
+
+const TOO_MUCH: &str = "it has far too much in it that would go";
+impl Units {
+    /// The same, where a track says that it has Dolby Vision.
+    pub const fn with_dolby(self) -> Self {
+        if let Self::Hevc(width) = self { Self::Dolby(width) } else { self }
+    }
 }
 
 /// The largest unit that is looked into; a larger one is overwritten.
@@ -44,7 +54,9 @@ pub fn sample(
 ) -> Result<(), Refused> {
     let end = at.saturating_add(len);
     match of {
-        Units::Avc(width) | Units::Hevc(width) => nal_units(source, at, end, width, of, patches)?,
+        Units::Avc(width) | Units::Hevc(width) | Units::Dolby(width) => {
+            nal_units(source, at, end, width, of, patches)?
+        }
         Units::Av1 => obus(source, at, end, patches)?,
         Units::Mpeg4 => {
             if len > MAX_PICTURE {
@@ -70,7 +82,7 @@ pub fn sample(
         }
     }
     if patches.len() > MAX_PATCHES {
-        return refused("it has far too much in it that would go");
+        return refused(TOO_MUCH);
     }
     Ok(())
 }
@@ -222,7 +234,7 @@ fn nal_units(
         }
         let (what, header) = match of {
             Units::Avc(_) => (avc_unit(first & 0x1F), 1),
-            _ => (hevc_unit(first >> 1 & 0x3F), 2),
+            _ => (hevc_unit(first >> 1 & 0x3F, of), 2),
         };
         let (body, len) = (begin + header, length.saturating_sub(header));
         match what {
@@ -256,10 +268,11 @@ const fn avc_unit(kind: u8) -> Unit {
     }
 }
 
-/// ITU-T H.265 table 7-1; 62 and 63 hold what Dolby Vision adds to pictures.
-const fn hevc_unit(kind: u8) -> Unit {
+/// ITU-T H.265 table 7-1; 62 and 63 hold what Dolby Vision adds to pictures, where there is that.
+const fn hevc_unit(kind: u8, of: Units) -> Unit {
     match kind {
-        0..=9 | 16..=21 | 32..=37 | 62 | 63 => Unit::Picture,
+        0..=9 | 16..=21 | 32..=37 => Unit::Picture,
+        62 | 63 if matches!(of, Units::Dolby(_)) => Unit::Picture,
         39 | 40 => Unit::Notes,
         38 => Unit::Filling,
         _ => Unit::Unknown,
@@ -277,11 +290,48 @@ fn unit_of_notes(
         return over(source, at, Fill::Same(0xFF, len), patches);
     }
     let unit = source.piece(at, len as usize)?;
-    for (kind, from, to) in messages(&unit, of) {
-        if let Some(kind) = kind {
-            over(source, at + kind as u64, Fill::Bytes(Box::new([RESERVED])), patches)?;
+    rewrite(at, &unit, &without_messages(&unit, of), patches)
+}
+
+/// A unit of the same length, in which messages that may hold anything have a reserved type and hold nothing.
+fn without_messages(unit: &[u8], of: Units) -> Vec<u8> {
+    // Two zeros and the byte that keeps a start code out stay: without the zeros it would count.
+    let is_kept_out = |at: usize| at >= 2 && unit.get(at - 2..=at) == Some(&[0, 0, 3]);
+    let mut clean = unit.to_vec();
+    for (kind, from, to) in messages(unit, of) {
+        if let Some(place) = kind.and_then(|kind| clean.get_mut(kind)) {
+            *place = RESERVED;
         }
-        over(source, at + from as u64, Fill::Same(0xFF, (to - from) as u64), patches)?;
+        for at in (from..to).filter(|at| !(*at..=at + 2).any(is_kept_out)) {
+            // Behind it stands nothing larger (ITU-T H.264 7.4.1).
+            let filling = if at >= 1 && is_kept_out(at - 1) { 3 } else { 0xFF };
+            clean.get_mut(at).into_iter().for_each(|byte| *byte = filling);
+        }
+    }
+    clean
+}
+
+/// Bytes that stand as such in one patch; of more, those that repeat are counted.
+const SHORT: usize = 24;
+
+/// Puts what changed over what stands there, in few patches of bounded size.
+fn rewrite(at: u64, old: &[u8], new: &[u8], patches: &mut Vec<(u64, Fill)>) -> Result<(), Refused> {
+    let differs = |n: &usize| old.get(*n) != new.get(*n);
+    let mut from = 0;
+    while let Some(first) = (from..new.len()).find(differs) {
+        if patches.len() > MAX_PATCHES {
+            return refused(TOO_MUCH);
+        }
+        let left = new.get(first..).unwrap_or_default();
+        let same = left.iter().take_while(|byte| Some(*byte) == left.first()).count();
+        let (len, fill) = if same > SHORT {
+            (same, Fill::Same(left.first().copied().unwrap_or_default(), same as u64))
+        } else {
+            let last = (first..new.len().min(first + SHORT)).rfind(differs).unwrap_or(first);
+            (last + 1 - first, Fill::Bytes(new.get(first..=last).unwrap_or_default().into()))
+        };
+        patches.push((at + first as u64, fill));
+        from = first + len;
     }
     Ok(())
 }
@@ -290,21 +340,30 @@ fn unit_of_notes(
 const UNREGISTERED: usize = 5;
 /// A type that is reserved, and passed over by all decoders.
 const RESERVED: u8 = 254;
-/// Messages that say how pictures are decoded and shown are short: what is behind is not for that.
-const MAX_MESSAGE: usize = 128;
 
-/// Messages that decoders and players use and that have no room for anything else (ITU-T H.264 D.1, H.265 D.2). The
-/// time codes of a recorder are not among them (H.264 type 1, H.265 type 136).
-const fn is_for_decoding(kind: usize, of: Units) -> bool {
+/// Whether a message is one of those that decoders and players use, and no longer than such a one can be (ITU-T H.264 D.1,
+/// H.265 D.2). The time codes of a recorder are not among them (H.264 type 1, H.265 type 136).
+const fn is_for_decoding(kind: usize, len: usize, of: Units) -> bool {
+    let is_avc = matches!(of, Units::Avc(_));
     match kind {
-        // Buffering, pan and scan, recovery, film grain, frames packed for 3D, how the display is turned.
-        0 | 2 | 6 | 19 | 45 | 47 => true,
+        // Buffering, pan and scan, film grain.
+        0 | 2 | 19 => len <= 128,
+        // Recovery; frames packed for 3D; how the display is turned.
+        6 | 47 => len <= 8,
+        45 => len <= 16,
         // Mastering display, light level, transfer characteristics, ambient light.
-        137 | 144 | 147 | 148 => true,
-        // Stereo; repetition of a marking.
-        7 | 21 => matches!(of, Units::Avc(_)),
-        // Fields and delays; sets in use, decoding units, checks of pictures; projections of all-round pictures.
-        1 | 129 | 130 | 132 | 150..=156 => matches!(of, Units::Hevc(_)),
+        137 => len == 24,
+        144 => len == 4,
+        147 => len == 1,
+        148 => len == 8,
+        // Repetition of a marking; stereo.
+        7 if is_avc => len <= 64,
+        21 if is_avc => len <= 2,
+        // Fields and delays; sets in use, decoding units; checks of pictures; projections of all-round pictures.
+        1 if !is_avc => len <= 128,
+        129 | 130 if !is_avc => len <= 32,
+        132 if !is_avc => len <= 49,
+        150..=156 if !is_avc => len <= 128,
         _ => false,
     }
 }
@@ -359,7 +418,7 @@ fn messages(unit: &[u8], of: Units) -> Vec<(Option<usize>, usize, usize)> {
         let body: Vec<u8> = plain.iter().skip(at).take(3).map(|(_, byte)| *byte).collect();
         let stays = match kind {
             4 => is_for_display(&body),
-            kind => is_for_decoding(kind, of) && len <= MAX_MESSAGE,
+            kind => is_for_decoding(kind, len, of),
         };
         if !stays {
             let place = plain.get(begin).map_or(unit.len(), |(place, _)| *place);
@@ -458,8 +517,9 @@ mod tests {
         let mut patches = Vec::new();
         let source = Bytes(sample_bytes.clone());
         sample(&source, 0, sample_bytes.len() as u64, Units::Avc(4), &mut patches).unwrap();
-        let clock = [(5, Fill::Bytes(Box::new([254]))), (7, Fill::Same(0xFF, 3))];
-        assert_eq!(patches, [&clock[..], &[(12, Fill::Same(0xFF, 6))]].concat());
+        // The type, its body; the body of the other one, but for what keeps a start code out.
+        let clean = [254, 3, 255, 255, 255, 5, 5, 0, 0, 3, 3, 255, 255];
+        assert_eq!(patches, [(5, Fill::Bytes(Box::new(clean)))]);
         let mut patches = Vec::new();
         sample(&source, 0, sample_bytes.len() as u64, Units::Hevc(4), &mut patches).unwrap();
         assert_eq!(patches, []);
@@ -487,7 +547,46 @@ mod tests {
             let clean = patched(&of(b"where", head), Units::Avc(4));
             assert_eq!(clean, of(&[&[0xFF; 5][..5 - kept], &b"where"[5 - kept..]].concat(), head));
         }
-        assert_eq!(patched(&of(b"wh\xFF", &[62 << 1, 1]), Units::Hevc(4)), of(b"wh\xFF", &[62 << 1, 1]));
+        let dolby = of(b"how", &[62 << 1, 1]);
+        assert_eq!(patched(&dolby, Units::Dolby(4)), dolby);
+        assert_eq!(patched(&dolby, Units::Hevc(4)), of(b"\xFF\xFF\xFF", &[62 << 1, 1]));
+        // Words behind what a message can say.
+        let long = of(&[&[144, 9][..], &[1, 2, 3, 4], b"where", &[0x80]].concat(), &[39 << 1, 1]);
+        assert_eq!(patched(&long, Units::Hevc(4))[6..], [&[254, 9][..], &[0xFF; 9], &[0x80]].concat());
+    }
+
+    /// What counts of a unit, without the bytes that keep start codes out.
+    fn counted(unit: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut zeros = 0;
+        for byte in unit {
+            if zeros >= 2 && *byte == 3 {
+                zeros = 0;
+                continue;
+            }
+            zeros = if *byte == 0 { zeros + 1 } else { 0 };
+            out.push(*byte);
+        }
+        out
+    }
+
+    /// A message that goes is as long as before for decoders, whatever stood in it: the next one stays where it was.
+    #[test]
+    fn what_keeps_start_codes_out_counts_for_nothing() {
+        let captions = [4, 4, 0xB5, 0, 0x31, 7, 0x80];
+        for body in [
+            &[5, 0, 0, 3, 1, 2, 3][..],
+            &[4, 0, 0, 3, 0, 0],
+            &[5, 0, 0, 3, 0, 0, 3, 2],
+            &[3, 9, 0, 0],
+            &[2, 0, 0, 3],
+        ] {
+            let unit = [&[1][..], body, &captions].concat();
+            let out = without_messages(&unit, Units::Avc(4));
+            assert_eq!(counted(&out).len(), counted(&unit).len(), "{unit:?} became {out:?}");
+            assert!(counted(&out).ends_with(&captions), "{unit:?} became {out:?}");
+            assert_eq!(without_messages(&out, Units::Avc(4)), out);
+        }
     }
 
     #[test]

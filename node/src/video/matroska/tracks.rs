@@ -102,6 +102,7 @@ impl Tracks {
         }
         let mut clean = Vec::new();
         let mut packing = Packing::None;
+        let mut has_dolby = false;
         for part in children(body) {
             let part = part?;
             match part.id {
@@ -117,7 +118,8 @@ impl Tracks {
                 }
                 // What players need for Dolby Vision and 3D pictures.
                 0x41E4 => match child(part.body, 0x41E7)?.and_then(number) {
-                    Some(0x6476_6343 | 0x6476_7643 | 0x6876_6345 | 0x6D76_6343) => {
+                    Some(mapping @ (0x6476_6343 | 0x6476_7643 | 0x6876_6345 | 0x6D76_6343)) => {
+                        has_dolby |= matches!(mapping, 0x6476_6343 | 0x6476_7643);
                         put(&mut clean, part.id, &keep(part.body, &MAPPING, gone)?);
                     }
                     _ => gone.note_in(part.body, "other metadata"),
@@ -148,6 +150,7 @@ impl Tracks {
             _ if id.starts_with("A_AAC") => Some(Units::Aac),
             _ => None,
         };
+        let units = if has_dolby { units.map(Units::with_dolby) } else { units };
         if units.is_none() && matches!(id.as_str(), "V_MPEG4/ISO/AVC" | "V_MPEGH/ISO/HEVC") {
             return refused("a decoder's configuration is missing");
         }

@@ -139,6 +139,10 @@ fn video(kind: FourCc, body: &[u8], out: &mut Vec<u8>, gone: &mut Gone) -> Resul
             },
         }
     }
+    let mut all = children(rest).flatten();
+    if all.any(|child| matches!(&child.kind, b"dvcC" | b"dvvC" | b"dvwC")) {
+        entry.units = entry.units.map(Units::with_dolby);
+    }
     if entry.units.is_none() && matches!(entry.codec.as_str(), "H.264" | "HEVC (H.265)" | "AV1") {
         return refused("a decoder's configuration is missing");
     }
