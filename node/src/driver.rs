@@ -222,7 +222,7 @@ impl Driver {
                 self.service.fetch_moved(&self.core, fetch);
             }
             Done::Complete(fetch, result) => {
-                self.service.fetch_complete(now, &mut self.core, fetch, result);
+                self.service.fetch_complete(now, &mut self.core, &mut self.storage, fetch, result);
             }
             Done::Compacted(result) => self.service.compacted(now, result),
             Done::ReadOnly(e) => {
@@ -496,6 +496,9 @@ impl Driver {
                 Output::Event(Event::Fetch(fetch, event)) => self.fetch_event(now, fetch, event),
                 Output::Event(Event::Mirror(friend, event)) => {
                     self.service.mirror_event(now, &mut self.core, &mut self.storage, friend, event);
+                }
+                Output::Event(Event::Withdrawn(root)) => {
+                    self.service.withdrawn(now, &mut self.core, &mut self.storage, root);
                 }
                 Output::Event(event) => self.service.event(now, event),
             }

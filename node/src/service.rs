@@ -408,7 +408,7 @@ impl Service {
                 tracing::info!("a friend's link stands");
             }
             // Taken by the driver, as the answer needs the core.
-            Event::Mirror(..) => {}
+            Event::Mirror(..) | Event::Withdrawn(_) => {}
             Event::Down(_) => tracing::info!("a friend's link is gone"),
             Event::Invite(id, outcome) => {
                 let is_friend = matches!(outcome, InviteOutcome::Friends(_));

@@ -616,14 +616,16 @@ fn transports(
 
 /// While Tor is away, what can be fetched in no other way waits; when it is there again, friends are called at once.
 async fn watch_tor(mut tor: tor::Handle, commands: mpsc::Sender<Command>) {
-    let mut was = true;
+    let (mut was, mut waits) = (true, false);
     let mut called = None::<Instant>;
     loop {
         let ready = tor.is_ready();
-        // One that comes and goes by the second must not make all friends be called by the second.
-        let calls = ready && !was && called.is_none_or(|at| at.elapsed() >= CALL_ALL_EVERY);
+        waits = ready && (waits || !was);
+        // One that comes and goes by the second must not make all friends be called by the second: a minute later.
+        let left = called.map_or(Duration::ZERO, |at| CALL_ALL_EVERY.saturating_sub(at.elapsed()));
+        let calls = waits && left.is_zero();
         if calls {
-            called = Some(Instant::now());
+            (called, waits) = (Some(Instant::now()), false);
         }
         let job = move |cx: &mut crate::service::Context<'_>| {
             cx.core.set_away(!ready);
@@ -635,7 +637,10 @@ async fn watch_tor(mut tor: tor::Handle, commands: mpsc::Sender<Command>) {
             return;
         }
         was = ready;
-        tor.changed().await;
+        tokio::select! {
+            () = tor.changed() => {}
+            () = tokio::time::sleep(left), if waits => {}
+        }
     }
 }
 

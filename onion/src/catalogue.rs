@@ -97,6 +97,8 @@ pub enum Act {
     DropView(FriendKey),
     /// There is news of this object, or another friend who has it.
     Listed(Root),
+    /// All who told of this object took it back before it was over.
+    Withdrawn(Root),
 }
 
 /// How an object is known.

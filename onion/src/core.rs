@@ -30,7 +30,7 @@ pub use circuits::{
 };
 pub use dialling::Reach;
 pub use fetching::{FetchBuffer, Route, Stored};
-pub use mirrors::{Kept, MirrorEvent, MirrorOffer, MirrorState};
+pub use mirrors::{ASKED_BY, Kept, MirrorEvent, MirrorOffer, MirrorState};
 #[doc(hidden)]
 pub use notes::{Note, Noted, Notes};
 
@@ -228,6 +228,8 @@ pub enum Event {
     Pong(FriendKey, Duration),
     /// The friend says something about copies that are kept.
     Mirror(FriendKey, MirrorEvent),
+    /// All friends who told of this object took it back before it was over.
+    Withdrawn(Root),
 }
 
 /// Something for the driver to do, in order.
@@ -994,6 +996,7 @@ impl Core {
                 Act::Record(friend, records) => self.outputs.push_back(Output::ViewRecords(friend, records)),
                 Act::DropView(friend) => self.outputs.push_back(Output::DropView(friend)),
                 Act::Listed(root) => self.more_sources(now, &root),
+                Act::Withdrawn(root) => self.event(Event::Withdrawn(root)),
             }
         }
     }

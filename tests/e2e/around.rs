@@ -312,18 +312,21 @@ fn a_confined_program_has_no_network_and_few_files() {
     assert_eq!(String::from_utf8_lossy(&fine.stdout).trim(), "fine", "{fine:?}");
     let call = run(&format!("exec 3<>/dev/tcp/{host}/{port} && echo called"));
     assert!(!String::from_utf8_lossy(&call.stdout).contains("called"), "{call:?}");
-    let large = run(&format!(
-        "head -c 3000000 /dev/zero > {}/large; ls -s {}/large",
-        inside.display(),
-        inside.display()
-    ));
+    let large = run(&format!("exec head -c 3000000 /proc/self/exe > {}/large", inside.display()));
     assert!(fs::metadata(inside.join("large")).map_or(0, |about| about.len()) <= 1_000_000, "{large:?}");
+    // The control is the shell itself: it starts another one outside.
+    let starts_another = "echo begun; (echo another); /bin/bash -c 'echo another'";
+    let other = run(starts_another);
+    let said = String::from_utf8_lossy(&other.stdout).into_owned();
+    assert!(said.contains("begun") && !said.contains("another"), "{other:?}");
+    let outside_of_it = Command::new("/bin/bash").args(["-c", starts_another]).output().unwrap();
+    assert!(String::from_utf8_lossy(&outside_of_it.stdout).contains("another"));
     let endless = std::time::Instant::now();
     let ended = run("while :; do :; done");
     assert!(!ended.status.success() && endless.elapsed().as_secs() < 60);
     // Files outside are closed where the kernel knows such rules; it says so.
     let rules = fs::read_to_string("/sys/kernel/security/lsm").is_ok_and(|list| list.contains("landlock"));
-    let read = run(&format!("cat {}", outside.display()));
+    let read = run(&format!("exec cat {}", outside.display()));
     let was_read = String::from_utf8_lossy(&read.stdout).contains("secret");
     assert!(!rules || !was_read, "{read:?}");
     if !rules {

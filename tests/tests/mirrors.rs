@@ -173,6 +173,30 @@ fn what_was_published_here_is_given_as_its_owner_said() {
     });
 }
 
+/// Who keeps something hears that it was withdrawn, also from further away; that a friend is gone, or that somebody is off
+/// line, says nothing of that.
+#[test]
+fn what_all_take_back_was_withdrawn() {
+    seeds::run("what_all_take_back_was_withdrawn", 3, |seed| {
+        let mut world = World::of_friends(seed, 3, &[(0, 1), (1, 2)], Privacy::Fast, quick());
+        let [one, other] = ["one", "other"].map(|title| world.publish(0, title, 50_000, Audience::Fof));
+        assert!(
+            world.run_until(MINUTE, |w| [1, 2].iter().all(|n| knows(w, *n, &one) && knows(w, *n, &other)))
+        );
+        world.crash(0);
+        world.run(MINUTE);
+        world.start(0);
+        world.run(MINUTE);
+        assert!([1, 2].iter().all(|n| world.nodes[*n].withdrawn.is_empty()));
+        world.withdraw(0, one.root);
+        assert!(world.run_until(MINUTE, |w| [1, 2].iter().all(|n| w.nodes[*n].withdrawn == [one.root])));
+        let publisher = world.nodes[0].key();
+        world.act(1, |core, now| core.remove_friend(now, publisher));
+        assert!(world.run_until(MINUTE, |w| !knows(w, 1, &other)));
+        assert_eq!(world.nodes[1].withdrawn, [one.root]);
+    });
+}
+
 /// What was watched from further away is given late, and only among as many covers (decision 23).
 #[test]
 fn what_was_watched_shows_only_among_covers() {

@@ -11,8 +11,10 @@ use landlock::{
     ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
     RulesetCreatedAttr,
 };
-use rustix::process::{Resource, Rlimit, setrlimit};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+};
 use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -80,9 +82,11 @@ fn confine(bounds: &Bounds) -> Result<(), String> {
     limit(Resource::Fsize, bounds.file_bytes)?;
     limit(Resource::Nofile, FILES)?;
     limit(Resource::Core, 0)?;
+    // Whoever started it may be gone before it is done.
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(|e| e.to_string())?;
     rustix::thread::set_no_new_privs(true).map_err(|e| e.to_string())?;
     restrict_files(bounds).map_err(|e| format!("files could not be restricted: {e}"))?;
-    restrict_calls()
+    restrict_calls().map_err(|e| format!("system calls could not be restricted: {e}"))
 }
 
 fn restrict_files(bounds: &Bounds) -> Result<(), landlock::RulesetError> {
@@ -103,21 +107,36 @@ fn restrict_files(bounds: &Bounds) -> Result<(), landlock::RulesetError> {
 }
 
 /// Calls that no reader of a file needs: whoever makes one gets an error.
-fn restrict_calls() -> Result<(), String> {
-    let arch = std::env::consts::ARCH.try_into().map_err(|_| "this processor is not known".to_owned())?;
-    let denied = REFUSED.iter().map(|call| (*call, Vec::new())).collect::<BTreeMap<_, _>>();
+fn restrict_calls() -> Result<(), seccompiler::Error> {
+    // A process of its own is what is cloned without CLONE_THREAD (0x10000).
+    let is_process = SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(0x1_0000), 0);
+    let is_process = is_process.and_then(|is| SeccompRule::new(vec![is]))?;
+    let refused = REFUSED.iter().map(|call| (*call, Vec::new()));
     // EPERM
-    let filter = SeccompFilter::new(denied, SeccompAction::Allow, SeccompAction::Errno(1), arch);
-    let program: BpfProgram = filter
-        .and_then(TryInto::try_into)
-        .map_err(|e| format!("system calls could not be restricted: {e}"))?;
-    seccompiler::apply_filter(&program).map_err(|e| format!("system calls could not be restricted: {e}"))
+    refuse(refused.chain([(CLONE, vec![is_process])]).collect(), 1)?;
+    // Its arguments lie in memory, where no filter looks: as if this kernel had no such call (ENOSYS), threads are made by
+    // the older one.
+    refuse(BTreeMap::from([(CLONE3, Vec::new())]), 38)
 }
+
+fn refuse(calls: BTreeMap<i64, Vec<SeccompRule>>, error: u32) -> Result<(), seccompiler::Error> {
+    let arch = std::env::consts::ARCH.try_into()?;
+    let filter = SeccompFilter::new(calls, SeccompAction::Allow, SeccompAction::Errno(error), arch)?;
+    let program: BpfProgram = filter.try_into()?;
+    seccompiler::apply_filter(&program)
+}
+
+/// clone3 has one number everywhere.
+const CLONE3: i64 = 435;
+#[cfg(target_arch = "x86_64")]
+const CLONE: i64 = 56;
+#[cfg(target_arch = "aarch64")]
+const CLONE: i64 = 220;
 
 /// socket, connect, accept, sendto, sendmsg, bind, listen, socketpair, accept4, ptrace, mount, umount2, kexec_load,
 /// init_module, finit_module, bpf, keyctl, add_key, userfaultfd, perf_event_open, process_vm_readv and _writev, unshare,
 /// setns, kill, tkill, tgkill, io_uring_setup, rt_sigqueueinfo, rt_tgsigqueueinfo, pidfd_send_signal, pidfd_getfd; fork
-/// and vfork (threads are made another way).
+/// and vfork.
 #[cfg(target_arch = "x86_64")]
 const REFUSED: [i64; 34] = [
     41, 42, 43, 44, 46, 49, 50, 53, 288, 101, 165, 166, 246, 175, 313, 321, 250, 248, 323, 298, 310, 311,

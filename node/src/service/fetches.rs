@@ -112,6 +112,7 @@ impl Service {
         };
         if self.is_here(&root) {
             self.used.push(root);
+            self.owner_uses(now, core, &root);
             return Ok(Wanted::Local(cap));
         }
         let handle =
@@ -252,7 +253,14 @@ impl Service {
     }
 
     /// The store has marked the object as complete: from now on it can be served.
-    pub fn fetch_complete(&mut self, now: Now, core: &mut Core, id: FetchId, result: Result<(), StoreError>) {
+    pub fn fetch_complete(
+        &mut self,
+        now: Now,
+        core: &mut Core,
+        storage: &mut Storage,
+        id: FetchId,
+        result: Result<(), StoreError>,
+    ) {
         let Some((cap, ..)) = self.begun(id) else { return };
         let route = self.fetches.get(&id).map(|f| f.route);
         let root = cap.root;
@@ -264,7 +272,7 @@ impl Service {
             Ok(())
         });
         if result.is_ok() {
-            self.came_whole(now, core, root, route);
+            self.came_whole(now, core, storage, root, route);
         }
         if let Some(fetching) = self.fetches.get(&id) {
             fetching.status.send_modify(|s| s.have_blocks = s.total_blocks);

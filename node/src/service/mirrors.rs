@@ -7,7 +7,7 @@ use crate::records::{ENDING, Mirror};
 use crate::storage::Block;
 use kith_onion::catalogue::Audience;
 use kith_onion::hours::{Hours, complements};
-use kith_onion::{Kept, MirrorEvent, MirrorOffer, MirrorState, Privacy, Route};
+use kith_onion::{ASKED_BY, Kept, MirrorEvent, MirrorOffer, MirrorState, Privacy, Route};
 use kith_store::Class;
 use std::ops::Bound;
 
@@ -63,16 +63,13 @@ pub(crate) struct Mirrors {
     later: BTreeMap<Root, Duration>,
     declined: BTreeMap<(Root, FriendKey), Duration>,
     room: BTreeMap<FriendKey, u64>,
-    covering: Option<(Root, FetchHandle)>,
+    covering: Option<Covering>,
     cover_next: Option<Duration>,
     /// When what friends asked for is fetched, and what each had fetched in which week since 1970.
     asked_at: BTreeMap<Root, Duration>,
     asked_used: BTreeMap<FriendKey, (u32, u64)>,
     /// Bytes kept for friends as they were counted last.
     used: BTreeMap<FriendKey, u64>,
-    /// What friends told of since this node runs, of covers, what was watched and what is kept by wish: when nobody
-    /// tells of it any more, it was withdrawn.
-    told: BTreeSet<Root>,
     /// Where the next look goes on, among own videos, what is asked of friends, copies for others, and covers.
     at_own: Option<Root>,
     at_offered: Option<(Root, FriendKey)>,
@@ -98,6 +95,15 @@ pub struct CopyState {
     pub complete: bool,
 }
 
+/// A cover that is being fetched.
+struct Covering {
+    root: Root,
+    handle: FetchHandle,
+    /// Friends to whom it counts, and the week of that.
+    asked_by: Vec<FriendKey>,
+    week: u32,
+}
+
 impl Mirrors {
     pub(super) fn new() -> Self {
         Self {
@@ -112,7 +118,6 @@ impl Mirrors {
             asked_at: BTreeMap::new(),
             asked_used: BTreeMap::new(),
             used: BTreeMap::new(),
-            told: BTreeSet::new(),
             at_own: None,
             at_offered: None,
             at_mirror: None,
@@ -233,8 +238,17 @@ impl Service {
     /// for that friend.
     pub fn may_be_so_long(&mut self, root: &Root, geometry: kith_crypto::content::Geometry) -> bool {
         let bytes = Store::pack_len(geometry.data_count());
-        if self.mirrors.covering.as_ref().is_some_and(|(covering, _)| covering == root) {
-            return bytes <= MAX_COVER_BYTES;
+        if let Some(covering) = self.mirrors.covering.as_ref().filter(|covering| covering.root == *root) {
+            let (used, quota) = (&mut self.mirrors.asked_used, self.mirrors.settings.asked);
+            let used_by = |friend| used.get(friend).map_or(0, |(_, used): &(u32, u64)| *used);
+            let fits = covering.asked_by.iter().all(|friend| used_by(friend).saturating_add(bytes) <= quota);
+            if bytes > MAX_COVER_BYTES || !fits {
+                return false;
+            }
+            for friend in &covering.asked_by {
+                used.entry(*friend).or_insert((covering.week, 0)).1 += bytes;
+            }
+            return true;
         }
         let friend = self.state.mirrors.get(root).and_then(|mirror| mirror.friend);
         // What a root says counts from now on.
@@ -242,7 +256,9 @@ impl Service {
         friend.is_none_or(|friend| {
             let already = self.state.mirrors.get(root).map_or(0, |mirror| self.counted(mirror));
             let is_within = bytes <= self.room_for(friend).saturating_add(already);
-            is_within && (self.copy_state(root).bytes > 0 || self.store.has_room_for_mirrors(bytes))
+            let is_hidden = self.state.mirrors.get(root).is_some_and(|mirror| mirror.is_hidden);
+            let is_here = !is_hidden && self.copy_state(root).bytes > 0;
+            is_within && (is_here || self.store.has_room_for_mirrors(bytes))
         })
     }
 
@@ -342,11 +358,12 @@ impl Service {
         let mirror =
             Mirror { cap: offer.cap, friend: Some(friend), expires_day, travels, was_here, is_hidden };
         if known.is_none_or(|known| known.friend.is_some() && known != mirror) {
+            // What is hidden takes no room among copies before it would if it came for the first time.
             if !is_hidden {
                 core.set_kept(now, root, Kept::Mirror { travels });
-            }
-            if was_here {
-                storage.block(Block::Mirror(root, true));
+                if was_here {
+                    storage.block(Block::Mirror(root, true));
+                }
             }
             self.at_once(Record::Mirror(Box::new(mirror)));
             self.mirrors.used.remove(&friend);
@@ -540,7 +557,6 @@ impl Service {
         self.take_ended(now);
         self.fetch_mirrors(now, core);
         self.offer_copies(now, core);
-        self.end_what_was_withdrawn(now, core, storage);
         self.tend_covers(now, core);
     }
 
@@ -618,12 +634,24 @@ impl Service {
     }
 
     /// An object came whole.
-    pub(super) fn came_whole(&mut self, now: Now, core: &mut Core, root: Root, route: Option<Route>) {
+    pub(super) fn came_whole(
+        &mut self,
+        now: Now,
+        core: &mut Core,
+        storage: &mut Storage,
+        root: Root,
+        route: Option<Route>,
+    ) {
         if let Some(mirror) = self.state.mirrors.get(&root).cloned() {
             let (friend, travels) = (mirror.friend, mirror.travels);
-            // What came another way came for the owner: the friend who asked for a copy is not to see that.
-            let is_hidden = friend.is_some_and(|friend| route != Some(Route::Friend(friend)));
+            // What came another way came for the owner: the friend who asked for a copy is not to see that. Damaged
+            // blocks of what that friend knows to be here come whatever way.
+            let other_way = friend.is_some_and(|friend| route != Some(Route::Friend(friend)));
+            let is_hidden = other_way && (mirror.is_hidden || self.heal.blocks_of(&root) == 0);
             let was_here = mirror.was_here || is_hidden;
+            if mirror.is_hidden && !is_hidden {
+                storage.block(Block::Mirror(root, true));
+            }
             if (mirror.was_here, mirror.is_hidden) != (was_here, is_hidden) {
                 self.at_once(Record::Mirror(Box::new(Mirror { was_here, is_hidden, ..mirror })));
             }
@@ -636,7 +664,7 @@ impl Service {
                 return;
             }
         }
-        let is_cover = self.mirrors.covering.as_ref().is_some_and(|(covering, _)| *covering == root);
+        let is_cover = self.mirrors.covering.as_ref().is_some_and(|covering| covering.root == root);
         let is_far = core.listing(&root).is_some_and(|listing| listing.distance > 1);
         // What is larger than any cover would stand out.
         let fits = self.copy_state(&root).bytes <= MAX_COVER_BYTES;
@@ -674,35 +702,32 @@ impl Service {
         }
     }
 
-    /// Whether an object that friends told of is told of by nobody any more. Who heard of it before this node started
-    /// is asked by what is stored of their views.
-    fn was_withdrawn(&mut self, core: &Core, root: &Root) -> bool {
-        if core.listing(root).is_some() {
-            self.mirrors.told.insert(*root);
-            return false;
-        }
-        self.mirrors.told.remove(root)
-    }
-
-    /// What was withdrawn is given to nobody any more; covers go, what the owner watched or wished for stays here.
-    fn end_what_was_withdrawn(&mut self, now: Now, core: &mut Core, storage: &mut Storage) {
-        let mut covers: Vec<Root> = self.state.covers.keys().copied().collect();
-        covers.retain(|root| self.was_withdrawn(core, root));
-        for root in covers {
-            let is_cover = self.state.covers.get(&root).is_some_and(|(kind, _)| *kind == COVER);
+    /// All friends who told of an object took it back: it is given to nobody any more. A cover goes; what the owner
+    /// watched, wished for or pinned stays here.
+    pub fn withdrawn(&mut self, now: Now, core: &mut Core, storage: &mut Storage, root: Root) {
+        if let Some((kind, _)) = self.state.covers.get(&root).copied() {
             self.at_once(Record::Cover(root, 0, 0));
             if !self.state.mirrors.contains_key(&root) {
                 core.set_kept(now, root, Kept::Own);
-                if is_cover && !self.state.known.contains_key(&root) {
+                let is_pinned = self.store.object(&root).is_some_and(|object| object.class == Class::Pinned);
+                if kind == COVER && !is_pinned && !self.state.known.contains_key(&root) {
                     core.release(&root);
                     storage.block(Block::Forget(root));
                 }
             }
         }
-        let by_wish = self.state.mirrors.values().filter(|mirror| mirror.friend.is_none());
-        let mut by_wish: Vec<Root> = by_wish.map(|mirror| mirror.cap.root).collect();
-        by_wish.retain(|root| self.was_withdrawn(core, root));
-        by_wish.into_iter().for_each(|root| self.drop_mirror(now, core, storage, root));
+        if self.state.mirrors.get(&root).is_some_and(|mirror| mirror.friend.is_none()) {
+            self.drop_mirror(now, core, storage, root);
+        }
+    }
+
+    /// A cover that its owner uses is what was watched from then on: it needs covers itself, and stays when it is withdrawn.
+    pub(super) fn owner_uses(&mut self, now: Now, core: &mut Core, root: &Root) {
+        let Some((COVER, from_ms)) = self.state.covers.get(root).copied() else { return };
+        self.at_once(Record::Cover(*root, WATCHED, from_ms));
+        if self.mirrors.settings.cover && !self.state.mirrors.contains_key(root) {
+            core.set_kept(now, *root, Kept::Watched(from_ms));
+        }
     }
 
     fn tend_covers(&mut self, now: Now, core: &mut Core) {
@@ -718,7 +743,8 @@ impl Service {
             }
         }
         self.keep_covers_as_set(now, core);
-        if self.mirrors.covering.as_ref().is_some_and(|(_, handle)| handle.status.borrow().end.is_some()) {
+        let has_ended = |covering: &Covering| covering.handle.status.borrow().end.is_some();
+        if self.mirrors.covering.as_ref().is_some_and(has_ended) {
             self.mirrors.covering = None;
         }
         let is_on = self.mirrors.settings.cover && core.privacy() == Privacy::Normal;
@@ -730,8 +756,8 @@ impl Service {
         let (covers, watched) = self.cover_counts();
         // Whoever watches goes first, and so do those who wait for a circuit.
         let is_busy = !self.fetches.is_empty() || self.mirrors.covering.is_some();
-        if !is_busy && let Some(cap) = self.draw_asked(now, core) {
-            return self.fetch_cover(now, core, &cap);
+        if !is_busy && let Some((cap, asked_by)) = self.draw_asked(now, core) {
+            return self.fetch_cover(now, core, &cap, asked_by);
         }
         let unit = self.mirrors.settings.delay;
         let due =
@@ -742,29 +768,31 @@ impl Service {
         // One every few hours, at times that nothing else decides.
         self.mirrors.cover_next = Some(now.at + unit + unit.mul_f64(random_below(1000) as f64 / 200.0));
         if let Some(cap) = self.draw_cover(core) {
-            self.fetch_cover(now, core, &cap);
+            self.fetch_cover(now, core, &cap, Vec::new());
         }
     }
 
-    fn fetch_cover(&mut self, now: Now, core: &mut Core, cap: &ReadCap) {
+    fn fetch_cover(&mut self, now: Now, core: &mut Core, cap: &ReadCap, asked_by: Vec<FriendKey>) {
         let object = (cap.verify_cap(), Some(cap.key.clone()), Class::Cached);
         if let Ok(handle) = self.join(now, core, object, Route::Onion, Purpose::Keep) {
-            self.mirrors.covering = Some((cap.root, handle));
+            self.mirrors.covering = Some(Covering { root: cap.root, handle, asked_by, week: day(now) / 7 });
         }
     }
 
-    /// What three friends asked for, once its time has come and each of them has room.
-    fn draw_asked(&mut self, now: Now, core: &Core) -> Option<ReadCap> {
+    /// What friends asked for, once its time has come, and three of them who have room for it.
+    fn draw_asked(&mut self, now: Now, core: &Core) -> Option<(ReadCap, Vec<FriendKey>)> {
         let (quota, unit, week) = (self.mirrors.settings.asked, self.mirrors.settings.delay, day(now) / 7);
         let asked = if quota == 0 { Vec::new() } else { core.asked_for(now) };
         self.mirrors.asked_at.retain(|root, _| asked.iter().any(|(other, _)| other == root));
         self.mirrors.asked_used.retain(|_, (of, _)| *of == week);
-        for (root, friends) in asked {
+        for (root, mut friends) in asked {
             let Some(listing) = core.listing(&root) else { continue };
             let bytes = listing.entry.bytes;
             let used = |friend: &FriendKey| self.mirrors.asked_used.get(friend).map_or(0, |(_, used)| *used);
+            friends.retain(|friend| used(friend).saturating_add(bytes) <= quota);
+            friends.truncate(ASKED_BY);
             let fits = (1..=MAX_COVER_BYTES).contains(&bytes)
-                && friends.iter().all(|friend| used(friend).saturating_add(bytes) <= quota)
+                && friends.len() == ASKED_BY
                 && !core.stays_with_friends(&root)
                 && self.store.object(&root).is_none()
                 && !self.state.hidden.contains(&Hidden::Video(root));
@@ -780,10 +808,7 @@ impl Service {
             let Ok(cap) = self.read_cap(core, &root) else { continue };
             // Tried again in as long, if it does not come.
             self.mirrors.asked_at.insert(root, now.at + wait());
-            for friend in friends {
-                self.mirrors.asked_used.entry(friend).or_insert((week, 0)).1 += bytes;
-            }
-            return Some(cap);
+            return Some((cap, friends));
         }
         None
     }

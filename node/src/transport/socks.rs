@@ -9,7 +9,7 @@ use kith_onion::handshake::Who;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_socks::Error;
@@ -18,66 +18,75 @@ use tokio_socks::tcp::Socks5Stream;
 /// How often it is looked whether the proxy is there.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
-/// After so many failures in a row it is not Tor that is away.
-const MAX_FAILURES: u32 = 10;
+/// Tor that cannot for longer than this is not what is away.
+const MAY_BE_TOR: Duration = Duration::from_secs(600);
 
 pub(super) struct Socks {
     proxy: SocketAddr,
-    /// Who is called with which name: names that say nothing, and that are others after a restart. And how many calls
-    /// in a row ended with Tor's word that it cannot.
-    names: Arc<Mutex<HashMap<Who, (String, u32)>>>,
+    names: Names,
+}
+
+/// Who is called with which name: names that say nothing, and that are others after a restart. And since when all calls
+/// ended with Tor's word that it cannot.
+#[derive(Clone, Default)]
+struct Names(Arc<Mutex<Named>>);
+
+type Named = HashMap<Who, (String, Option<Instant>)>;
+
+impl Names {
+    fn with<T>(&self, work: impl FnOnce(&mut Named) -> T) -> T {
+        // Nothing here panics while it holds the lock.
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn of(&self, who: Who) -> Option<String> {
+        self.with(|names| {
+            if let Some((name, _)) = names.get(&who) {
+                return Some(name.clone());
+            }
+            let name = crate::stream::random_name().ok()?;
+            names.insert(who, (name.clone(), None));
+            Some(name)
+        })
+    }
+
+    /// "It cannot" may be Tor that starts or has no network, or something at the friend's side that stays so.
+    fn failed(&self, who: Who, now: Instant) -> NoAnswer {
+        let since =
+            |names: &mut Named| names.get_mut(&who).map_or(now, |(_, since)| *since.get_or_insert(now));
+        // After that nothing is said of Tor any more, and the friend is called less often.
+        let lasts = now.saturating_duration_since(self.with(since));
+        if lasts < MAY_BE_TOR { NoAnswer::TorNotReady } else { NoAnswer::TimedOut }
+    }
+
+    fn answered(&self, who: Who) {
+        self.with(|names| names.get_mut(&who).into_iter().for_each(|(_, since)| *since = None));
+    }
 }
 
 impl Socks {
     pub(super) fn new(proxy: SocketAddr) -> Self {
-        Self { proxy, names: Arc::default() }
-    }
-
-    fn name_of(&self, who: Who) -> Option<String> {
-        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((name, _)) = names.get(&who) {
-            return Some(name.clone());
-        }
-        let name = crate::stream::random_name().ok()?;
-        names.insert(who, (name.clone(), 0));
-        Some(name)
-    }
-
-    /// "It cannot" may be Tor that starts, and soon can, or something at the friend's side that stays so.
-    fn failed(names: &Mutex<HashMap<Who, (String, u32)>>, who: Who) -> NoAnswer {
-        let mut names = names.lock().unwrap_or_else(PoisonError::into_inner);
-        let failures = names.get_mut(&who).map_or(0, |(_, failures)| {
-            *failures = failures.saturating_add(1);
-            *failures
-        });
-        if failures <= MAX_FAILURES { NoAnswer::TorNotReady } else { NoAnswer::Unreachable }
-    }
-
-    fn answered(names: &Mutex<HashMap<Who, (String, u32)>>, who: Who) {
-        let mut names = names.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, failures)) = names.get_mut(&who) {
-            *failures = 0;
-        }
+        Self { proxy, names: Names::default() }
     }
 }
 
 impl Dialer for Socks {
     fn dial(&self, who: Who, onion: OnionAddress, port: u16) -> Calling {
-        let (proxy, name, names) = (self.proxy, self.name_of(who), self.names.clone());
+        let (proxy, names) = (self.proxy, self.names.clone());
         Box::pin(async move {
-            let name = name.ok_or(NoAnswer::TorNotReady)?;
+            let name = names.of(who).ok_or(NoAnswer::TorNotReady)?;
             let host = onion.to_string();
             let stream =
                 Socks5Stream::connect_with_password(proxy, (host.as_str(), port), &name, &name).await;
             match stream {
                 Ok(stream) => {
-                    Self::answered(&names, who);
+                    names.answered(who);
                     Ok(tcp::ready(stream.into_inner()))
                 }
                 Err(Error::ConnectionRefused) => Err(NoAnswer::Refused),
                 // Tor itself cannot, for now: it starts, or has no way out.
                 Err(Error::Io(_) | Error::NetworkUnreachable) => Err(NoAnswer::TorNotReady),
-                Err(Error::GeneralSocksServerFailure) => Err(Self::failed(&names, who)),
+                Err(Error::GeneralSocksServerFailure) => Err(names.failed(who, Instant::now())),
                 Err(_) => Err(NoAnswer::Unreachable),
             }
         })
@@ -96,5 +105,33 @@ pub(super) async fn watch(proxy: SocketAddr, state: watch::Sender<State>) {
         };
         state.send_if_modified(|state| std::mem::replace(state, now.clone()) != now);
         tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kith_onion::FriendKey;
+
+    /// A68: two friends must not be seen to be friends of one node.
+    #[test]
+    fn each_friend_is_called_with_a_name_of_its_own() {
+        let names = Names::default();
+        let [one, other] = [1, 2].map(|n| Who::Friend(FriendKey([n; 32])));
+        assert_eq!(names.of(one), names.of(one));
+        assert_ne!(names.of(one), names.of(other));
+        assert_ne!(names.of(one), Names::default().of(one), "after a restart");
+    }
+
+    #[test]
+    fn what_never_ends_is_not_blamed_on_tor() {
+        let (names, who, begun) = (Names::default(), Who::Friend(FriendKey([1; 32])), Instant::now());
+        names.of(who);
+        let after = |seconds| names.failed(who, begun + Duration::from_secs(seconds));
+        assert!(matches!(after(0), NoAnswer::TorNotReady));
+        assert!(matches!(after(599), NoAnswer::TorNotReady));
+        assert!(matches!(after(600), NoAnswer::TimedOut));
+        names.answered(who);
+        assert!(matches!(after(700), NoAnswer::TorNotReady), "it went on meanwhile");
     }
 }

@@ -369,6 +369,7 @@ impl Transport for Tor {
             Poll::Ready(came) => {
                 // All of them come from the proxy: each is a source of its own.
                 self.next_source += 1;
+                moves(&self.stuck);
                 let (stream, _) = came?;
                 Poll::Ready(Ok(Came { stream: tcp::ready(stream), source: self.next_source }))
             }

@@ -129,7 +129,7 @@ impl Catalogue {
                 self.add(now, friend, told, records);
             }
             ViewOp::Del(eid) => {
-                if self.drop_mention(now.unix_ms, friend, *eid) {
+                if self.take_back(now, friend, *eid) {
                     records.push(del_record(*eid));
                 }
             }
@@ -160,9 +160,7 @@ impl Catalogue {
             let no = view.no;
             for (eid, id) in unseen {
                 let mention = self.objects.get(id).and_then(|k| k.mention(no, eid));
-                if mention.is_some_and(|h| h.part == delta.part)
-                    && self.drop_mention(now.unix_ms, friend, eid)
-                {
+                if mention.is_some_and(|h| h.part == delta.part) && self.take_back(now, friend, eid) {
                     records.push(del_record(eid));
                 }
             }
@@ -286,6 +284,23 @@ impl Catalogue {
             self.acts.push_back(Act::Listed(head.root));
         }
         outcome
+    }
+
+    /// A friend takes an entry back. Friends do so as well when it is over, by clocks of their own.
+    fn take_back(&mut self, now: Now, friend: FriendKey, eid: Eid) -> bool {
+        let today = (now.unix_s() / DAY_S) as u32;
+        let told = self.views.get(&friend).and_then(|view| {
+            let known = self.objects.get(*view.eids.get(&eid)?)?;
+            Some((known.words.root(), known.mention(view.no, eid)?.expires_day))
+        });
+        let had = self.drop_mention(now.unix_ms, friend, eid);
+        if let Some((root, expires_day)) = told
+            && expires_day > today
+            && self.objects.find(&root).and_then(|id| self.objects.get(id)).is_none_or(|k| !k.is_searchable())
+        {
+            self.acts.push_back(Act::Withdrawn(root));
+        }
+        had
     }
 
     /// Takes a mention away, and the object with the last one. False if there is none of that id.

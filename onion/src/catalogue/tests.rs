@@ -276,6 +276,32 @@ fn a_long_view_is_taken_in_pieces_and_the_link_stays() {
     check(&c);
 }
 
+/// What a friend takes back was withdrawn when nobody else tells of it, and not when its time is over anyway.
+#[test]
+fn what_nobody_tells_of_any_more_was_withdrawn() {
+    let taken_back = |others: u8, expires_day: u32| {
+        let (mut c, now) = node();
+        (1..=1 + others).for_each(|n| c.add_friend(friend(n)));
+        (1..=1 + others).for_each(|n| hear(&mut c, now, friend(n), n, |e| e.expires_day = expires_day));
+        let asks =
+            |c: &mut Catalogue| std::iter::from_fn(|| c.poll()).any(|act| matches!(act, Act::Pull(..)));
+        c.connected(now, friend(1));
+        let now = Now { at: now.at + Duration::from_secs(2), unix_ms: now.unix_ms + 2000 };
+        c.timeout(now);
+        assert!(asks(&mut c), "it asks for news");
+        let ops = vec![ViewOp::Del(Eid([1; 8]))];
+        let (part, log, upto, more) = (Part::Own, 7, 1, false);
+        let delta =
+            Delta { part, log, upto, restart: false, more, next_batch_ms: 60_000, batch_ms: 60_000, ops };
+        c.delta(now, friend(1), delta);
+        let withdrawn = Act::Withdrawn(Entry::sample().root());
+        std::iter::from_fn(|| c.poll()).any(|act| act == withdrawn)
+    };
+    assert!(taken_back(0, 20_030));
+    assert!(!taken_back(1, 20_030));
+    assert!(!taken_back(0, 20_000));
+}
+
 // Sets.
 
 #[test]

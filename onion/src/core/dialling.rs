@@ -139,10 +139,11 @@ impl Core {
         match who {
             Who::Friend(key) => {
                 let Some(friend) = self.friends.get_mut(&key) else { return };
-                // A link that stands is still to be made anew.
+                // A link that stands is still to be made anew; it may be gone meanwhile.
                 if std::mem::take(&mut friend.renewing) {
                     friend.renew_at = Some(at);
-                } else if !friend.is_linked() {
+                }
+                if !friend.is_linked() {
                     friend.dialling.at = Some(at);
                 }
             }

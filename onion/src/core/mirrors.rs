@@ -54,7 +54,7 @@ pub enum MirrorEvent {
 }
 
 /// Friends who must have asked for something before it is kept because of that.
-const ASKED_BY: usize = 3;
+pub const ASKED_BY: usize = 3;
 /// Within so long.
 const ASKED_WITHIN: Duration = Duration::from_secs(7 * 86_400);
 /// Objects that are counted, at most; and requests of each, by which a repeat is known.

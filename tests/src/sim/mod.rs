@@ -199,6 +199,7 @@ impl World {
             invites: Vec::new(),
             befriended: Vec::new(),
             mirrors: Vec::new(),
+            withdrawn: Vec::new(),
             out_of_step: Vec::new(),
             rotated: Vec::new(),
             reused: Vec::new(),
@@ -975,6 +976,7 @@ impl World {
                 }
             }
             Event::Mirror(friend, event) => node.mirrors.push((friend, event)),
+            Event::Withdrawn(root) => node.withdrawn.push(root),
             Event::OutOfStep(friend, step) => node.out_of_step.push((friend, step)),
             Event::KeysRotated(friend) => node.rotated.push(friend),
             Event::InviteReused(friend) => node.reused.push(friend),

@@ -132,6 +132,8 @@ pub struct Node {
     pub out_of_step: Vec<(FriendKey, OutOfStep)>,
     /// What friends said about copies.
     pub mirrors: Vec<(FriendKey, MirrorEvent)>,
+    /// Objects that all friends who told of them took back.
+    pub withdrawn: Vec<Root>,
     /// Friends who showed new link keys.
     pub rotated: Vec<FriendKey>,
     /// Friends whose invite was used once more.
