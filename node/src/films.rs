@@ -248,7 +248,7 @@ pub fn title_of(path: &Path) -> String {
 }
 
 /// Words that cameras and telephones put in front of when something was made.
-const OF_CAMERAS: [&str; 22] = [
+const OF_CAMERAS: [&str; 25] = [
     "img",
     "vid",
     "mvi",
@@ -270,6 +270,9 @@ const OF_CAMERAS: [&str; 22] = [
     "screen",
     "recording",
     "screenrecorder",
+    "rpreplay",
+    "final",
+    "gmt",
     "at",
 ];
 
@@ -280,12 +283,16 @@ fn untold(name: &str) -> String {
     let mut left = words.as_slice();
     let (mut kept, mut had_date) = (Vec::new(), false);
     while let [word, rest @ ..] = left {
-        let in_words = date_in_words(left);
-        if in_words.is_some() || is_date_in_a_word(word) {
-            (left, had_date) = (in_words.unwrap_or(rest), true);
+        if let Some(behind) = date_in_words(left) {
+            (left, had_date) = (behind, true);
             continue;
         }
         left = rest;
+        if let Some(before) = date_in_a_word(word) {
+            had_date = true;
+            kept.extend((!before.is_empty()).then_some(before));
+            continue;
+        }
         // Hours, minutes, seconds, a number among others of that day.
         let is_number = word.bytes().any(|b| b.is_ascii_digit())
             && word.bytes().all(|b| b.is_ascii_digit() || b"hmsZTWA".contains(&b));
@@ -308,15 +315,23 @@ fn is_date(year: &str, month: &str, day: &str) -> bool {
     is_in(year, 1970..=2099) && is_in(month, 1..=12) && is_in(day, 1..=31)
 }
 
-/// Eight digits, and more of them at once behind where a time or thousandths follow.
-fn is_date_in_a_word(word: &str) -> bool {
-    let [year, month, day] = [0..4, 4..6, 6..8].map(|range| word.get(range).unwrap_or_default());
-    is_date(year, month, day) && word.bytes().all(|b| b.is_ascii_digit())
+/// Eight digits, and more of them at once behind where a time or thousandths follow; or seconds, or thousandths, since
+/// 1970. Letters may stand around them, and those in front are returned.
+fn date_in_a_word(word: &str) -> Option<&str> {
+    let (before, rest) = word.split_at(word.find(|c: char| c.is_ascii_digit())?);
+    let (digits, after) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len()));
+    let [year, month, day] = [0..4, 4..6, 6..8].map(|range| digits.get(range).unwrap_or_default());
+    let seconds = || digits.get(..10)?.parse::<u64>().ok().filter(|_| matches!(digits.len(), 10 | 13));
+    let is_time = || seconds().is_some_and(|seconds| (1_000_000_000..2_200_000_000).contains(&seconds));
+    let is = (is_date(year, month, day) || is_time()) && !after.bytes().any(|b| b.is_ascii_digit());
+    is.then_some(before)
 }
 
-/// What is left after a date in three words, which may begin with the day or, as in America, the month.
+/// What is left after a date in three words, which may begin with the day or, as in America, the month. A time may be
+/// joined to its end (ISO 8601).
 fn date_in_words<'a, 'w>(words: &'w [&'a str]) -> Option<&'w [&'a str]> {
     let [a, b, c, rest @ ..] = words else { return None };
+    let c = c.split_once('T').map_or(*c, |(day, _)| day);
     let is = match [a.len(), b.len(), c.len()] {
         [4, 2, 2] => is_date(a, b, c),
         [2, 2, 4] => is_date(c, b, a) || is_date(c, a, b),
@@ -416,6 +431,11 @@ mod tests {
             ("PXL_20240131_142233456.mp4", "untitled"),
             ("VID-20240131-WA0012.mp4", "untitled"),
             ("20240131142233.mp4", "untitled"),
+            ("RPReplay_Final1706712153.mp4", "untitled"),
+            ("GMT20240131-142233_Recording.mp4", "untitled"),
+            ("2024-01-31T14:22:33 Otters.mp4", "Otters"),
+            ("Party20240131.mp4", "Party"),
+            ("1706712153123.mp4", "untitled"),
             ("Signal-2024-01-31-14-22-33-123.mp4", "untitled"),
             ("Screen Recording 2024-01-31 at 14.22.33.mov", "untitled"),
             ("2024-01-31 Birthday.mp4", "Birthday"),

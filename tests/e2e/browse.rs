@@ -379,3 +379,70 @@ fn a_film_is_looked_at_first_and_its_small_pictures_show() {
     let complaints = browser.complaints();
     assert!(complaints.is_empty(), "{complaints:?}");
 }
+
+/// Copies are counted and kept by the page, words and audience change, a folder is watched; a name of a file with a date
+/// makes a title without it.
+#[test]
+fn what_was_published_is_changed_and_kept() {
+    let [a, b] = line_of::<2>();
+    let Some(clip) = sample_video(3) else { return };
+    let file = clip.path.to_str().unwrap();
+    let args = ["publish", file, "--title", "Horned grebe", "--to", "fof", "--lang", "en", "--tag", "bird"];
+    let id = id_of(&json(&a, &args));
+    wait_found(&b, "horned", &id);
+    let Some(hers) = Browser::of(&a) else { return };
+    let his = Browser::of(&b).expect("there was one");
+
+    his.go(&format!("/watch/{id}"));
+    his.click("[data-act=health]");
+    his.wait_text("1 whole copies and 0 partial ones answered");
+    his.wait_text("you can keep a copy for others");
+    assert_eq!(json(&b, &["video", "list", "--all"]), json!([]), "nothing came");
+    his.click("[data-act=mirror]");
+    wait_until(SOON, "a copy is kept", || json(&b, &["video", "list", "--all"])[0]["class"] == "mirrored");
+    his.wait_text("No longer keep a copy for others");
+    his.click("[data-act=unmirror]");
+    wait_until(SOON, "it is not kept", || json(&b, &["mirror", "list"])["copies"] == json!([]));
+
+    hers.go(&format!("/watch/{id}"));
+    hers.wait_text("Language: en");
+    hers.click("[data-act=ask_copies]");
+    hers.wait_text("copies and");
+    hers.js("const form = document.querySelector('#change'); form.closest('details').open = true;
+        form.elements.title.value = 'Eared grebe'; form.elements.tags.value = 'bird, lake'; form.elements.to.value = 'friends';");
+    hers.click("#change button");
+    wait_until(SOON, "it was changed", || {
+        let video = json(&a, &["video", "list"])[0].clone();
+        video["title"] == "Eared grebe"
+            && video["audience"] == "friends"
+            && video["tags"] == json!(["bird", "lake"])
+    });
+
+    let folder = a.scratch("films");
+    std::fs::create_dir(&folder).unwrap();
+    hers.go("/library?show=own");
+    hers.type_in("#folder input", folder.to_str().unwrap());
+    hers.click("#folder button");
+    hers.wait_text("0 videos, 0 of them waiting");
+    std::fs::copy(file, folder.join("Slavonian grebe.mp4")).unwrap();
+    wait_until(Duration::from_secs(60), "it is published", || {
+        json(&a, &["video", "list"])
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|video| video["title"] == "Slavonian grebe")
+    });
+    hers.go("/library?show=own");
+    hers.click("[data-act=unwatch]");
+    wait_until(SOON, "it is not watched", || json(&a, &["folder", "list"]) == json!([]));
+
+    let dated = a.scratch("PXL_20240131_142233456.mp4");
+    std::fs::copy(file, &dated).unwrap();
+    hers.go("/publish");
+    hers.type_in("input[type=file]", dated.to_str().unwrap());
+    hers.wait_js("a title", "document.querySelector('#uploads input').value === 'untitled'");
+    for browser in [&hers, &his] {
+        let complaints = browser.complaints();
+        assert!(complaints.is_empty(), "{complaints:?}");
+    }
+}

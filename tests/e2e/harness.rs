@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::{LazyLock, Mutex, mpsc};
+use std::sync::{LazyLock, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -705,6 +705,19 @@ pub(crate) fn has_program(program: &str, package: &str) -> bool {
         lacks(&format!("this test needs {program}: apt-get install {package}"));
     }
     there
+}
+
+/// A Tor network and its clients take both processors for minutes, and what is played meanwhile stops for that.
+static TOR_NETWORKS: RwLock<()> = RwLock::new(());
+
+/// Waits until no film is played that must not stop.
+pub(crate) fn tor_network() -> RwLockReadGuard<'static, ()> {
+    TOR_NETWORKS.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits until no Tor network stands, and keeps others from being made.
+pub(crate) fn without_tor_networks() -> RwLockWriteGuard<'static, ()> {
+    TOR_NETWORKS.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Says what a test needs that is not here; with `CI=true` it fails. Past the runner, which shows what failing tests print.

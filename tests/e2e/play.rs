@@ -12,9 +12,10 @@ use crate::wan::{Path as Link, Wan};
 
 /// How long a picture may take: players, nodes and links share two cores with other tests.
 const PICTURE: Duration = Duration::from_secs(30);
-/// A player begins with next to nothing ahead and may stop for that; the second stop is for a machine that did
-/// something else. How long stops take is measured, not tested: `cargo bench -p kith-node --bench watch`.
-const STOPS: usize = 2;
+/// mpv begins with next to nothing ahead, and may stop once more for that: so much, and after that this
+/// share of the time that it plays.
+const FIRST_STOP: Duration = Duration::from_millis(1_200);
+const STALLED: f64 = 0.05;
 const SECONDS: u32 = 40;
 /// 70 percent of the path: 1.4 of 2 megabits.
 const KILOBITS: u32 = 1_300;
@@ -46,12 +47,14 @@ fn have_bytes(node: &Node) -> (u64, u64) {
 }
 
 #[track_caller]
-fn is_smooth(stalled: Stalled) {
-    assert!(stalled.times <= STOPS, "{stalled:?}");
+fn is_smooth(stalled: Stalled, played: Duration) {
+    let allowed = FIRST_STOP + played.mul_f64(STALLED);
+    assert!(stalled.total < allowed, "{stalled:?} in {played:?}");
 }
 
 #[test]
 fn mpv_plays_seeks_and_plays_on_when_the_publisher_dies() {
+    let _alone = without_tor_networks();
     if !has_program("mpv", "mpv") {
         return;
     }
@@ -72,7 +75,7 @@ fn mpv_plays_seeks_and_plays_on_when_the_publisher_dies() {
     assert!(mpv.wait_position_beyond(4.0, PICTURE).is_some(), "the position advances");
     let (have, total) = have_bytes(&c);
     assert!(have < total, "it plays while it downloads: {have} of {total}");
-    is_smooth(mpv.stalled(begun));
+    is_smooth(mpv.stalled(begun), begun.elapsed());
 
     // Far behind what has come.
     let sought = mpv.seek(f64::from(SECONDS) - 12.0);
@@ -80,7 +83,7 @@ fn mpv_plays_seeks_and_plays_on_when_the_publisher_dies() {
     a.kill9();
     let begun = Instant::now();
     assert_eq!(mpv.end(Duration::from_secs(60)).as_deref(), Some("eof"), "it plays to the end");
-    is_smooth(mpv.stalled(begun));
+    is_smooth(mpv.stalled(begun), begun.elapsed().max(Duration::from_secs(10)));
     watching.finish(SOON).expect_code(&[0]);
     // The address has died with its player.
     assert_eq!(request(&c, "GET", "/api/streams"), serde_json::json!([]));
@@ -110,6 +113,7 @@ fn a_player_begins_where_it_is_told() {
 /// Three relays and a browser.
 #[test]
 fn chromium_plays_and_seeks_through_three_relays() {
+    let _alone = without_tor_networks();
     if !has_program("chromedriver", "chromium-driver") || !has_program("chromium", "chromium") {
         return;
     }
@@ -138,7 +142,7 @@ fn chromium_plays_and_seeks_through_three_relays() {
     assert!(chromium.wait_time_beyond(3.0, PICTURE), "it plays: {:?}", chromium.video_state());
     let (have, total) = have_bytes(c);
     assert!(have < total, "it plays while it downloads: {have} of {total}");
-    is_smooth(chromium.stalled(begun + Duration::from_secs(2)));
+    is_smooth(chromium.stalled(begun + Duration::from_secs(2)), Duration::from_secs(10));
     let sought = chromium.seek(f64::from(SECONDS) - 10.0);
     assert!(chromium.landed(sought, PICTURE).is_some(), "the seek lands: {:?}", chromium.video_state());
     assert!(chromium.wait_time_beyond(f64::from(SECONDS) - 8.0, PICTURE), "{:?}", chromium.video_state());

@@ -7,10 +7,11 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::RwLockReadGuard;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::harness::{has_program, lacks, poll};
+use crate::harness::{has_program, lacks, poll, tor_network};
 
 /// Authorities are relays as well.
 const AUTHORITIES: usize = 3;
@@ -87,6 +88,7 @@ pub(crate) struct Network {
     nodes: u32,
     prefix: String,
     dir: tempfile::TempDir,
+    _stands: RwLockReadGuard<'static, ()>,
 }
 
 impl Drop for Network {
@@ -118,6 +120,7 @@ impl Network {
         if !may_make_namespaces() {
             return None;
         }
+        let stands = tor_network();
         let number = NETWORKS.fetch_add(1, Ordering::Relaxed);
         let prefix = format!("kith-{}-{number}", std::process::id());
         let dir = tempfile::Builder::new().prefix("kith-tor-").tempdir().expect("a temporary folder");
@@ -125,7 +128,7 @@ impl Network {
         run("ip", &["-n", &space.0, "link", "add", "br0", "type", "bridge"]);
         run("ip", &["-n", &space.0, "addr", "add", &format!("{GATEWAY}/24"), "dev", "br0"]);
         run("ip", &["-n", &space.0, "link", "set", "br0", "up"]);
-        let mut network = Self { relays: Vec::new(), space, nodes: 0, prefix, dir };
+        let mut network = Self { relays: Vec::new(), space, nodes: 0, prefix, dir, _stands: stands };
         for n in 0..AUTHORITIES + RELAYS {
             network.prepare(n);
         }

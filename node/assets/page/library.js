@@ -9,7 +9,8 @@ document.addEventListener('click', (event) => {
   const { act } = button.dataset;
   attempt(async () => {
     if (question[act] && !(await sure(text(question[act])))) return;
-    if (act === 'remove') await ask('DELETE', `/api/videos/${row.dataset.id}`);
+    if (act === 'unwatch') await ask('DELETE', '/api/folders', { path: row.dataset.path });
+    else if (act === 'remove') await ask('DELETE', `/api/videos/${row.dataset.id}`);
     else if (act === 'show') await ask('POST', '/api/hidden', { what: row.dataset.what, undo: true });
     else await ask('POST', `/api/videos/${row.dataset.id}/${act}`);
     if (act === 'unshare') location.reload();
@@ -22,6 +23,15 @@ $('#hide')?.addEventListener('submit', (event) => {
   event.preventDefault();
   attempt(async () => {
     await ask('POST', '/api/hidden', { what: `word:${event.target.elements.what.value.trim()}` });
+    location.reload();
+  });
+});
+
+$('#folder')?.addEventListener('submit', (event) => {
+  event.preventDefault();
+  const { path, to } = event.target.elements;
+  attempt(async () => {
+    await ask('POST', '/api/folders', { path: path.value.trim(), to: to.value });
     location.reload();
   });
 });

@@ -64,12 +64,15 @@ function beside(file, others) {
 function add(film, others) {
   const extras = beside(film, others);
   const file = new Blob([...extras.map((extra) => extra.file), film]);
-  const title = h('input', { value: stem(film.name), maxlength: 200, 'aria-label': text('title') });
+  const title = h('input', { maxlength: 200, 'aria-label': text('title') });
   const said = h('span', { class: 'about', role: 'status' },
     [bytes(film.size), ...extras.map((extra) => extra.file.name)].join(' · '));
   const bar = h('progress', { max: Math.max(file.size, 1), value: 0, 'aria-label': film.name });
   bar.hidden = true;
-  const start = h('button', { type: 'button' }, text('start'));
+  const start = h('button', { type: 'button', disabled: true }, text('start'));
+  // As the node takes it from a name: without when the film was made.
+  ask('POST', '/api/title', { name: film.name }).then(({ title: found }) => { title.value ||= found; })
+    .catch(() => { title.value ||= stem(film.name); }).finally(() => { start.disabled = false; });
   const cancel = h('button', { type: 'button', class: 'plain' }, text('cancel'));
   const row = h('li', {}, h('span', { class: 'grow' }, title, said, bar), start, cancel);
   const stop = new AbortController();

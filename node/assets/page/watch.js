@@ -183,12 +183,18 @@ watch.addEventListener('click', (event) => {
     // An address of its own: it goes on when this page is left.
     if (act === 'copy') await copy((await ask('POST', '/api/streams', { id, route: watch.dataset.route })).url);
     else if (act === 'save') await save();
-    else if (act === 'health') {
+    else if (act === 'mirror') {
+      await ask('POST', '/api/mirrors', { target: id });
+      location.reload();
+    } else if (act === 'unmirror') {
+      await ask('DELETE', `/api/mirrors/${encodeURIComponent(id)}`);
+      location.reload();
+    } else if (act === 'health' || act === 'ask_copies') {
       const shown = $('#health');
       shown.textContent = text('health_looking');
-      const found = await ask('POST', `/api/videos/${encodeURIComponent(id)}/health`, { ask: false });
+      const found = await ask('POST', `/api/videos/${encodeURIComponent(id)}/health`, { ask: act === 'ask_copies' });
       const keepers = found.mirrors.map((copy) => `${copy.friend}: ${text(`copy_${copy.state}`)}`);
-      shown.textContent = [text('health', found.whole, found.partial), ...keepers, text(`health_${found.state}`)].join(' · ');
+      shown.textContent = [text('health', found.whole, found.partial), ...keepers, text(`health_${found.state}${found.state === 'thin' && !$('#change') ? '_other' : ''}`)].join(' · ');
     }
     else if (act === 'hide') {
       await ask('POST', '/api/hidden', { what: id });
@@ -197,5 +203,16 @@ watch.addEventListener('click', (event) => {
       await ask('POST', `/api/videos/${encodeURIComponent(id)}/${act}`);
       location.reload();
     }
+  });
+});
+
+$('#change')?.addEventListener('submit', (event) => {
+  event.preventDefault();
+  const { title, text: words, tags, to } = event.target.elements;
+  attempt(async () => {
+    const list = tags.value.split(',').map((tag) => tag.trim()).filter(Boolean);
+    await ask('POST', `/api/videos/${encodeURIComponent(id)}/edit`, { title: title.value.trim(), text: words.value, tags: list });
+    if (!to.selectedOptions[0].defaultSelected) await ask('POST', `/api/videos/${encodeURIComponent(id)}/share`, { to: to.value });
+    location.reload();
   });
 });

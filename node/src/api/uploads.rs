@@ -30,10 +30,11 @@ pub(super) fn routes() -> Router<Api> {
         .route("/api/uploads", get(list).post(create))
         .route("/api/uploads/{upload}", patch(append).get(show).delete(cancel))
         .route("/api/uploads/{upload}/publish", post(go_on))
+        .route("/api/title", post(title))
 }
 
 #[derive(OpenApi)]
-#[openapi(paths(list, create, append, show, cancel, go_on))]
+#[openapi(paths(list, create, append, show, cancel, go_on, title))]
 pub(super) struct Docs;
 
 type Outcome = Option<Result<PublicationView, Failure>>;
@@ -180,6 +181,25 @@ impl Api {
     responses((status = 200, body = Vec<UploadView>, description = "their states")))]
 async fn list(State(api): State<Api>) -> Answer<Vec<UploadView>> {
     Ok(Json(api.upload_list()))
+}
+
+/// A file that somebody may publish.
+#[derive(Deserialize, ToSchema)]
+struct FileName {
+    name: String,
+}
+
+/// What a file may be called.
+#[derive(Serialize, ToSchema)]
+struct Title {
+    title: String,
+}
+
+/// A title by the name of a file, without when it was made: as `kith publish` takes it.
+#[utoipa::path(post, path = "/api/title", tag = "videos", security(("token" = ["publish"])),
+    request_body = FileName, responses((status = 200, body = Title, description = "a title")))]
+async fn title(Json(file): Json<FileName>) -> Answer<Title> {
+    Ok(Json(Title { title: crate::films::title_of(std::path::Path::new(&file.name)) }))
 }
 
 /// Announces a file that is to be published; its bytes follow by `PATCH`.

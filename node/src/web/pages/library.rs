@@ -43,6 +43,7 @@ async fn made(page: &Page, show: &str) -> Result<Response, Failure> {
 
 async fn own(page: &Page) -> Result<Markup, Failure> {
     let videos = page.api.publication_list().await?;
+    let folders = folders(page).await?;
     Ok(html! {
         @if videos.is_empty() {
             div.empty { p { (page.t("library.no_own")) } p { a.button href="/publish" { (page.t("home.publish")) } } }
@@ -63,6 +64,39 @@ async fn own(page: &Page) -> Result<Markup, Failure> {
                     }
                     button.danger data-act="remove" { (page.t("library.remove")) }
                 }
+            }
+        }
+        (folders)
+    })
+}
+
+/// Folders of this machine whose videos are published by themselves.
+async fn folders(page: &Page) -> Result<Markup, Failure> {
+    let (folders, friends, circles) =
+        tokio::try_join!(page.api.folder_list(), page.api.friend_list(), page.api.circle_list())?;
+    Ok(html! {
+        section.box {
+            h2 { (page.t("library.folders")) }
+            p.dim { (page.t("library.folders_how")) }
+            ul.rows {
+                @for folder in &folders {
+                    li data-path=(folder.path) {
+                        span.grow {
+                            b dir="auto" { (safe(&folder.path)) }
+                            span.about { (audience(page, &folder.to)) " · " (page.f("library.folder_has", &[&folder.videos, &folder.waiting])) }
+                            @if let Some(problem) = &folder.problem { span.about.warn { (safe(problem)) } }
+                            @for (file, why) in &folder.problems { span.about dir="auto" { (safe(file)) ": " (safe(why)) } }
+                        }
+                        button.plain data-act="unwatch" { (page.t("library.folder_end")) }
+                    }
+                }
+            }
+            form.line #folder {
+                label.grow { (page.t("library.folder_path"))
+                    input name="path" required autocomplete="off" placeholder="/home/ana/films"; }
+                label { (page.t("publish.to"))
+                    select name="to" { (publish::audiences(page, &friends, &circles, "friends")) } }
+                button { (page.t("library.folder_add")) }
             }
         }
     })

@@ -18,7 +18,7 @@ pub(super) async fn page(page: Page) -> Response {
             }
             div.fields {
                 label { (page.t("publish.to"))
-                    select name="to" { (audiences(&page, &friends, &circles)) }
+                    select name="to" { (audiences(&page, &friends, &circles, "friends")) }
                 }
                 label { (page.t("publish.tags")) input name="tags" autocomplete="off"; }
                 label.wide { (page.t("publish.text")) textarea name="text" rows="3" maxlength="4096" {} }
@@ -36,21 +36,27 @@ pub(super) async fn page(page: Page) -> Response {
     page.document("/publish", page.t("publish.title"), Some("publish.js"), body)
 }
 
-/// Everybody to publish to.
-fn audiences(page: &Page, friends: &[crate::api::FriendView], circles: &[crate::api::CircleView]) -> Markup {
+/// Everybody to publish to; one is chosen.
+pub(super) fn audiences(
+    page: &Page,
+    friends: &[crate::api::FriendView],
+    circles: &[crate::api::CircleView],
+    chosen: &str,
+) -> Markup {
+    let option =
+        |value: &str, said: &str| html! { option value=(value) selected[value == chosen] { (said) } };
+    let named = |kind: &str, name: &str| option(&format!("{kind}:{name}"), &safe(name).to_string());
     html! {
-        option value="friends" { (page.t("audience.friends")) }
-        option value="fof" { (page.t("audience.fof")) }
+        @if chosen == "nobody" { (option("nobody", page.t("audience.nobody"))) }
+        (option("friends", page.t("audience.friends")))
+        (option("fof", page.t("audience.fof")))
         @if !circles.is_empty() {
             optgroup label=(page.t("audience.circles")) {
-                @for circle in circles {
-                    option value={ "circle:" (circle.name) } { (safe(&circle.name)) }
-                }
+                @for circle in circles { (named("circle", &circle.name)) }
             }
         }
-        @let known = friends.iter().filter(|friend| friend.since.is_some());
         optgroup label=(page.t("audience.one")) {
-            @for friend in known { option value={ "friend:" (friend.name) } { (safe(&friend.name)) } }
+            @for friend in friends.iter().filter(|friend| friend.since.is_some()) { (named("friend", &friend.name)) }
         }
     }
 }

@@ -46,6 +46,8 @@ struct Shown {
     mime: String,
     about: String,
     own: bool,
+    /// Of an own one, for whom.
+    audience: Option<String>,
 }
 
 impl Shown {
@@ -64,6 +66,7 @@ impl Shown {
                 tags: p.tags,
                 mime: p.mime,
                 own: true,
+                audience: Some(p.audience),
             },
             VideoView::Told(f) => Self {
                 about: page.about(&f),
@@ -73,6 +76,7 @@ impl Shown {
                 text: f.text,
                 tags: f.tags,
                 mime: f.mime,
+                audience: None,
             },
         }
     }
@@ -131,8 +135,31 @@ fn around_film(page: &Page, around: Option<&crate::api::Around>, id: &str) -> Ma
             } }
         }
         @if !tracks.is_empty() { p.dim { (tracks.join(", ")) } }
+        @if !around.lang.is_empty() { p.dim { (page.f("watch.lang", &[&safe(&around.lang)])) } }
         @if !around.licence.is_empty() { p.dim { (page.f("watch.licence", &[&safe(&around.licence)])) } }
     }
+}
+
+/// Other words about an own video, and other people for it.
+async fn change(page: &Page, shown: &Shown, audience: &str) -> Result<Markup, Failure> {
+    let (friends, circles) = tokio::try_join!(page.api.friend_list(), page.api.circle_list())?;
+    Ok(html! {
+        details {
+            summary { (page.t("watch.change")) }
+            p.dim { (page.t("watch.change_means")) }
+            form #change {
+                div.fields {
+                    label.wide { (page.t("js.title")) input name="title" value=(shown.title) required maxlength="200"; }
+                    label.wide { (page.t("publish.text")) textarea name="text" rows="3" maxlength="4096" { (shown.text) } }
+                    label { (page.t("publish.tags")) input name="tags" value=(shown.tags.join(", ")) autocomplete="off"; }
+                    label { (page.t("publish.to"))
+                        select name="to" { (publish::audiences(page, &friends, &circles, audience)) }
+                    }
+                }
+                button { (page.t("watch.change_go")) }
+            }
+        }
+    })
 }
 
 async fn made(page: &Page, id: String, from: u64, route: (&str, Route)) -> Result<Response, Failure> {
@@ -146,6 +173,7 @@ async fn made(page: &Page, id: String, from: u64, route: (&str, Route)) -> Resul
             mime: String::new(),
             about: String::new(),
             own: false,
+            audience: None,
             id,
         },
         Err(failure) => return Err(failure),
@@ -155,6 +183,11 @@ async fn made(page: &Page, id: String, from: u64, route: (&str, Route)) -> Resul
     let stream = page.api.lazy_stream(&page.csrf, shown.id.clone(), route.1, told).await?;
     let class = page.api.class_of(shown.id.clone()).await?;
     let around = page.api.around(shown.id.clone()).await.ok().flatten();
+    let kept = page.api.mirror_list().await?.copies.iter().any(|copy| copy.target == shown.id);
+    let change = match &shown.audience {
+        Some(audience) => change(page, &shown, audience).await?,
+        None => html! {},
+    };
     let plays = ["video/mp4", "video/webm", "video/quicktime"].contains(&shown.mime.as_str());
     let src = if from > 0 { format!("{}#t={from}", stream.path) } else { stream.path.clone() };
     let title = safe(&shown.title);
@@ -207,8 +240,18 @@ async fn made(page: &Page, id: String, from: u64, route: (&str, Route)) -> Resul
                 } }
             }
             div #around { (around_film(page, around.as_ref(), &shown.id)) }
-            @if shown.own { p #health.dim aria-live="polite" {}
-                div.acts { button.plain data-act="health" { (page.t("watch.health")) } } }
+            p #health.dim aria-live="polite" {}
+            div.acts {
+                button.plain data-act="health" { (page.t("watch.health")) }
+                @if shown.own {
+                    button.plain data-act="ask_copies" { (page.t("watch.ask_copies")) }
+                } @else {
+                    button.plain data-act=(if kept { "unmirror" } else { "mirror" }) {
+                        (page.t(if kept { "watch.unmirror" } else { "watch.mirror" }))
+                    }
+                }
+            }
+            (change)
             details {
                 summary { (page.t("watch.keys")) }
                 p { (page.t("watch.keys_list")) }
