@@ -839,7 +839,7 @@ pub struct State {
     pub tor_only: BTreeSet<Who>,
     /// The secret of the own onion service, once there was one.
     pub onion: Option<OnionSecret>,
-    /// When it last ran, the node used nothing but Tor.
+    /// The node was last started with nothing but Tor.
     pub nothing_but_tor: bool,
     /// When a link to a friend stood last, in Unix seconds, to the day.
     pub met: BTreeMap<FriendKey, u64>,

@@ -531,7 +531,7 @@ pub fn renew_certificates(cx: &mut crate::service::Context<'_>, addrs: &[Address
 }
 
 /// With nothing but Tor, nothing may be asked for that would show where this node is.
-fn refuse_leaks(config: &Config) -> Result<(), Failure> {
+pub fn refuse_leaks(config: &Config) -> Result<(), Failure> {
     if config.tor.mode != Tor::Only {
         return Ok(());
     }
@@ -567,7 +567,7 @@ fn keep_to_tor(config: &Config, store: &Store, state: &mut State) -> Result<(), 
     if !only && !config.tor.is_chosen {
         return Err(Failure::new(
             Exit::Usage,
-            "this node used nothing but Tor when it last ran, and would now show friends where it is: start it with \
+            "this node was last started with nothing but Tor, and would now show friends where it is: start it with \
              --tor only (kith config set tor.mode only keeps that), or choose --tor on or --tor off",
         ));
     }

@@ -232,6 +232,30 @@ fn a_poster_a_storyboard_and_another_container_are_made_when_asked_for() {
     assert_eq!(dry["bytes"], clip.bytes.len(), "{dry}");
 }
 
+/// ffmpeg is for what is asked for alone: without it that is told, and all else works.
+#[test]
+fn without_ffmpeg_all_else_works_and_it_is_told() {
+    let Some(clip) = sample_video(2) else { return };
+    let node = Node::start("Ana");
+    let (film, odd) = (clip.path.to_str().unwrap(), node.scratch("film.avi"));
+    fs::write(&odd, b"RIFF\0\0\0\0AVI LIST").unwrap();
+    let publish = |args: &[&str]| {
+        let mut without = command(&node.home, &[&["publish", "--json"], args].concat());
+        without.env("PATH", "/nonexistent");
+        Running::start(without, b"").finish(SOON)
+    };
+    for wish in
+        [&[film, "--poster", "auto"][..], &[film, "--storyboard"], &[odd.to_str().unwrap(), "--convert"]]
+    {
+        let refused = publish(wish);
+        assert!(refused.expect_refusal(&[10]).err().contains("ffmpeg is not installed"), "{}", refused.err());
+    }
+    assert_eq!(json(&node, &["video", "list"]), serde_json::json!([]));
+    // What browsers play needs no conversion.
+    publish(&[film, "--convert", "--title", "Plover"]).expect_code(&[0]);
+    assert_eq!(json(&node, &["video", "list"])[0]["title"], "Plover");
+}
+
 /// A64: a list of addresses in a film's clothes opens neither files nor addresses. The control shows that it does
 /// when nothing keeps it from that.
 #[test]

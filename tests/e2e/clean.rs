@@ -171,6 +171,14 @@ fn nothing_that_was_planted_survives_and_everything_plays() {
     assert_eq!(faulty, Vec::<String>::new());
     assert_eq!((published.len(), clean), (listed.len() - REFUSED.len(), published.len()));
 
+    let plants: usize = listed.iter().map(|file| file["plants"].as_array().unwrap().len()).sum();
+    eprintln!(
+        "{} files with {plants} plants: {} refused, {} clean and playing, 0 plants left",
+        listed.len(),
+        REFUSED.len(),
+        published.len()
+    );
+
     // The same command goes on where it was: nothing is published twice.
     let again = kith(&node, &["publish", folder.to_str().unwrap(), "--json"]);
     let again: Vec<Value> = serde_json::from_slice(&again.expect_code(&[10]).stdout).unwrap();
@@ -220,6 +228,12 @@ fn hostile_files_are_refused_or_cleaned_with_little_memory_and_time() {
         }
     }
     assert!(cleaned.len() >= 20 && cleaned.len() < listed.len() / 2, "{} pass", cleaned.len());
+    eprintln!(
+        "{} hostile files: {} cleaned, {} refused",
+        listed.len(),
+        cleaned.len(),
+        listed.len() - cleaned.len()
+    );
     // What the node itself cleans, and what it makes of those that pass: again a film, in which nothing is left.
     let out = node.scratch("clean.bin");
     for path in cleaned {

@@ -312,12 +312,24 @@ fn nothing_but_tor_is_not_left_by_accident() {
     assert!(node.terminate().success());
     for forgotten in [&["up"][..], &["up", "--web", "127.0.0.1:0"]] {
         let refused = kith(&node, forgotten);
-        assert!(refused.expect_refusal(&[2]).err().contains("used nothing but Tor"), "{}", refused.err());
+        assert!(
+            refused.expect_refusal(&[2]).err().contains("started with nothing but Tor"),
+            "{}",
+            refused.err()
+        );
     }
-    // The file says it for good.
+    // The file says it for good, and then takes nothing that would show where the node is.
     kith(&node, &["config", "set", "tor.mode", "only"]).expect_code(&[0]);
+    for (key, value) in
+        [("advertise", "192.0.2.1:5483"), ("listen", "0.0.0.0:5483"), ("tor.socks", "192.0.2.1:9050")]
+    {
+        let refused = kith(&node, &["config", "set", key, value]);
+        assert!(refused.expect_refusal(&[2]).err().contains("nothing but Tor"), "{}", refused.err());
+        assert!(!json(&node, &["config", "get", key])["value"].to_string().contains("192.0.2.1"));
+    }
     node.up("", &NO_TOR);
     assert_eq!(json(&node, &["net", "tor"])["mode"], "only");
+    kith(&node, &["config", "set", "advertise", "192.0.2.1:5483"]).expect_refusal(&[2]);
     assert!(node.terminate().success());
     // Said is said; after that nothing needs to be.
     node.up("127.0.0.1:0", &["--tor", "off"]);
@@ -387,4 +399,26 @@ fn without_its_proxy_tor_failed_and_nothing_takes_its_place() {
         let outside = shown.lines().filter(|l| l.contains(&own) && !l.contains("127.0.0.1:")).count();
         assert_eq!(outside, 0, "{shown}");
     }
+}
+
+/// A Tor that finds nobody says how far it is and what it waits for, and nothing takes its place.
+#[test]
+fn a_tor_that_starts_says_what_it_waits_for() {
+    let node = Node::stopped("Ana", &[]);
+    // Authorities where nobody listens.
+    let ident = "A".repeat(40);
+    let network = node.scratch("network.toml");
+    let text = format!(
+        "[tor_network]\nfallback_caches = [{{ rsa_identity = \"{ident}\", ed_identity = \"{}\", orports = [\"127.0.0.1:9\"] }}]\n\
+         [tor_network.authorities]\nv3idents = [\"{ident}\"]\n",
+        "A".repeat(43)
+    );
+    fs::write(&network, text).unwrap();
+    let file = network.to_str().unwrap();
+    let mut node = Node::stopped("Bo", &[("KITH_TOR_NETWORK", file)]);
+    node.up("", &["--tor", "only"]);
+    let told = tor(&node);
+    assert_eq!((&told["mode"], &told["state"]), (&"only".into(), &"starting".into()), "{told}");
+    assert!(told["percent"].as_u64().unwrap() < 100 && !told["why"].as_str().unwrap().is_empty(), "{told}");
+    assert!(kith(&node, &["net", "tor"]).out().contains("%"), "people see it, too");
 }

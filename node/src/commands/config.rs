@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::cli;
-use crate::config::{Given, KeySpec, Loaded, Origin, edit};
+use crate::config::{Given, KeySpec, Loaded, Origin, Tor, edit};
 use crate::limits::ConfigValue;
 
 fn environment(name: &str) -> Option<String> {
@@ -68,6 +68,7 @@ impl Shell {
 
     async fn config_set(&self, name: &str, text: &str) -> Result<(), Failure> {
         let key = edit::key(name)?;
+        self.refuse_leak(name, text).await?;
         let (value, restart) = self.change(&[(key, edit::given(key, text))]).await?;
         let mut shown = value_json(&edit::given(key, text), &Origin::File(self.paths.config_file.clone()));
         if let Some(fields) = shown.as_object_mut() {
@@ -90,6 +91,20 @@ impl Shell {
             let when = if restart { "; restart the node to use it" } else { "" };
             format!("{name} = {}{when}", value_text(&shown))
         })
+    }
+
+    /// What would show where a node is that uses nothing but Tor is refused here, and not at its next start alone.
+    async fn refuse_leak(&self, name: &str, text: &str) -> Result<(), Failure> {
+        let set = format!("{name}={text}");
+        // What is wrong with the value or the file is told when it is written.
+        let Ok(mut loaded) = Loaded::load(&self.paths.config_file, &[set], environment) else {
+            return Ok(());
+        };
+        let runs_so = self.client.is_up().await && self.get("/api/tor").await?["mode"] == "only";
+        if runs_so && name != "tor.mode" {
+            loaded.config.tor.mode = Tor::Only;
+        }
+        crate::up::refuse_leaks(&loaded.config)
     }
 
     /// Writes several keys at once and tells a running node. Returns what the node says of its

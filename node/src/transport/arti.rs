@@ -349,6 +349,10 @@ impl AsyncWrite for Counted {
 }
 
 impl Dialer for Arti {
+    fn knows_whose_side(&self) -> bool {
+        true
+    }
+
     fn dial(&self, who: Who, onion: OnionAddress, port: u16) -> Calling {
         let token = {
             let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);

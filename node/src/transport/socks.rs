@@ -56,7 +56,7 @@ impl Names {
             |names: &mut Named| names.get_mut(&who).map_or(now, |(_, since)| *since.get_or_insert(now));
         // After that nothing is said of Tor any more, and the friend is called less often.
         let lasts = now.saturating_duration_since(self.with(since));
-        if lasts < MAY_BE_TOR { NoAnswer::TorNotReady } else { NoAnswer::TimedOut }
+        if lasts < MAY_BE_TOR { NoAnswer::TorNotReady } else { NoAnswer::Unreachable }
     }
 
     fn answered(&self, who: Who) {
@@ -71,6 +71,11 @@ impl Socks {
 }
 
 impl Dialer for Socks {
+    /// The other program's words for both are the same.
+    fn knows_whose_side(&self) -> bool {
+        false
+    }
+
     fn dial(&self, who: Who, onion: OnionAddress, port: u16) -> Calling {
         let (proxy, names) = (self.proxy, self.names.clone());
         Box::pin(async move {
@@ -130,7 +135,7 @@ mod tests {
         let after = |seconds| names.failed(who, begun + Duration::from_secs(seconds));
         assert!(matches!(after(0), NoAnswer::TorNotReady));
         assert!(matches!(after(599), NoAnswer::TorNotReady));
-        assert!(matches!(after(600), NoAnswer::TimedOut));
+        assert!(matches!(after(600), NoAnswer::Unreachable));
         names.answered(who);
         assert!(matches!(after(700), NoAnswer::TorNotReady), "it went on meanwhile");
     }

@@ -5,7 +5,7 @@
 
 #[cfg(feature = "tor")]
 use super::arti::start as built_in;
-use super::{Calling, Came, Transport, socks, tcp};
+use super::{Calling, Came, Stream, Transport, socks, tcp};
 use crate::config::{Tor as Mode, TorConfig};
 use crate::doctor::NoAnswer;
 use crate::exit::{Exit, Failure};
@@ -16,10 +16,13 @@ use kith_onion::handshake::Who;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use utoipa::ToSchema;
 
 /// The port of own onion services; a number of its own kind, nothing listens on it anywhere.
@@ -98,7 +101,7 @@ pub struct View {
 pub struct Handle {
     mode: Mode,
     state: Option<watch::Receiver<State>>,
-    /// When a call last did not even leave this machine, if nothing has come through since.
+    /// When a call last brought nothing, if nothing has come through since.
     stuck: watch::Receiver<Option<Instant>>,
     service: watch::Receiver<Service>,
     onion: Option<Address>,
@@ -208,6 +211,9 @@ pub fn tidy(dir: &Path) {
 
 /// Calls onion services.
 pub(super) trait Dialer: Send + Sync {
+    /// Whether an answer that there is no way to a friend shows that Tor itself works.
+    fn knows_whose_side(&self) -> bool;
+
     fn dial(&self, who: Who, onion: OnionAddress, port: u16) -> Calling;
 }
 
@@ -226,8 +232,7 @@ pub(super) struct Tell {
 pub struct Tor {
     dialer: Arc<dyn Dialer>,
     state: watch::Receiver<State>,
-    /// What [`Handle::is_ready`] knows from calls, beside the client's own word.
-    stuck: Arc<watch::Sender<Option<Instant>>>,
+    flow: Arc<Flow>,
     incoming: mpsc::Receiver<Came>,
     /// What somebody else's Tor forwards comes here.
     forwarded: Option<tokio::net::TcpListener>,
@@ -286,8 +291,8 @@ pub fn start(
         handle.onion = Some(Address::Onion(secret.address(), PORT));
         (built_in(config, secret, dir, tasks, tell)?, None)
     };
-    let stuck = Arc::new(stuck);
-    Ok((Tor { dialer, state: see_state, stuck, incoming, forwarded, next_source: 0 }, handle))
+    let flow = Arc::new(Flow { stuck, heard: Mutex::new(Instant::now()) });
+    Ok((Tor { dialer, state: see_state, flow, incoming, forwarded, next_source: 0 }, handle))
 }
 
 /// A bridge that no program here can speak to would be tried for ever.
@@ -336,56 +341,201 @@ impl Transport for Tor {
 
     fn call(&self, who: Who, addr: &Address) -> Option<Calling> {
         let Address::Onion(onion, port) = addr else { return None };
-        let (dialer, state, stuck) = (self.dialer.clone(), self.state.clone(), self.stuck.clone());
+        let (dialer, state, flow) = (self.dialer.clone(), self.state.clone(), self.flow.clone());
         let (onion, port) = (*onion, *port);
         Some(Box::pin(async move {
             if *state.borrow() != State::Ready {
                 return Err(NoAnswer::TorNotReady);
             }
+            let begun = Instant::now();
             let call = dialer.dial(who, onion, port);
-            let answer = tokio::time::timeout(DIAL_TIMEOUT, call).await.unwrap_or(Err(NoAnswer::TimedOut));
-            let is_stuck = match &answer {
-                Err(NoAnswer::TorNotReady) => Some(true),
-                // It may be the friend's side, or this one's.
-                Err(NoAnswer::TimedOut) => None,
-                _ => Some(false),
-            };
-            match is_stuck {
-                Some(true) => drop(stuck.send_replace(Some(Instant::now()))),
-                Some(false) => moves(&stuck),
-                None => {}
+            match tokio::time::timeout(DIAL_TIMEOUT, call).await.unwrap_or(Err(NoAnswer::TimedOut)) {
+                Ok(stream) => Ok(flow.listening(stream)),
+                Err(NoAnswer::TorNotReady) => Err(flow.is_stuck()),
+                // It may be the friend's side, or this one's: then nobody else is heard, either.
+                Err(NoAnswer::TimedOut) if !flow.has_heard_since(begun) => Err(flow.is_stuck()),
+                Err(NoAnswer::Refused) => {
+                    flow.moves();
+                    Err(NoAnswer::Refused)
+                }
+                Err(answer) => {
+                    if answer == NoAnswer::Unreachable && dialer.knows_whose_side() {
+                        flow.moves();
+                    }
+                    Err(answer)
+                }
             }
-            answer
         }))
     }
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Came>> {
         if let Poll::Ready(Some(came)) = self.incoming.poll_recv(cx) {
-            moves(&self.stuck);
-            return Poll::Ready(Ok(came));
+            return Poll::Ready(Ok(Came { stream: self.flow.listening(came.stream), ..came }));
         }
         let Some(listener) = &self.forwarded else { return Poll::Pending };
         match listener.poll_accept(cx) {
             Poll::Ready(came) => {
                 // All of them come from the proxy: each is a source of its own.
                 self.next_source += 1;
-                moves(&self.stuck);
                 let (stream, _) = came?;
-                Poll::Ready(Ok(Came { stream: tcp::ready(stream), source: self.next_source }))
+                let stream = self.flow.listening(tcp::ready(stream));
+                Poll::Ready(Ok(Came { stream, source: self.next_source }))
             }
             Poll::Pending => Poll::Pending,
         }
     }
 }
 
-/// Something came through Tor.
-fn moves(stuck: &watch::Sender<Option<Instant>>) {
-    stuck.send_if_modified(|at| at.take().is_some());
+/// Whether anything comes through Tor, beside the client's own word.
+struct Flow {
+    stuck: watch::Sender<Option<Instant>>,
+    heard: Mutex<Instant>,
 }
 
-/// A call that did not leave says for so long that none can: longer than until the next one has ended.
+impl Flow {
+    /// Something came.
+    fn moves(&self) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        if self.stuck.borrow().is_some() {
+            self.stuck.send_replace(None);
+        }
+    }
+
+    fn has_heard_since(&self, when: Instant) -> bool {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) >= when
+    }
+
+    /// Nothing comes.
+    fn is_stuck(&self) -> NoAnswer {
+        self.stuck.send_replace(Some(Instant::now()));
+        NoAnswer::TorNotReady
+    }
+
+    /// A connection that has just come about, and what comes on it.
+    fn listening(self: &Arc<Self>, stream: Stream) -> Stream {
+        self.moves();
+        Box::new(Listening { stream, flow: self.clone() })
+    }
+}
+
+/// A connection, which tells when something comes.
+struct Listening {
+    stream: Stream,
+    flow: Arc<Flow>,
+}
+
+impl AsyncRead for Listening {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.flow.moves();
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Listening {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// A call that brought nothing says for so long that none can: longer than until the next one has ended.
 const STUCK_FOR: Duration = Duration::from_secs(60);
-const STUCK: &str = "no relay can be reached: see whether this machine's network works";
+const STUCK: &str = "nothing comes through it: see whether this machine's network works";
 
 /// A friend is called for so long: a circuit there and one from there are built first.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(40);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kith_onion::FriendKey;
+
+    /// A dialer whose calls end as the test says, and never without that.
+    struct Scripted(Mutex<Vec<Calling>>, bool);
+
+    impl Dialer for Scripted {
+        fn knows_whose_side(&self) -> bool {
+            self.1
+        }
+
+        fn dial(&self, _: Who, _: OnionAddress, _: u16) -> Calling {
+            self.0.lock().unwrap().pop().unwrap_or_else(|| Box::pin(std::future::pending()))
+        }
+    }
+
+    fn tor(calls: Vec<Calling>, knows: bool) -> (Tor, Handle, mpsc::Sender<Came>) {
+        let (state, (stuck, see_stuck)) = (watch::channel(State::Ready).1, watch::channel(None));
+        let (came, incoming) = mpsc::channel(1);
+        let dialer = Arc::new(Scripted(Mutex::new(calls), knows));
+        let flow = Arc::new(Flow { stuck, heard: Mutex::new(Instant::now()) });
+        let handle =
+            Handle { mode: Mode::Only, state: Some(state.clone()), stuck: see_stuck, ..Handle::off() };
+        (Tor { dialer, state, flow, incoming, forwarded: None, next_source: 0 }, handle, came)
+    }
+
+    async fn call(tor: &Tor) -> NoAnswer {
+        let onion = OnionSecret::generate(&mut kith_crypto::rng::Rng::from_seed([1; 32])).address();
+        let who = Who::Friend(FriendKey([1; 32]));
+        tor.call(who, &Address::Onion(onion, PORT)).unwrap().await.err().unwrap()
+    }
+
+    fn ends(answer: NoAnswer) -> Calling {
+        Box::pin(async move { Err(answer) })
+    }
+
+    /// A cable that was pulled: calls end without a word, and no connection brings anything.
+    #[tokio::test(start_paused = true)]
+    async fn when_nothing_comes_tor_is_away() {
+        let (tor, handle, _came) = tor(Vec::new(), true);
+        assert!(handle.is_ready());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(call(&tor).await, NoAnswer::TorNotReady, "it is tried again soon");
+        assert!(!handle.is_ready());
+        assert_eq!((handle.view().state.as_str(), handle.view().why.as_deref()), ("failed", Some(STUCK)));
+        tokio::time::advance(STUCK_FOR).await;
+        assert!(handle.is_ready(), "an old call's word");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_anything_comes_it_is_the_friend_who_does_not_answer() {
+        let (mut tor, handle, came) = tor(Vec::new(), true);
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        came.send(Came { stream: Box::new(ours), source: 1 }).await.unwrap();
+        let mut linked = std::future::poll_fn(|cx| tor.poll_accept(cx)).await.unwrap().stream;
+        let talks = async {
+            tokio::time::sleep(DIAL_TIMEOUT / 2).await;
+            tokio::io::AsyncWriteExt::write_all(&mut theirs, b"alive").await.unwrap();
+            tokio::io::AsyncReadExt::read_exact(&mut linked, &mut [0; 5]).await.unwrap();
+        };
+        let (answer, ()) = tokio::join!(call(&tor), talks);
+        assert_eq!(answer, NoAnswer::TimedOut);
+        assert!(handle.is_ready());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_who_knows_tor_says_that_it_works() {
+        for (knows, ready) in [(true, true), (false, false)] {
+            // The last one ends first.
+            let calls = [NoAnswer::Unreachable, NoAnswer::TorNotReady].map(ends);
+            let (tor, handle, _came) = tor(calls.into(), knows);
+            assert_eq!(call(&tor).await, NoAnswer::TorNotReady);
+            assert_eq!(call(&tor).await, NoAnswer::Unreachable);
+            assert_eq!(handle.is_ready(), ready);
+        }
+    }
+}
