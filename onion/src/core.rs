@@ -996,6 +996,8 @@ impl Core {
                 Act::Record(friend, records) => self.outputs.push_back(Output::ViewRecords(friend, records)),
                 Act::DropView(friend) => self.outputs.push_back(Output::DropView(friend)),
                 Act::Listed(root) => self.more_sources(now, &root),
+                // Who tells of it in another way takes it back first.
+                Act::Withdrawn(root) if self.catalogue.listing(&root).is_some() => {}
                 Act::Withdrawn(root) => self.event(Event::Withdrawn(root)),
             }
         }

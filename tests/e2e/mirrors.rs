@@ -59,11 +59,10 @@ fn a_reader_two_links_away_plays_what_its_publisher_no_longer_gives() {
     wait_found(&b, "bittern", &id);
     wait_for_copy(&a, &m, &id);
     // Who has nothing of it finds the copies, and has nothing of it then.
-    let health = json(&b, &["video", "health", &id]);
-    assert_eq!(
-        (&health["state"], &health["here"], &health["whole"]),
-        (&"good".into(), &false.into(), &2.into())
-    );
+    wait_until(COPIED, "both copies answer", || {
+        let health = json(&b, &["video", "health", &id]);
+        (&health["state"], &health["here"], &health["whole"]) == (&"good".into(), &false.into(), &2.into())
+    });
     assert_eq!(json(&b, &["video", "list", "--all"]), value!([]));
     let health = json(&a, &["video", "health", &id]);
     assert_eq!(
@@ -219,6 +218,11 @@ fn what_was_withdrawn_is_given_to_nobody_any_more() {
     wait_found(&b, "whimbrel", &id);
     kith(&m, &["mirror", "add", &id]).expect_code(&[0]);
     wait_until(COPIED, "it is kept", || class_of(&m, &id).is_some());
+    // Other people for it are no withdrawal from those who may have it still.
+    kith(&a, &["video", "share", &id, "--to", "friends"]).expect_code(&[0]);
+    kith(&a, &["video", "edit", &id, "--title", "Little curlew"]).expect_code(&[0]);
+    wait_found(&m, "curlew", &id);
+    assert_eq!(copies(&m).len(), 1);
     kith(&a, &["video", "unshare", &id]).expect_code(&[0]);
     wait_until(COPIED, "it is kept for nobody", || copies(&m).is_empty());
     assert!(class_of(&m, &id).is_some(), "Mia has it still");

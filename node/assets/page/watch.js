@@ -192,7 +192,7 @@ watch.addEventListener('click', (event) => {
     } else if (act === 'health' || act === 'ask_copies') {
       const shown = $('#health');
       shown.textContent = text('health_looking');
-      const found = await ask('POST', `/api/videos/${encodeURIComponent(id)}/health`, { ask: act === 'ask_copies' });
+      const found = await ask('POST', `/api/videos/${encodeURIComponent(id)}/health`, { ask: act === 'ask_copies', route: watch.dataset.route });
       const keepers = found.mirrors.map((copy) => `${copy.friend}: ${text(`copy_${copy.state}`)}`);
       shown.textContent = [text('health', found.whole, found.partial), ...keepers, text(`health_${found.state}${found.state === 'thin' && !$('#change') ? '_other' : ''}`)].join(' · ');
     }

@@ -47,7 +47,7 @@ struct ContentRequest {
     route: Option<String>,
 }
 
-fn route_of(text: Option<&str>) -> Result<Route, Failure> {
+pub(super) fn route_of(text: Option<&str>) -> Result<Route, Failure> {
     match text {
         None | Some("auto") => Ok(Route::Auto),
         Some("direct") => Ok(Route::Direct),

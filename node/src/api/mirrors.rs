@@ -245,6 +245,9 @@ struct HealthRequest {
     /// Ask friends for copies, which needs the scope `publish`.
     #[serde(default)]
     ask: bool,
+    /// Which way others are asked: `auto`, `direct`, `fof` or `onion`.
+    #[serde(default)]
+    route: Option<String>,
 }
 
 /// So long copies have to answer.
@@ -269,12 +272,13 @@ async fn health(
     // It ends even when whoever asked does not wait.
     let (sender, found) = tokio::sync::oneshot::channel();
     let tasks = api.tasks.clone();
-    tasks.spawn("health", async move { drop(sender.send(count_copies(&api, id, request.ask).await)) });
+    tasks.spawn("health", async move { drop(sender.send(count_copies(&api, id, request).await)) });
     Ok(Json(found.await.map_err(|_| bug())??))
 }
 
-async fn count_copies(api: &Api, id: String, ask: bool) -> Result<Health, Failure> {
-    let (root, look) = api.call(move |cx| begin_look(cx, &id, ask)).await?;
+async fn count_copies(api: &Api, id: String, request: HealthRequest) -> Result<Health, Failure> {
+    let route = super::fetch::route_of(request.route.as_deref())?;
+    let (root, look) = api.call(move |cx| begin_look(cx, &id, route, request.ask)).await?;
     if look.is_some() {
         tokio::time::sleep(ANSWERS).await;
     }
@@ -290,7 +294,12 @@ async fn count_copies(api: &Api, id: String, ask: bool) -> Result<Health, Failur
 }
 
 /// Asks friends what they have of a video, without fetching anything of it.
-fn begin_look(cx: &mut Context<'_>, id: &str, ask: bool) -> Result<(Root, Option<FetchId>), Failure> {
+fn begin_look(
+    cx: &mut Context<'_>,
+    id: &str,
+    route: Route,
+    ask: bool,
+) -> Result<(Root, Option<FetchId>), Failure> {
     let (root, linked) = cx.service.resolve(cx.core, id)?;
     let is_own = cx.service.state().publications.contains_key(&root);
     if ask {
@@ -305,7 +314,12 @@ fn begin_look(cx: &mut Context<'_>, id: &str, ask: bool) -> Result<(Root, Option
     };
     // The root is needed to understand what the others have.
     let sealed = cx.service.store().pack(&root).and_then(|pack| pack.read(Position::Root)).ok();
-    let route = if is_own { Route::Direct } else { Route::Auto };
+    let route = if is_own { Route::Direct } else { route };
+    // What is for friends alone is not asked for through others.
+    if cx.service.friends_only(cx.core, &root, route).is_some() {
+        let what = "this is shared with friends only, and friends are not asked directly here: its copies cannot be counted";
+        return Err(Failure::new(Exit::Unreachable, what));
+    }
     Ok((root, cx.core.look(cx.now, cap.verify_cap(), route, sealed)))
 }
 

@@ -93,18 +93,21 @@ impl Shell {
         })
     }
 
-    /// What would show where a node is that uses nothing but Tor is refused here, and not at its next start alone.
+    /// What would show where a node is that uses nothing but Tor is refused here, and not at its next start alone. What
+    /// else the file has is not this key's fault.
     async fn refuse_leak(&self, name: &str, text: &str) -> Result<(), Failure> {
-        let set = format!("{name}={text}");
-        // What is wrong with the value or the file is told when it is written.
-        let Ok(mut loaded) = Loaded::load(&self.paths.config_file, &[set], environment) else {
+        if !["listen", "advertise", "tor.socks"].contains(&name) {
             return Ok(());
-        };
-        let runs_so = self.client.is_up().await && self.get("/api/tor").await?["mode"] == "only";
-        if runs_so && name != "tor.mode" {
-            loaded.config.tor.mode = Tor::Only;
         }
-        crate::up::refuse_leaks(&loaded.config)
+        // What is wrong with the value or the file is told when it is written.
+        let Ok(of_file) = Loaded::load(&self.paths.config_file, &[], environment) else { return Ok(()) };
+        let set = [format!("{name}={text}")];
+        let Ok(mut alone) = Loaded::load(Path::new("/dev/null"), &set, |_| None) else { return Ok(()) };
+        let runs_so = self.client.is_up().await && self.get("/api/tor").await?["mode"] == "only";
+        if runs_so || of_file.config.tor.mode == Tor::Only {
+            alone.config.tor.mode = Tor::Only;
+        }
+        crate::up::refuse_leaks(&alone.config)
     }
 
     /// Writes several keys at once and tells a running node. Returns what the node says of its

@@ -112,7 +112,7 @@ impl Service {
         };
         if self.is_here(&root) {
             self.used.push(root);
-            self.owner_uses(now, core, &root);
+            self.owner_opens(&root);
             return Ok(Wanted::Local(cap));
         }
         let handle =

@@ -35,6 +35,8 @@ const MAX_DRAWN: usize = 2000;
 /// Cover and watched in [`Record::Cover`].
 const COVER: u8 = 1;
 const WATCHED: u8 = 2;
+/// A cover that its owner opened. For others it is what it was; it counts as watched where covers are drawn.
+const OPENED: u8 = 3;
 
 /// What the configuration says about copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -684,7 +686,7 @@ impl Service {
     /// Covers and what was watched from further away.
     pub fn cover_counts(&self) -> (usize, usize) {
         let of = |kind: u8| self.state.covers.values().filter(|(k, _)| *k == kind).count();
-        (of(COVER), of(WATCHED))
+        (of(COVER), of(WATCHED) + of(OPENED))
     }
 
     /// Without covers what was watched would show: neither is given then.
@@ -692,7 +694,7 @@ impl Service {
         for (root, (kind, from_ms)) in &self.state.covers {
             let kept = match *kind {
                 _ if !self.mirrors.settings.cover => Kept::Own,
-                COVER => Kept::Cover(*from_ms),
+                COVER | OPENED => Kept::Cover(*from_ms),
                 _ => Kept::Watched(*from_ms),
             };
             let is_set = core.kept(root) == kept || self.state.mirrors.contains_key(root);
@@ -721,12 +723,11 @@ impl Service {
         }
     }
 
-    /// A cover that its owner uses is what was watched from then on: it needs covers itself, and stays when it is withdrawn.
-    pub(super) fn owner_uses(&mut self, now: Now, core: &mut Core, root: &Root) {
-        let Some((COVER, from_ms)) = self.state.covers.get(root).copied() else { return };
-        self.at_once(Record::Cover(*root, WATCHED, from_ms));
-        if self.mirrors.settings.cover && !self.state.mirrors.contains_key(root) {
-            core.set_kept(now, *root, Kept::Watched(from_ms));
+    /// A cover that its owner opens needs covers itself, and stays when it is withdrawn; what others are given of it does
+    /// not change at that moment.
+    pub(super) fn owner_opens(&mut self, root: &Root) {
+        if let Some((COVER, from_ms)) = self.state.covers.get(root).copied() {
+            self.at_once(Record::Cover(*root, OPENED, from_ms));
         }
     }
 

@@ -26,12 +26,12 @@ pub(super) struct Socks {
     names: Names,
 }
 
-/// Who is called with which name: names that say nothing, and that are others after a restart. And since when all calls
-/// ended with Tor's word that it cannot.
+/// Who is called with which name: names that say nothing, and that are others after a restart. And when calls first and last
+/// ended with Tor's word that it cannot, if all between did.
 #[derive(Clone, Default)]
 struct Names(Arc<Mutex<Named>>);
 
-type Named = HashMap<Who, (String, Option<Instant>)>;
+type Named = HashMap<Who, (String, Option<(Instant, Instant)>)>;
 
 impl Names {
     fn with<T>(&self, work: impl FnOnce(&mut Named) -> T) -> T {
@@ -52,15 +52,18 @@ impl Names {
 
     /// "It cannot" may be Tor that starts or has no network, or something at the friend's side that stays so.
     fn failed(&self, who: Who, now: Instant) -> NoAnswer {
-        let since =
-            |names: &mut Named| names.get_mut(&who).map_or(now, |(_, since)| *since.get_or_insert(now));
+        let lasts = self.with(|names| {
+            let Some((_, failed)) = names.get_mut(&who) else { return Duration::ZERO };
+            let since = failed.filter(|(_, last)| now.saturating_duration_since(*last) < MAY_BE_TOR);
+            let (since, _) = *failed.insert((since.map_or(now, |(since, _)| since), now));
+            now.saturating_duration_since(since)
+        });
         // After that nothing is said of Tor any more, and the friend is called less often.
-        let lasts = now.saturating_duration_since(self.with(since));
         if lasts < MAY_BE_TOR { NoAnswer::TorNotReady } else { NoAnswer::Unreachable }
     }
 
     fn answered(&self, who: Who) {
-        self.with(|names| names.get_mut(&who).into_iter().for_each(|(_, since)| *since = None));
+        self.with(|names| names.get_mut(&who).into_iter().for_each(|(_, failed)| *failed = None));
     }
 }
 
@@ -88,11 +91,17 @@ impl Dialer for Socks {
                     names.answered(who);
                     Ok(tcp::ready(stream.into_inner()))
                 }
-                Err(Error::ConnectionRefused) => Err(NoAnswer::Refused),
+                Err(Error::ConnectionRefused) => {
+                    names.answered(who);
+                    Err(NoAnswer::Refused)
+                }
                 // Tor itself cannot, for now: it starts, or has no way out.
                 Err(Error::Io(_) | Error::NetworkUnreachable) => Err(NoAnswer::TorNotReady),
                 Err(Error::GeneralSocksServerFailure) => Err(names.failed(who, Instant::now())),
-                Err(_) => Err(NoAnswer::Unreachable),
+                Err(_) => {
+                    names.answered(who);
+                    Err(NoAnswer::Unreachable)
+                }
             }
         })
     }
@@ -133,10 +142,12 @@ mod tests {
         let (names, who, begun) = (Names::default(), Who::Friend(FriendKey([1; 32])), Instant::now());
         names.of(who);
         let after = |seconds| names.failed(who, begun + Duration::from_secs(seconds));
-        assert!(matches!(after(0), NoAnswer::TorNotReady));
-        assert!(matches!(after(599), NoAnswer::TorNotReady));
-        assert!(matches!(after(600), NoAnswer::Unreachable));
+        assert_eq!(
+            [0, 300, 599, 600].map(after),
+            [NoAnswer::TorNotReady, NoAnswer::TorNotReady, NoAnswer::TorNotReady, NoAnswer::Unreachable,]
+        );
         names.answered(who);
-        assert!(matches!(after(700), NoAnswer::TorNotReady), "it went on meanwhile");
+        assert_eq!(after(700), NoAnswer::TorNotReady, "it went on meanwhile");
+        assert_eq!(after(700 + 86_400), NoAnswer::TorNotReady, "and another time");
     }
 }

@@ -241,6 +241,11 @@ impl Catalogue {
         let mut outcome = Outcome::default();
         match place {
             None => {
+                // All who told of it took it back, and it has not left the views of others yet.
+                if known.own.is_none() && known.heard().is_empty() && known.words != words {
+                    known.reword(words.clone());
+                    known.changed |= known.listed;
+                }
                 view.eids.insert(eid, id);
                 view.part(part).came(head.published_day, eid, entry.len());
                 self.size.add(entry.len());

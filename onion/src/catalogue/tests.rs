@@ -276,6 +276,19 @@ fn a_long_view_is_taken_in_pieces_and_the_link_stays() {
     check(&c);
 }
 
+/// Told in another way, it has the words that it is told with now, also while others still have the old ones.
+#[test]
+fn what_is_told_anew_has_the_new_words() {
+    let (mut c, now) = node();
+    (1..=2).for_each(|n| c.add_friend(friend(n)));
+    hear(&mut c, now, friend(1), 1, |_| {});
+    c.timeout(now);
+    assert!(c.drop_mention(now.unix_ms, friend(1), Eid([1; 8])));
+    hear(&mut c, now, friend(1), 1, |e| e.title = "Renamed".into());
+    assert_eq!(title(&c), "Renamed");
+    check(&c);
+}
+
 /// What a friend takes back was withdrawn when nobody else tells of it, and not when its time is over anyway.
 #[test]
 fn what_nobody_tells_of_any_more_was_withdrawn() {

@@ -113,7 +113,9 @@ impl Core {
     fn begin_fetch(&mut self, now: Now, mut fetch: Fetch, route: Route) -> FetchId {
         let cap_root = fetch.cap().root;
         fetch.set_seed(u64::from_le_bytes(self.rng.bytes()));
-        self.take_parts(&cap_root);
+        if !fetch.is_look() {
+            self.take_parts(&cap_root);
+        }
         let sources = self.sources_of(now, &cap_root, route);
         let complete = fetch.is_complete();
         let id = self.next_fetch;

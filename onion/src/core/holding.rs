@@ -135,7 +135,7 @@ impl Core {
         }
         // What comes through circuits is nobody's business.
         let shown = self.fetches.values().filter(|state| state.asks_friends()).map(|state| &state.fetch);
-        let of_root = |f: &&Fetch| f.cap().root == *root;
+        let of_root = |f: &&Fetch| f.cap().root == *root && !f.is_look();
         shown.filter(of_root).find_map(|f| Some(Holding::Fetch(f, f.geometry()?)))
     }
 

@@ -46,8 +46,16 @@ pub(super) fn audiences(
     let option =
         |value: &str, said: &str| html! { option value=(value) selected[value == chosen] { (said) } };
     let named = |kind: &str, name: &str| option(&format!("{kind}:{name}"), &safe(name).to_string());
+    let circle = |name: &str| circles.iter().any(|circle| circle.name == name);
+    let friend = |name: &str| friends.iter().any(|friend| friend.since.is_some() && friend.name == name);
+    // Who cannot be chosen any more stays chosen until somebody else is: nobody else is to see it by an oversight.
+    let is_there = match chosen.split_once(':') {
+        Some(("circle", name)) => circle(name),
+        Some(("friend", name)) => friend(name),
+        _ => matches!(chosen, "friends" | "fof"),
+    };
     html! {
-        @if chosen == "nobody" { (option("nobody", page.t("audience.nobody"))) }
+        @if !is_there { (option(chosen, &library::audience(page, chosen))) }
         (option("friends", page.t("audience.friends")))
         (option("fof", page.t("audience.fof")))
         @if !circles.is_empty() {
