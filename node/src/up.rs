@@ -56,6 +56,8 @@ pub struct Home {
     pub offered: Vec<ObjectInfo>,
     /// Some of the journal could not be read.
     pub damaged: bool,
+    /// What its journal held, where that may be written anew.
+    history: Option<History>,
 }
 
 fn random<const N: usize>() -> Result<[u8; N], Failure> {
@@ -118,10 +120,10 @@ pub fn create(paths: &Paths, name: &str, passphrase: Option<&[u8]>) -> Result<Ho
     store.append(&Zeroizing::new([record.encode()])[..])?;
     let mut state = State::default();
     state.apply(record);
-    Ok(Home { store: Arc::new(store), state, offered: Vec::new(), damaged: false })
+    Ok(Home { store: Arc::new(store), state, offered: Vec::new(), damaged: false, history: None })
 }
 
-/// Opens store and state, and compacts the journal when most of it is history.
+/// Opens store and state.
 pub fn open(paths: &Paths, passphrase: Option<&[u8]>) -> Result<Home, Failure> {
     let bar = crate::commands::IndexBar::default();
     let watch = |done, total| bar.show(done, total);
@@ -163,13 +165,33 @@ pub fn open(paths: &Paths, passphrase: Option<&[u8]>) -> Result<Home, Failure> {
             opened.store.objects()
         }
     };
-    // What was removed is erased with the next start: secrets of lost friends and used invites go.
-    // Not in the run that migrated the journal: what it was is kept as long. What lives is gathered
-    // only if it may be less than what is there.
-    if bad == 0 && !opened.migrated && (erased || count > 4 * state.publications.len() + 256) {
+    // Not in the run that migrated the journal: what it was is kept as long.
+    let history = (bad == 0 && !opened.migrated).then_some(History { erased, count });
+    // A publication whose pack is lost is not offered; `get` brings it back.
+    let mut offered = objects;
+    offered.retain(|object| object.complete && !opened.lost.contains(&object.root));
+    Ok(Home { store: Arc::new(opened.store), state, offered, damaged: bad > 0, history })
+}
+
+/// What the journal held when it was opened.
+struct History {
+    /// Something of it is to be erased.
+    erased: bool,
+    /// Records.
+    count: usize,
+}
+
+impl History {
+    /// What was removed is erased with the next start: secrets of lost friends and used invites go. What lives is gathered
+    /// only if it may be less than what is there.
+    fn forget(&self, store: &Store, state: &State) {
+        let Self { erased, count } = *self;
+        if !erased && count <= 4 * state.publications.len() + 256 {
+            return;
+        }
         let live = Zeroizing::new(state.live());
         if erased && count > live.len() || count > 4 * live.len() + 256 {
-            match opened.store.compact(&live) {
+            match store.compact(&live) {
                 Ok(()) => {}
                 Err(e @ StoreError::Full { .. }) => eprintln!("kith: {e}; old secrets stay until then"),
                 // A store that cannot be written can still be read and backed up.
@@ -177,10 +199,6 @@ pub fn open(paths: &Paths, passphrase: Option<&[u8]>) -> Result<Home, Failure> {
             }
         }
     }
-    // A publication whose pack is lost is not offered; `get` brings it back.
-    let mut offered = objects;
-    offered.retain(|object| object.complete && !opened.lost.contains(&object.root));
-    Ok(Home { store: Arc::new(opened.store), state, offered, damaged: bad > 0 })
 }
 
 /// Keeps again what the packs say and the journal lost.
@@ -251,7 +269,7 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
         });
         opening.await.map_err(|_| Failure::new(Exit::Failure, "opening the store failed"))??
     };
-    let Home { store, mut state, offered, damaged } = home;
+    let Home { store, mut state, offered, damaged, history } = home;
     store.set_limits(config.store);
     if let Some(name) = name {
         let name = plain_name(&name)?;
@@ -276,6 +294,10 @@ pub async fn start(request: Request) -> Result<Running, Failure> {
     let now = clock.now();
     let addrs = advertised(&config, &bound, tor.onion());
     let (mut core, views) = core(&config, &store, &mut state, offered, &addrs, now)?;
+    // Not before all is read: what a later release wrote ends the start, and then nothing was touched.
+    if let Some(history) = history {
+        history.forget(&store, &state);
+    }
     let storage = Storage::start(store.clone(), views)?;
     let (commands, command_receiver) = mpsc::channel(64);
     let streams = Streams::new(store.clone(), commands.clone(), tasks.clone(), web_addr);

@@ -234,7 +234,7 @@ fn videos_say_how_long_they_are() {
         ("some.mkv", &["-c", "copy"], 3),
         ("some.webm", &["-an", "-c:v", "libvpx", "-deadline", "realtime"], 3),
         ("fragments.mp4", &fragments, 0),
-        ("transport.ts", &["-c", "copy"], 0),
+        ("transport.ts", &["-c", "copy"], 3),
     ] {
         let id = id_of(&publish(&a, &made(name, options), name, "friends"));
         let said = json(&a, &["video", "show", &id])["duration_s"].as_u64();

@@ -121,7 +121,7 @@ function add(film, others) {
     upload = await ask('POST', '/api/uploads', {
       bytes: file.size, extras: extras.map(({ file: _, ...about }) => about), title: title.value.trim(), to: data.get('to'), text: data.get('text'), tags,
       lang: data.get('lang').trim(), licence: data.get('licence').trim(), any_file: data.has('any_file'),
-      keep_metadata: data.has('keep_metadata'), look_first: data.has('look_first') && !data.has('any_file') && !data.has('keep_metadata'),
+      keep_metadata: data.has('keep_metadata'), file_chapters: data.has('chapters'), look_first: data.has('look_first') && !data.has('any_file') && !data.has('keep_metadata'),
     });
     bar.hidden = false;
     return upload.state === 'published' ? upload : send(upload, file, bar, said, stop.signal);

@@ -26,6 +26,7 @@ pub(super) async fn page(page: Page) -> Response {
                 label { (page.t("publish.licence")) input name="licence" maxlength="64" autocomplete="off"; }
             }
             label.check { input type="checkbox" name="look_first"; span { (page.t("publish.look_first")) } }
+            label.check { input type="checkbox" name="chapters"; span { (page.t("publish.chapters")) } }
             label.check { input type="checkbox" name="keep_metadata"; span { (page.t("publish.keep")) } }
             label.check { input type="checkbox" name="any_file"; span { (page.t("publish.any_file")) } }
             p.dim { (page.t("publish.metadata")) }
