@@ -99,11 +99,15 @@ impl LiveConfig {
     }
 
     /// Changes keys in the file, all of them or none. The node still has to [`LiveConfig::reload`].
-    pub fn change(&self, changes: &[(String, String)]) -> Result<(), Failure> {
+    /// `only`: it uses nothing but Tor.
+    pub fn change(&self, changes: &[(String, String)], only: bool) -> Result<(), Failure> {
         let mut given = Vec::new();
         for (name, text) in changes {
             let key = edit::key(name)?;
             given.push((key, edit::given(key, text)));
+        }
+        if only {
+            crate::up::refuse_leaking(&given)?;
         }
         Ok(edit::set_in(&self.file, &given)?)
     }

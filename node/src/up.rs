@@ -1,7 +1,7 @@
 //! Starting and stopping a node: store, state, core, sockets, API, and the ready line.
 
 use crate::api::{Api, Facts, Once, Places, Ready, Uploads, entry_of};
-use crate::config::{Config, Tor};
+use crate::config::{Config, Given, KeySpec, Tor};
 use crate::driver::{Clock, Driver};
 use crate::exit::{Context, Exit, Failure};
 use crate::limits::LiveConfig;
@@ -553,7 +553,7 @@ pub fn renew_certificates(cx: &mut crate::service::Context<'_>, addrs: &[Address
 }
 
 /// With nothing but Tor, nothing may be asked for that would show where this node is.
-pub fn refuse_leaks(config: &Config) -> Result<(), Failure> {
+fn refuse_leaks(config: &Config) -> Result<(), Failure> {
     if config.tor.mode != Tor::Only {
         return Ok(());
     }
@@ -577,6 +577,18 @@ pub fn refuse_leaks(config: &Config) -> Result<(), Failure> {
         );
     }
     Ok(())
+}
+
+/// The same for what is set in the file of a node that uses nothing but Tor: it is refused there, and not at the next start
+/// alone. What else the file has is not these keys' fault.
+pub fn refuse_leaking(changes: &[(&'static KeySpec, Given)]) -> Result<(), Failure> {
+    // What is wrong with a value is told when it is written.
+    let Ok(mut alone) = Config::of(changes) else { return Ok(()) };
+    if alone.tor.is_chosen && alone.tor.mode != Tor::Only {
+        return Ok(());
+    }
+    alone.tor.mode = Tor::Only;
+    refuse_leaks(&alone)
 }
 
 /// A node that used nothing but Tor goes on so until somebody says that it shall not: a flag that was forgotten, a

@@ -330,6 +330,9 @@ fn nothing_but_tor_is_not_left_by_accident() {
     node.up("", &NO_TOR);
     assert_eq!(json(&node, &["net", "tor"])["mode"], "only");
     kith(&node, &["config", "set", "advertise", "192.0.2.1:5483"]).expect_refusal(&[2]);
+    let leak = serde_json::json!({ "advertise": "192.0.2.1:5483" });
+    let refused = api(&node, "PATCH", "/api/config", Some(&leak));
+    assert!(refused["detail"].as_str().unwrap().contains("nothing but Tor"), "{refused}");
     assert!(node.terminate().success());
     // Said is said; after that nothing needs to be.
     node.up("127.0.0.1:0", &["--tor", "off"]);
@@ -404,10 +407,10 @@ fn without_its_proxy_tor_failed_and_nothing_takes_its_place() {
 /// A Tor that finds nobody says how far it is and what it waits for, and nothing takes its place.
 #[test]
 fn a_tor_that_starts_says_what_it_waits_for() {
-    let node = Node::stopped("Ana", &[]);
     // Authorities where nobody listens.
     let ident = "A".repeat(40);
-    let network = node.scratch("network.toml");
+    let folder = tempfile::tempdir().unwrap();
+    let network = folder.path().join("network.toml");
     let text = format!(
         "[tor_network]\nfallback_caches = [{{ rsa_identity = \"{ident}\", ed_identity = \"{}\", orports = [\"127.0.0.1:9\"] }}]\n\
          [tor_network.authorities]\nv3idents = [\"{ident}\"]\n",

@@ -76,6 +76,15 @@ impl Api {
         self.call(|cx| Ok(cx.service.keeps_covers())).await
     }
 
+    /// Whether a copy of a video is kept for others because its owner said so.
+    pub(crate) async fn keeps_by_wish(&self, id: String) -> Result<bool, Failure> {
+        self.call(move |cx| {
+            let (root, _) = cx.service.resolve(cx.core, &id)?;
+            Ok(cx.service.state().mirrors.get(&root).is_some_and(|mirror| mirror.friend.is_none()))
+        })
+        .await
+    }
+
     /// All that is kept for others.
     pub(crate) async fn mirror_list(&self) -> Result<MirrorList, Failure> {
         self.call(|cx| {

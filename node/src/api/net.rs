@@ -1,6 +1,7 @@
 //! Configuration, limits and circuits of the running node.
 
 use super::*;
+use crate::config::Tor;
 use crate::limits::{ConfigValue, LimitsView, Live};
 use crate::privacy::{self, Circuits};
 use std::collections::BTreeMap;
@@ -36,8 +37,8 @@ async fn change(
     Json(changes): Json<BTreeMap<String, String>>,
 ) -> Answer<BTreeMap<String, ConfigValue>> {
     let changes: Vec<(String, String)> = changes.into_iter().collect();
-    let settings = api.settings.clone();
-    tokio::task::spawn_blocking(move || settings.change(&changes)).await.map_err(|_| bug())??;
+    let (settings, only) = (api.settings.clone(), api.facts.tor.mode() == Tor::Only);
+    tokio::task::spawn_blocking(move || settings.change(&changes, only)).await.map_err(|_| bug())??;
     reload(State(api)).await
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::cli;
-use crate::config::{Given, KeySpec, Loaded, Origin, Tor, edit};
+use crate::config::{Config, Given, KeySpec, Loaded, Origin, Tor, edit};
 use crate::limits::ConfigValue;
 
 fn environment(name: &str) -> Option<String> {
@@ -68,7 +68,6 @@ impl Shell {
 
     async fn config_set(&self, name: &str, text: &str) -> Result<(), Failure> {
         let key = edit::key(name)?;
-        self.refuse_leak(name, text).await?;
         let (value, restart) = self.change(&[(key, edit::given(key, text))]).await?;
         let mut shown = value_json(&edit::given(key, text), &Origin::File(self.paths.config_file.clone()));
         if let Some(fields) = shown.as_object_mut() {
@@ -93,23 +92,6 @@ impl Shell {
         })
     }
 
-    /// What would show where a node is that uses nothing but Tor is refused here, and not at its next start alone. What
-    /// else the file has is not this key's fault.
-    async fn refuse_leak(&self, name: &str, text: &str) -> Result<(), Failure> {
-        if !["listen", "advertise", "tor.socks"].contains(&name) {
-            return Ok(());
-        }
-        // What is wrong with the value or the file is told when it is written.
-        let Ok(of_file) = Loaded::load(&self.paths.config_file, &[], environment) else { return Ok(()) };
-        let set = [format!("{name}={text}")];
-        let Ok(mut alone) = Loaded::load(Path::new("/dev/null"), &set, |_| None) else { return Ok(()) };
-        let runs_so = self.client.is_up().await && self.get("/api/tor").await?["mode"] == "only";
-        if runs_so || of_file.config.tor.mode == Tor::Only {
-            alone.config.tor.mode = Tor::Only;
-        }
-        crate::up::refuse_leaks(&alone.config)
-    }
-
     /// Writes several keys at once and tells a running node. Returns what the node says of its
     /// configuration now, and whether it must be restarted to use the new values.
     pub(super) async fn change(
@@ -117,10 +99,14 @@ impl Shell {
         changes: &[(&'static KeySpec, Given)],
     ) -> Result<(Value, bool), Failure> {
         let file = &self.paths.config_file;
-        let uid = rustix::process::getuid().as_raw();
+        let (uid, is_up) = (rustix::process::getuid().as_raw(), self.client.is_up().await);
+        let says_so = Config::load(file, &[], environment).is_ok_and(|config| config.tor.mode == Tor::Only);
+        if says_so || is_up && self.get("/api/tor").await?["mode"] == "only" {
+            crate::up::refuse_leaking(changes)?;
+        }
         self.paths.prepare(uid)?;
         edit::set_in(file, changes)?;
-        if !self.client.is_up().await {
+        if !is_up {
             return Ok((Value::Null, false));
         }
         let restart = changes.iter().any(|(key, _)| !key.live);

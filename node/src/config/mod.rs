@@ -312,6 +312,15 @@ impl Config {
         Loaded::defaults(&|_| None).is_ok_and(|usual| usual.config.listen == self.listen)
     }
 
+    /// The defaults with these values, whatever a file says.
+    pub fn of(changes: &[(&'static KeySpec, Given)]) -> Result<Self, ConfigError> {
+        let mut alone = Loaded::defaults(&|_| None)?;
+        for (key, given) in changes {
+            key.apply(&mut alone, given.clone(), &Origin::Command)?;
+        }
+        Ok(alone.config)
+    }
+
     /// The text of a new `config.toml`: each key with its comment and its default, commented out,
     /// so that a later release may choose better defaults.
     pub fn default_toml() -> String {

@@ -31,7 +31,6 @@ pub enum Units {
     TimedText,
 }
 
-const TOO_MUCH: &str = "it has far too much in it that would go";
 impl Units {
     /// The same, where a track says that it has Dolby Vision.
     pub const fn with_dolby(self) -> Self {
@@ -39,6 +38,7 @@ impl Units {
     }
 }
 
+const TOO_MUCH: &str = "it has far too much in it that would go";
 /// The largest unit that is looked into; a larger one is overwritten.
 const MAX_UNIT: u64 = 1 << 20;
 /// A picture that is read as a whole, at most.

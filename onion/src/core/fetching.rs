@@ -184,7 +184,7 @@ impl Core {
     /// Ends a fetch; what came is kept by the owner.
     pub fn cancel_fetch(&mut self, now: Now, id: FetchId) {
         if let Some(state) = self.fetches.remove(&id) {
-            if state.asks_friends() {
+            if state.asks_friends() && !state.fetch.is_look() {
                 self.keep_parts(state.fetch);
             }
             for (conn, circ) in self.tunnels_of(id) {

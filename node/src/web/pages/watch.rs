@@ -183,7 +183,7 @@ async fn made(page: &Page, id: String, from: u64, route: (&str, Route)) -> Resul
     let stream = page.api.lazy_stream(&page.csrf, shown.id.clone(), route.1, told).await?;
     let class = page.api.class_of(shown.id.clone()).await?;
     let around = page.api.around(shown.id.clone()).await.ok().flatten();
-    let kept = page.api.mirror_list().await?.copies.iter().any(|copy| copy.target == shown.id);
+    let kept = page.api.keeps_by_wish(shown.id.clone()).await?;
     let change = match &shown.audience {
         Some(audience) => change(page, &shown, audience).await?,
         None => html! {},
